@@ -1,0 +1,1 @@
+"""Near-online inference: everything that remembers a video (windows, tracks, results)."""

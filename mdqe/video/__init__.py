@@ -1,0 +1,1 @@
+"""Reading videos and image folders, writing overlays."""
