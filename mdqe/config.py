@@ -114,14 +114,20 @@ class MDQEConfig:
         if self.decoder not in DECODERS:
             raise ValueError(f"decoder is {self.decoder!r}, expected one of {', '.join(DECODERS)}")
         if self.hidden_dim % 32 or self.hidden_dim % self.num_heads:
-            raise ValueError(f"hidden_dim is {self.hidden_dim}, expected a multiple of 32 and of num_heads={self.num_heads}")  # fmt: skip
+            raise ValueError(
+                f"hidden_dim is {self.hidden_dim}, expected a multiple of 32 and of num_heads={self.num_heads}"
+            )
         for name in ("categories", "category_ids"):
-            if len(getattr(self, name)) not in (0, self.num_classes):
-                raise ValueError(f"{name} has {len(getattr(self, name))} entries, expected none or num_classes={self.num_classes}")  # fmt: skip
+            count = len(getattr(self, name))
+            if count not in (0, self.num_classes):
+                raise ValueError(f"{name} has {count} entries, expected none or num_classes={self.num_classes}")
         if len(set(self.category_ids)) != len(self.category_ids):
             raise ValueError(f"category_ids is {self.category_ids}, expected ids that differ")
         if self.clip_stride > self.test_clip_length:
-            raise ValueError(f"clip_stride is {self.clip_stride}, expected at most test_clip_length={self.test_clip_length}: frames would be skipped")  # fmt: skip
+            raise ValueError(
+                f"clip_stride is {self.clip_stride}, expected at most test_clip_length={self.test_clip_length}: "
+                "frames would be skipped"
+            )
 
     def _check_numbers(self) -> None:
         positive = ("hidden_dim", "num_heads", "num_points", "encoder_layers", "decoder_layers", "mlp_ratio",
@@ -175,6 +181,8 @@ class MDQEConfig:
             raise ValueError(f"unknown preset {name!r}, expected one of {', '.join(facts['presets'])}")
         preset = dict(facts["presets"][name])
         data_set = facts["data_sets"][preset.pop("data_set")]
+        if "num_classes" in overrides:  # other categories than the data set's
+            data_set = {}
         return cls.from_dict({**preset, **data_set, **overrides})
 
     @classmethod
@@ -184,8 +192,6 @@ class MDQEConfig:
         unknown = sorted(set(values) - known)
         if unknown:
             raise ValueError(f"unknown configuration fields {', '.join(unknown)}; known are {', '.join(sorted(known))}")
-        if "num_classes" in values and not {"categories", "category_ids"} <= set(values):
-            values = {"categories": (), "category_ids": (), **values}
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
@@ -193,7 +199,9 @@ class MDQEConfig:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
 
     def replace(self, **overrides: Any) -> MDQEConfig:
-        """A copy with some fields changed; unknown fields are errors."""
+        """A copy with some fields changed. Another num_classes drops the categories' names and ids."""
+        if overrides.get("num_classes", self.num_classes) != self.num_classes:
+            overrides = {"categories": (), "category_ids": (), **overrides}
         return self.from_dict({**dataclasses.asdict(self), **overrides})
 
 
