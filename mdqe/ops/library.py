@@ -1,0 +1,158 @@
+"""The operator's public functions: they check their arguments, then call the compiled kernels or the reference."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mdqe.ops.reference import compute_dtype, deform_attn_fused_reference, deform_attn_reference
+
+Shapes = Sequence[tuple[int, int]]
+
+VALUE_TYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+def deform_attn(
+    value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor, starts: Sequence[int] | None = None
+) -> Tensor:
+    """Multi-scale deformable attention: per query and head, the weighted sum of bilinear samples of `value`.
+
+    A sample at (x, y) of a level of w x h pixels reads the bilinear interpolation at (x * w - 1/2, y * h - 1/2), zero
+    outside the map. A point whose location is not finite adds nothing. Differentiable, once, in `value`, `locations`
+    and `weights`.
+
+    Args:
+        value: (B, N, H, D), float64, float32, bfloat16 or float16: the levels' pixels row by row.
+        shapes: (height, width) of each of the L levels.
+        locations: (B, Q, H, L, P, 2), x before y, in [0, 1] of each level.
+        weights: (B, Q, H, L, P).
+        starts: each level's first row in `value`. By default the levels follow one another and fill the N rows; when
+            given, levels may repeat, overlap and leave gaps.
+
+    Returns:
+        (B, Q, H * D) in the type of `value`. Coordinates and sums are float32 (float64 for float64 values).
+
+    Raises:
+        TypeError: an argument is not a tensor, or `shapes` or `starts` do not hold integers.
+        ValueError: shapes, types or devices do not fit together, or a level does not fit into the N rows.
+    """
+    _check_tensors(value=value, locations=locations, weights=weights)
+    table, rows = _check_levels(value, shapes, starts)
+    _check_value(value)
+    _check_points(value, len(table), "locations", locations, "weights", weights)
+    _check_types(value, locations=locations, weights=weights)
+    dtype = compute_dtype(value.dtype)
+    return deform_attn_reference(value, table, rows, locations.to(dtype), weights.to(dtype))
+
+
+def deform_attn_fused(
+    value: Tensor,
+    shapes: Shapes,
+    centers: Tensor,
+    offsets: Tensor,
+    logits: Tensor,
+    starts: Sequence[int] | None = None,
+) -> Tensor:
+    """`deform_attn` at `centers + offsets / 8` with softmaxed weights; both steps happen inside the kernel.
+
+    Args:
+        value: (B, N, H, D), as in `deform_attn`.
+        shapes: (height, width) of each of the L levels.
+        centers: (B, Q, 2), or (1, Q, 2) where all items of the batch share them; x before y, in [0, 1].
+        offsets: (B, Q, H, L, P, 2), in eighths of the image.
+        logits: (B, Q, H, L, P); their softmax is taken over levels and points together.
+        starts: as in `deform_attn`.
+
+    Returns:
+        (B, Q, H * D) in the type of `value`.
+
+    Raises:
+        TypeError: as in `deform_attn`.
+        ValueError: as in `deform_attn`.
+    """
+    _check_tensors(value=value, centers=centers, offsets=offsets, logits=logits)
+    table, rows = _check_levels(value, shapes, starts)
+    _check_value(value)
+    _check_points(value, len(table), "offsets", offsets, "logits", logits)
+    if centers.dim() != 3 or centers.shape[0] not in (1, value.shape[0]) or centers.shape[1:] != (offsets.shape[1], 2):
+        raise ValueError(
+            f"centers must be (B or 1, Q, 2) = ({value.shape[0]} or 1, {offsets.shape[1]}, 2), got {_size(centers)}"
+        )
+    _check_types(value, centers=centers, offsets=offsets, logits=logits)
+    return deform_attn_fused_reference(value, table, rows, centers, offsets, logits)
+
+
+def kernel_status() -> str:
+    """Which kernels `deform_attn` runs on, and why."""
+    return "plain PyTorch"
+
+
+def _size(tensor: Tensor) -> str:
+    return str(tuple(tensor.shape))
+
+
+def _check_tensors(**tensors: Tensor) -> None:
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
+
+
+def _check_value(value: Tensor) -> None:
+    if value.dtype not in VALUE_TYPES:
+        raise ValueError(f"value must be float64, float32, bfloat16 or float16, got {value.dtype}")
+
+
+def _check_levels(
+    value: Tensor, shapes: Shapes, starts: Sequence[int] | None
+) -> tuple[list[tuple[int, int]], list[int]]:
+    """The level table as lists, after checking that it fits into the rows of `value`."""
+    if value.dim() != 4:
+        raise ValueError(f"value must be (B, N, H, D), got {_size(value)}")
+    if isinstance(shapes, Tensor) or isinstance(starts, Tensor):
+        raise TypeError("shapes and starts must be integers, not tensors; ms_deform_attn takes tensors")
+    table = [(height, width) for height, width in shapes]
+    if not table:
+        raise ValueError("shapes must name at least one level, got none")
+    if any(height < 1 or width < 1 for height, width in table):
+        raise ValueError(f"shapes must hold heights and widths of at least 1, got {table}")
+    rows = value.shape[1]
+    if starts is None:
+        begins, total = [], 0
+        for height, width in table:
+            begins.append(total)
+            total += height * width
+        if total != rows:
+            raise ValueError(f"shapes {table} add up to {total} rows, but value has N = {rows}")
+        return table, begins
+    begins = list(starts)
+    if len(begins) != len(table):
+        raise ValueError(f"starts must have one entry per level: {len(table)} levels, {len(begins)} starts")
+    for level, ((height, width), begin) in enumerate(zip(table, begins, strict=True)):
+        if begin < 0 or begin + height * width > rows:
+            raise ValueError(
+                f"level {level} of starts and shapes covers rows {begin} to {begin + height * width}, "
+                f"but value has N = {rows}"
+            )
+    return table, begins
+
+
+def _check_points(value: Tensor, levels: int, pair_name: str, pairs: Tensor, name: str, scalars: Tensor) -> None:
+    batch, _, heads, channels = value.shape
+    if heads < 1 or channels < 1:
+        raise ValueError(f"value must have at least one head and one channel, got (B, N, H, D) = {_size(value)}")
+    want = f"(B, Q, H, L, P, 2) = ({batch}, Q, {heads}, {levels}, P, 2)"
+    if pairs.dim() != 6 or pairs.shape[-1] != 2 or pairs.shape[4] < 1:
+        raise ValueError(f"{pair_name} must be {want} with P at least 1, got {_size(pairs)}")
+    if pairs.shape[0] != batch or pairs.shape[2] != heads or pairs.shape[3] != levels:
+        raise ValueError(f"{pair_name} must be {want} to fit value {_size(value)}, got {_size(pairs)}")
+    if scalars.shape != pairs.shape[:-1]:
+        raise ValueError(f"{name} must be {tuple(pairs.shape[:-1])} to fit {pair_name}, got {_size(scalars)}")
+
+
+def _check_types(value: Tensor, **tensors: Tensor) -> None:
+    """float64 goes with float64 alone; lower types may mix, their coordinates and weights are float32 inside."""
+    for name, tensor in tensors.items():
+        if tensor.device != value.device:
+            raise ValueError(f"{name} must be on the device of value, {value.device}, got {tensor.device}")
+        if not tensor.is_floating_point() or (tensor.dtype == torch.float64) != (value.dtype == torch.float64):
+            raise ValueError(f"{name} must have a floating-point type that goes with {value.dtype}, got {tensor.dtype}")

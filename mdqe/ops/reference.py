@@ -1,0 +1,82 @@
+"""Multi-scale deformable attention in plain PyTorch: the definition that the compiled kernels are tested against.
+
+For every query and head the operator sums `weight * bilinear(level, location)` over all levels and points. A location
+is (x, y) in [0, 1]; the centre of pixel i lies at (i + 1/2) / size; what lies outside a map is zero. A point whose
+location is not finite lies outside every map: it adds nothing and gets no gradient.
+
+Nothing here checks its arguments: `mdqe.ops.deform_attn` and `mdqe.ops.deform_attn_fused` do.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+OFFSET_SCALE = 8.0  # offsets are given in eighths of the image
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The type of coordinates, weights and sums for values of type `dtype`: float64, or else float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def deform_attn_reference(
+    value: Tensor, shapes: Sequence[tuple[int, int]], starts: Sequence[int], locations: Tensor, weights: Tensor
+) -> Tensor:
+    """The sum over levels and points, by `grid_sample`, one level at a time.
+
+    Args:
+        value: (B, N, H, D), float64, float32, bfloat16 or float16.
+        shapes: (height, width) of each of the L levels.
+        starts: the row of `value` at which each level starts; levels may repeat or overlap.
+        locations: (B, Q, H, L, P, 2), x before y.
+        weights: (B, Q, H, L, P).
+
+    Returns:
+        (B, Q, H * D) in the type of `value`, computed in `compute_dtype` and rounded once.
+    """
+    batch, _, heads, channels = value.shape
+    queries, points = locations.shape[1], locations.shape[4]
+    if batch == 0 or queries == 0:
+        return value.new_zeros(batch, queries, heads * channels) + 0 * (value.sum() + locations.sum() + weights.sum())
+    dtype = compute_dtype(value.dtype)
+    # Any location beyond [-1, 2] is outside a map of any size, so nothing changes there but overflow and NaN.
+    grid = locations.to(dtype).nan_to_num(nan=-1.0).clamp(-1.0, 2.0) * 2 - 1
+    grid = grid.transpose(1, 2).flatten(0, 1)  # (B*H, Q, L, P, 2)
+    mix = weights.to(dtype).transpose(1, 2).reshape(batch * heads, 1, queries, -1, points)  # (B*H, 1, Q, L, P)
+    total = None
+    for level, ((height, width), start) in enumerate(zip(shapes, starts, strict=True)):
+        rows = value[:, start : start + height * width].to(dtype)
+        image = rows.permute(0, 2, 3, 1).reshape(batch * heads, channels, height, width)  # (B*H, D, h, w)
+        sampled = F.grid_sample(image, grid[:, :, level], align_corners=False)  # (B*H, D, Q, P)
+        part = (sampled * mix[:, :, :, level]).sum(-1)  # (B*H, D, Q)
+        total = part if total is None else total + part
+    return total.view(batch, heads * channels, queries).transpose(1, 2).contiguous().to(value.dtype)  # (B, Q, H*D)
+
+
+def deform_attn_fused_reference(
+    value: Tensor,
+    shapes: Sequence[tuple[int, int]],
+    starts: Sequence[int],
+    centers: Tensor,
+    offsets: Tensor,
+    logits: Tensor,
+) -> Tensor:
+    """`deform_attn_reference` at `centers + offsets / 8`, with weights softmax(logits) over levels and points together.
+
+    Args:
+        value: (B, N, H, D).
+        shapes: (height, width) of each level.
+        starts: the row of `value` at which each level starts.
+        centers: (B or 1, Q, 2), x before y, in [0, 1].
+        offsets: (B, Q, H, L, P, 2).
+        logits: (B, Q, H, L, P).
+
+    Returns:
+        (B, Q, H * D) in the type of `value`.
+    """
+    dtype = compute_dtype(value.dtype)
+    locations = centers.to(dtype)[:, :, None, None, None] + offsets.to(dtype) / OFFSET_SCALE  # (B, Q, H, L, P, 2)
+    weights = logits.to(dtype).flatten(-2).softmax(-1).view_as(logits)  # (B, Q, H, L, P)
+    return deform_attn_reference(value, shapes, starts, locations, weights)
