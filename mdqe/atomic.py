@@ -1,0 +1,34 @@
+"""Files that are whole or not there.
+
+A file is written beside its place under a name that says so ("overlay.partial.mp4" for "overlay.mp4") and takes its
+name when it is complete. The extension stays last, so what an interruption left behind still opens.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def partial_path(path: str | Path) -> Path:
+    """Where `path` is written until it is whole."""
+    path = Path(path)
+    return path.with_name(f"{path.stem}.partial{path.suffix}")
+
+
+@contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """Yield the partial path to write; afterwards it is renamed to `path`, or removed if the block raised.
+
+    Raises:
+        OSError: the file cannot be written or renamed; names `path`.
+    """
+    path, partial = Path(path), partial_path(path)
+    try:
+        yield partial
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise type(error)(error.errno, error.strerror or str(error), str(path)) from error
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
