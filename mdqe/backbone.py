@@ -1,0 +1,111 @@
+"""Backbone: timm feature maps at strides 8, 16 and 32, with frozen batch norm (paper Sec. 3.1)."""
+
+from __future__ import annotations
+
+import timm
+from timm.layers import freeze_batch_norm_2d
+from timm.models.swin_transformer_v2 import SwinTransformerV2Block, SwinTransformerV2Stage
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+STRIDES = (8, 16, 32)
+
+
+class Backbone(nn.Module):
+    """Feature maps of frames at strides 8, 16 and 32.
+
+    Args:
+        name: a timm model, e.g. "resnet50", "convnext_tiny", "swinv2_large_window12_192".
+        frozen_batch_norm: batch norms become constants with buffers instead of parameters.
+        stride_in_1x1: ResNet bottlenecks downsample in their first 1×1 convolution instead of the 3×3.
+        drop_path: stochastic depth rate.
+        pretrained: start from timm's ImageNet weights.
+
+    Attributes:
+        channels: channels of the three maps.
+
+    Raises:
+        ValueError: an unknown model, one without these strides, or `stride_in_1x1` on one without bottlenecks.
+    """
+
+    def __init__(
+        self,
+        name: str = "resnet50",
+        *,
+        frozen_batch_norm: bool = True,
+        stride_in_1x1: bool = False,
+        drop_path: float = 0.0,
+        pretrained: bool = False,
+    ) -> None:
+        super().__init__()
+        self.body = _build(name, drop_path, pretrained)
+        self.channels: tuple[int, ...] = tuple(self.body.feature_info.channels())
+        if stride_in_1x1:
+            _move_stride_to_1x1(self.body, name)
+        if frozen_batch_norm:
+            self.body = freeze_batch_norm_2d(self.body)
+        # A Swin's last norm per map stands outside timm's trunk.
+        for module in self.body.modules():
+            if isinstance(module, SwinTransformerV2Stage):
+                _shift_every_other(module.blocks)
+        is_swin = any(hasattr(m, "relative_coords_table") for m in self.body.modules())
+        self.norms = nn.ModuleList(nn.LayerNorm(c) for c in self.channels) if is_swin else None
+        for module in self.body.modules():
+            # Checkpoints carry this table; timm recomputes it, with the same values, and does not.
+            if "relative_coords_table" in module._buffers:
+                module._non_persistent_buffers_set.discard("relative_coords_table")
+
+    def forward(self, frames: Tensor) -> tuple[Tensor, ...]:
+        """Maps (B, C_i, H / s, W / s), s = 8, 16, 32, of normalised frames (B, 3, H, W); H, W multiples of 32."""
+        maps = self.body(frames)
+        if self.norms is None:
+            return tuple(maps)
+        if maps[0].shape[1] != self.channels[0]:
+            maps = [m.permute(0, 3, 1, 2) for m in maps]  # (B, h, w, C) → (B, C, h, w)
+        return tuple(
+            norm(m.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)  # over C, and back to (B, C, h, w)
+            for norm, m in zip(self.norms, maps, strict=True)
+        )
+
+
+class _PadFirstBlock(SwinTransformerV2Block):
+    """Pads to whole windows before the cyclic shift, as the published weights were trained; timm pads after it."""
+
+    def _attn(self, x: Tensor) -> Tensor:
+        height, width = x.shape[1:3]
+        window_h, window_w = self.window_size
+        x = F.pad(x, (0, 0, 0, -width % window_w, 0, -height % window_h))
+        return super()._attn(x)[:, :height, :width]
+
+
+def _shift_every_other(blocks: nn.Sequential) -> None:
+    # timm drops the shift of stages whose map, at the size of pre-training, was a single window. Video is larger.
+    for i, block in enumerate(blocks):
+        block.__class__ = _PadFirstBlock
+        block.shift_size = tuple(edge // 2 if i % 2 else 0 for edge in block.window_size)
+
+
+def _build(name: str, drop_path: float, pretrained: bool) -> nn.Module:
+    if not timm.is_model(name):
+        near = ", ".join(timm.list_models(f"*{name[:6]}*")[:5])
+        raise ValueError(f"backbone {name!r} is not a timm model" + (f"; near it are {near}" if near else ""))
+    reductions = timm.create_model(name, features_only=True, pretrained=False).feature_info.reduction()
+    missing = [s for s in STRIDES if s not in reductions]
+    if missing:
+        raise ValueError(f"backbone {name!r} has feature maps at strides {reductions}, expected {STRIDES}")
+    indices = [reductions.index(s) for s in STRIDES]
+    options = {"drop_path_rate": drop_path} if drop_path else {}
+    if name.startswith("swin"):
+        options["strict_img_size"] = False
+    return timm.create_model(name, features_only=True, out_indices=indices, pretrained=pretrained, **options)
+
+
+def _move_stride_to_1x1(body: nn.Module, name: str) -> None:
+    moved = 0
+    for module in body.modules():
+        conv1, conv2 = getattr(module, "conv1", None), getattr(module, "conv2", None)
+        if conv1 is not None and conv2 is not None and hasattr(module, "conv3") and conv2.stride != (1, 1):
+            conv1.stride, conv2.stride = conv2.stride, (1, 1)
+            moved += 1
+    if not moved:
+        raise ValueError(f"stride_in_1x1 is True, but backbone {name!r} has no strided bottlenecks")

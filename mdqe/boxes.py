@@ -1,0 +1,26 @@
+"""Box geometry: pure functions on normalised or pixel boxes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchvision.ops import box_convert
+
+
+def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
+    """The logit of x in [0, 1], finite at both ends."""
+    x = x.clamp(0, 1)
+    return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))
+
+
+def refine(boxes: Tensor, deltas: Tensor) -> Tensor:
+    """Boxes (…, 4) in [0, 1] moved by deltas (…, 4) in logit space."""
+    return (inverse_sigmoid(boxes) + deltas).sigmoid()
+
+
+def union(boxes: Tensor, dim: int) -> Tensor:
+    """The cxcywh box, clipped to the image, that encloses the normalised cxcywh boxes (…, 4) along `dim`."""
+    x1y1x2y2 = box_convert(boxes, "cxcywh", "xyxy")
+    low = x1y1x2y2[..., :2].amin(dim)
+    high = x1y1x2y2[..., 2:].amax(dim)
+    return box_convert(torch.cat([low, high], -1).clamp(0, 1), "xyxy", "cxcywh")

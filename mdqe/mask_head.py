@@ -1,0 +1,68 @@
+"""Mask head: tokens → mask features at stride 4; a mask is their product with a query's coefficients (paper Sec. 3.1)."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mdqe.encoder import SpatialShapes
+
+
+def _groups(channels: int) -> int:
+    # 32 and 24 are the published models'; small models take the most that divides their channels.
+    return next((groups for groups in (32, 24) if channels % groups == 0), math.gcd(channels, 32))
+
+
+class _Separable(nn.Sequential):
+    """Depthwise 5×5 and 1×1 convolutions, GroupNorm, ReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(
+            nn.Conv2d(in_channels, in_channels, kernel_size=5, padding=2, groups=in_channels),
+            nn.Conv2d(in_channels, out_channels, kernel_size=1),
+            nn.GroupNorm(_groups(out_channels), out_channels),
+            nn.ReLU(),
+        )
+
+
+class MaskHead(nn.Module):
+    """Fuses the three finest levels top-down, then refines at stride 8 and 4.
+
+    Args:
+        dim: channels of the tokens [C].
+        mask_dim: channels of the mask features [M].
+    """
+
+    def __init__(self, dim: int = 256, mask_dim: int = 32) -> None:
+        super().__init__()
+        self.fuse = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(dim, dim, kernel_size=3, padding=1), nn.GroupNorm(8, dim), nn.GELU())
+            for _ in range(3)
+        )
+        self.lateral = nn.ModuleList(nn.Conv2d(dim, dim, kernel_size=1) for _ in range(2))
+        self.refine = _Separable(dim, dim)
+        # Kernel 1 with stride 2 spreads the pixels apart; the 5×5 after it fills the gaps.
+        self.upsample = nn.ConvTranspose2d(dim, dim, kernel_size=1, stride=2, output_padding=1, groups=dim)
+        self.project = _Separable(dim, mask_dim)
+
+    def forward(self, memory: Tensor, spatial_shapes: SpatialShapes) -> Tensor:
+        """Tokens (B, T, N, C) → mask features (B, M, T, H / 4, W / 4)."""
+        clips, frames = memory.shape[:2]
+        areas = [h * w for h, w in spatial_shapes]
+        fine, mid, coarse = (
+            tokens.transpose(1, 2).unflatten(-1, shape)  # (B·T, C, h, w)
+            for tokens, shape in zip(memory.flatten(0, 1).split(areas, 1)[:3], spatial_shapes[:3], strict=True)
+        )
+        x = self.fuse[0](coarse)
+        x = self.fuse[1](self.lateral[0](mid) + F.interpolate(x, size=mid.shape[-2:]))
+        x = self.fuse[2](self.lateral[1](fine) + F.interpolate(x, size=fine.shape[-2:]))
+        x = self.project(self.upsample(self.refine(x)))
+        return x.unflatten(0, (clips, frames)).transpose(1, 2)  # (B, M, T, h, w)
+
+
+def mask_logits(coefficients: Tensor, features: Tensor) -> Tensor:
+    """Masks of queries: coefficients (…, Q, M) · features (…, M, T, h, w) → (…, Q, T, h, w)."""
+    t, h, w = features.shape[-3:]
+    return (coefficients @ features.flatten(-3)).unflatten(-1, (t, h, w))

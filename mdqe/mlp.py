@@ -1,0 +1,22 @@
+"""The multi-layer perceptron that every head of the model is."""
+
+from itertools import pairwise
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class MLP(nn.Module):
+    """Linear layers with GELU between them: (…, in_dim) → (…, out_dim)."""
+
+    def __init__(self, in_dim: int, hidden_dim: int, out_dim: int, num_layers: int = 3, dropout: float = 0.0) -> None:
+        super().__init__()
+        widths = [in_dim, *[hidden_dim] * (num_layers - 1), out_dim]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, in_dim) → (…, out_dim)."""
+        for layer in self.layers[:-1]:
+            x = self.dropout(F.gelu(layer(x)))
+        return self.layers[-1](x)

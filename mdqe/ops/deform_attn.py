@@ -1,0 +1,106 @@
+"""Multi-scale deformable attention as a module: from points (encoder) or from boxes (decoder) (paper Sec. 3.1, 3.3)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from mdqe.ops.library import deform_attn_fused
+
+OFFSET_SCALE = 8.0  # offsets are in eighths of the image
+"""Sampling location = reference + offset / OFFSET_SCALE."""
+
+
+def rays(num_heads: int, num_levels: int, num_points: int) -> Tensor:
+    """Directions that fan out by head and reach further by point: (H, L, P, 2) float64, the last point on the unit square."""
+    angle = torch.arange(num_heads, dtype=torch.float64) * (2 * math.pi / num_heads)
+    direction = torch.stack([angle.cos(), angle.sin()], -1)
+    direction = direction / direction.abs().amax(-1, keepdim=True)
+    reach = torch.arange(1, num_points + 1, dtype=torch.float64) / num_points
+    fan = direction[:, None, None, :] * reach[None, None, :, None]
+    return fan.expand(num_heads, num_levels, num_points, 2).contiguous()
+
+
+class MultiScaleDeformableAttention(nn.Module):
+    """Each query samples `num_points` points per head and level around its reference and sums their values.
+
+    With point references (encoder form) the offsets are a linear function of the query. With boxes (decoder form)
+    they are fixed rays across the box plus such a function, clamped to the box's size.
+
+    Args:
+        dim: channels of queries and tokens [C].
+        num_heads: attention heads [H].
+        num_levels: feature levels [L].
+        num_points: points per head and level [P].
+        boxes: references are boxes instead of points.
+    """
+
+    def __init__(
+        self, dim: int = 256, num_heads: int = 8, num_levels: int = 4, num_points: int = 4, *, boxes: bool = False
+    ) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"dim is {dim}, expected a multiple of num_heads={num_heads}")
+        self.num_heads, self.num_levels, self.num_points = num_heads, num_levels, num_points
+        self.boxes = boxes
+        self.value_proj = nn.Linear(dim, dim)
+        self.output_proj = nn.Linear(dim, dim)
+        self.attention_weights = nn.Linear(dim, num_heads * num_levels * num_points)
+        self.sampling_offsets = nn.Linear(dim, num_heads * num_levels * num_points * 2)
+        if boxes:
+            # The last point of a ray lies on the box's border.
+            fan = rays(num_heads, num_levels, num_points) * (0.5 * OFFSET_SCALE)
+            self.register_buffer("rays", fan.float(), persistent=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Uniform attention over the rays; Glorot projections."""
+        for linear in (self.value_proj, self.output_proj):
+            nn.init.xavier_uniform_(linear.weight)
+            nn.init.zeros_(linear.bias)
+        for linear in (self.attention_weights, self.sampling_offsets):
+            nn.init.zeros_(linear.weight)
+            nn.init.zeros_(linear.bias)
+        if self.boxes:
+            return
+        level = torch.arange(1, self.num_levels + 1, dtype=torch.float64)[None, :, None, None]
+        start = rays(self.num_heads, self.num_levels, self.num_points) * (0.05 * OFFSET_SCALE) * level
+        with torch.no_grad():
+            self.sampling_offsets.bias.copy_(start.flatten())
+
+    def project_value(self, tokens: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """Tokens (…, N, C) → values (…, N, H, C / H); where padding_mask (broadcast to …, N) is True they are zero."""
+        value = self.value_proj(tokens)
+        if padding_mask is not None:
+            value = value.masked_fill(padding_mask[..., None], 0.0)
+        return value.unflatten(-1, (self.num_heads, -1))
+
+    def sampling(self, query: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+        """Offsets (B, Q, H, L, P, 2), in eighths, and attention logits (B, Q, H, L, P) of queries (B, Q, C)."""
+        shape = (self.num_heads, self.num_levels, self.num_points)
+        offsets = self.sampling_offsets(query).unflatten(-1, (*shape, 2))  # (B, Q, H, L, P, 2)
+        logits = self.attention_weights(query).unflatten(-1, shape)  # (B, Q, H, L, P)
+        if self.boxes:
+            size = reference[:, :, None, None, None, 2:]  # (B, Q, 1, 1, 1, 2)
+            limit = size * OFFSET_SCALE
+            offsets = self.rays.to(query.dtype) * size + offsets.clamp(min=-limit, max=limit)
+        return offsets, logits
+
+    def forward(
+        self, query: Tensor, reference: Tensor, value: Tensor, spatial_shapes: tuple[tuple[int, int], ...]
+    ) -> Tensor:
+        """Attend.
+
+        Args:
+            query: (B, Q, C).
+            reference: points (B or 1, Q, 2) xy or, with boxes=True, boxes (B, Q, 4) cxcywh; in [0, 1] of the padded image.
+            value: (B, N, H, C / H) from `project_value`.
+            spatial_shapes: (h, w) of each level; their areas sum to N.
+
+        Returns:
+            (B, Q, C).
+        """
+        offsets, logits = self.sampling(query, reference)
+        return self.output_proj(deform_attn_fused(value, spatial_shapes, reference[..., :2], offsets, logits))
