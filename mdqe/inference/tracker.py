@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mdqe.inference.association import match, memory_similarity, pooled_iou
 from mdqe.inference.memory import TrackMemory
+from mdqe.inference.precision import wide
 
 LONG_MEMORY, SHORT_MEMORY = 15, 5  # frames: tracks seen so recently are compared by embedding; the short is at least T
 
@@ -126,7 +127,7 @@ class ClipTracker:
         self._check_frames(frames)
         self._check_tensors(len(frames), class_scores, mask_logits, embeddings)
         device = class_scores.device
-        class_scores, mask_logits, embeddings = map(_summable, (class_scores, mask_logits, embeddings))
+        class_scores, mask_logits, embeddings = map(wide, (class_scores, mask_logits, embeddings))
         if self._memory is None:
             recent = (self.test_clip_length - 1) // self.clip_stride
             self._memory = TrackMemory(class_scores, mask_logits, embeddings, recent)
@@ -230,7 +231,7 @@ class ClipTracker:
             raise ValueError(f"mask_logits must have the {frames} frames of frame_indices, got {mask_logits.shape[1]}")
         for (name, _, x), known in zip(given, self._memory.formats if self._memory else (), strict=False):
             size, wanted = tuple(x.shape[1 - known.dim() :]), tuple(known.shape[1:])
-            if (size, _summable(x[:0]).dtype, x.device) != (wanted, known.dtype, known.device):
+            if (size, wide(x[:0]).dtype, x.device) != (wanted, known.dtype, known.device):
                 raise ValueError(
                     f"{name} must stay {wanted} {known.dtype} on {known.device} within a video, "
                     f"got {size} {x.dtype} on {x.device}"
@@ -238,8 +239,3 @@ class ClipTracker:
         finite = torch.stack([torch.isfinite(x).all() for _, _, x in given]).tolist()
         if not all(finite):
             raise ValueError(f"{given[finite.index(False)][0]} must be finite, got NaN or infinity")
-
-
-def _summable(x: Tensor) -> Tensor:
-    """In a type that sums can be kept in."""
-    return x if x.dtype == torch.float64 else x.float()

@@ -1,0 +1,118 @@
+"""Instances of a single image: what the COCO stage of training is judged by. No tracker takes part."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mdqe.inference.filtering import foreground_confidence
+from mdqe.inference.upsample import MASK_STRIDE, upsample_masks
+
+MIN_UNION = 1e-3  # of the image's area: keeps the overlap of tiny boxes small
+CHUNK_PIXELS = 2**24  # pixels of mask held at once
+
+
+class ImageDetections(NamedTuple):
+    """Instances of one image, best first.
+
+    scores: (N,). labels: (N,) int64. boxes: (N, 4) xyxy in pixels of the output, right and bottom exclusive, zeros
+    where the mask is empty. masks: (N, H, W) bool.
+    """
+
+    scores: Tensor
+    labels: Tensor
+    boxes: Tensor
+    masks: Tensor
+
+
+def filter_image(
+    class_scores: Tensor,
+    mask_logits: Tensor,
+    frame_size: tuple[int, int],
+    output_size: tuple[int, int],
+    *,
+    score_threshold: float = 0.05,
+) -> ImageDetections:
+    """Every (query, class) pair above the threshold, weighted by mask quality and by overlap with better queries.
+
+    Args:
+        class_scores: (Q, K), after the sigmoid.
+        mask_logits: (Q, h, w), at stride 4 over the padded image.
+        frame_size: (height, width) of the image as the model saw it, without padding.
+        output_size: (height, width) of the masks returned.
+        score_threshold: least class score of a query before weighting (the best always stays) and of a pair after it.
+
+    Raises:
+        ValueError: misshapen input, or a frame larger than its mask.
+    """
+    _check_shapes(class_scores, mask_logits, frame_size, output_size)
+    best = class_scores.amax(dim=1)
+    kept = (best >= best.max().clamp(max=score_threshold)).nonzero().flatten()
+    class_scores, mask_logits = class_scores[kept], mask_logits[kept]
+
+    confidence, boxes = [], []
+    for fine in _frame_logits(mask_logits, frame_size, frame_size):
+        confidence.append(foreground_confidence(fine))
+        boxes.append(mask_boxes(fine > 0))
+    class_scores = class_scores * torch.cat(confidence)[:, None].to(class_scores)
+    order = class_scores.amax(dim=1).argsort(descending=True, stable=True)
+    class_scores, mask_logits, boxes = class_scores[order], mask_logits[order], torch.cat(boxes)[order]
+    height, width = frame_size
+    overlap = box_iou(boxes / boxes.new_tensor([width, height, width, height])).triu(diagonal=1).amax(dim=0)
+    class_scores = class_scores * (1 - overlap)[:, None].to(class_scores)
+
+    queries, labels = (class_scores > score_threshold).nonzero(as_tuple=True)
+    scores, order = class_scores[queries, labels].sort(descending=True, stable=True)
+    queries, labels = queries[order], labels[order]
+    shown, rows = queries.unique(return_inverse=True)  # a query of several classes is resized once
+    masks = [
+        F.interpolate(fine[None], size=output_size, mode="bilinear", align_corners=False)[0] > 0
+        for fine in _frame_logits(mask_logits[shown], frame_size, output_size)
+    ]
+    masks = torch.cat([*masks, mask_logits.new_zeros(0, *output_size, dtype=torch.bool)])
+    return ImageDetections(scores, labels, mask_boxes(masks)[rows], masks[rows])
+
+
+def mask_boxes(masks: Tensor) -> Tensor:
+    """Tight boxes (N, 4) xyxy, float32, right and bottom exclusive, of masks (N, H, W) bool; zeros where empty."""
+    edges = []
+    for axis in (1, 2):  # rows occupied by column, then columns by row: x first
+        occupied = masks.any(dim=axis)  # (N, W), then (N, H)
+        length = occupied.shape[1]
+        place = torch.arange(length, device=masks.device)
+        edges += [place.where(occupied, length).amin(dim=1), (place + 1).where(occupied, 0).amax(dim=1)]
+    left, right, top, bottom = edges
+    boxes = torch.stack([left, top, right, bottom], dim=1).float()
+    return boxes * masks.flatten(1).any(dim=1, keepdim=True)
+
+
+def box_iou(boxes: Tensor) -> Tensor:
+    """IoU (N, N) of every pair of boxes (N, 4) xyxy in [0, 1], unions at least `MIN_UNION`."""
+    size = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1)
+    low, high = torch.maximum(boxes[:, None, :2], boxes[:, :2]), torch.minimum(boxes[:, None, 2:], boxes[:, 2:])
+    intersection = (high - low).clamp(min=0).prod(dim=2)
+    return intersection / (size[:, None] + size - intersection).clamp(min=MIN_UNION)
+
+
+def _frame_logits(logits: Tensor, frame_size: tuple[int, int], output_size: tuple[int, int]) -> Iterator[Tensor]:
+    """Logits (n, height, width) of the frame without padding, a few queries at a time."""
+    height, width = frame_size
+    pixels = max(MASK_STRIDE**2 * logits.shape[-2] * logits.shape[-1], output_size[0] * output_size[1])
+    for chunk in logits.split(max(CHUNK_PIXELS // pixels, 1)):
+        yield upsample_masks(chunk[:, None])[:, 0, :height, :width]
+
+
+def _check_shapes(
+    class_scores: Tensor, mask_logits: Tensor, frame_size: tuple[int, int], output_size: tuple[int, int]
+) -> None:
+    if class_scores.dim() != 2 or 0 in class_scores.shape:
+        raise ValueError(f"class_scores must be (Q, K), none empty, got {tuple(class_scores.shape)}")
+    if mask_logits.dim() != 3 or len(mask_logits) != len(class_scores):
+        raise ValueError(f"mask_logits must be ({len(class_scores)}, h, w), got {tuple(mask_logits.shape)}")
+    limit = tuple(MASK_STRIDE * side for side in mask_logits.shape[-2:])
+    if not all(1 <= side <= most for side, most in zip(frame_size, limit, strict=True)):
+        raise ValueError(f"frame_size must lie within the masks' {limit}, got {tuple(frame_size)}")
+    if len(output_size) != 2 or min(output_size) < 1:
+        raise ValueError(f"output_size must be (height, width) in pixels, got {tuple(output_size)}")
