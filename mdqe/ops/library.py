@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from mdqe.ops.kernels import compiled_for
 from mdqe.ops.reference import compute_dtype, deform_attn_fused_reference, deform_attn_reference
 
 Shapes = Sequence[tuple[int, int]]
@@ -42,7 +43,10 @@ def deform_attn(
     _check_points(value, len(table), "locations", locations, "weights", weights)
     _check_types(value, locations=locations, weights=weights)
     dtype = compute_dtype(value.dtype)
-    return deform_attn_reference(value, table, rows, locations.to(dtype), weights.to(dtype))
+    locations, weights = locations.to(dtype), weights.to(dtype)
+    if compiled_for(value):
+        return torch.ops.mdqe.deform_attn(value, _flat(table, rows), locations, weights)
+    return deform_attn_reference(value, table, rows, locations, weights)
 
 
 def deform_attn_fused(
@@ -79,12 +83,17 @@ def deform_attn_fused(
             f"centers must be (B or 1, Q, 2) = ({value.shape[0]} or 1, {offsets.shape[1]}, 2), got {_size(centers)}"
         )
     _check_types(value, centers=centers, offsets=offsets, logits=logits)
-    return deform_attn_fused_reference(value, table, rows, centers, offsets, logits)
+    if not compiled_for(value):
+        return deform_attn_fused_reference(value, table, rows, centers, offsets, logits)
+    dtype = compute_dtype(value.dtype)
+    if not offsets.dtype == logits.dtype == value.dtype:  # the kernel reads both in the type of value as they are
+        offsets, logits = offsets.to(dtype), logits.to(dtype)
+    return torch.ops.mdqe.deform_attn_fused(value, _flat(table, rows), centers.to(dtype), offsets, logits)
 
 
-def kernel_status() -> str:
-    """Which kernels `deform_attn` runs on, and why."""
-    return "plain PyTorch"
+def _flat(table: list[tuple[int, int]], rows: list[int]) -> list[int]:
+    """The level table as the operators take it: height, width, first row of each level."""
+    return [number for (height, width), row in zip(table, rows, strict=True) for number in (height, width, row)]
 
 
 def _size(tensor: Tensor) -> str:

@@ -1,0 +1,173 @@
+// From the tensors of an operator call to a checked Problem. Shared by the CPU and the CUDA library.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <cstdint>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "problem.h"
+
+namespace mdqe {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+template <typename... Parts>
+void require(bool condition, const Parts&... parts) {
+  if (condition) return;
+  std::ostringstream message;
+  (message << ... << parts);
+  throw std::runtime_error(message.str());
+}
+
+inline std::string size_of(const Tensor& tensor) {
+  std::ostringstream text;
+  text << "(";
+  for (int64_t i = 0; i < tensor.dim(); ++i) text << (i ? ", " : "") << tensor.size(i);
+  text << ")";
+  return text.str();
+}
+
+inline const char* name_of(ScalarType type) {
+  switch (type) {
+    case ScalarType::Double: return "float64";
+    case ScalarType::Float: return "float32";
+    case ScalarType::BFloat16: return "bfloat16";
+    case ScalarType::Half: return "float16";
+    default: return "another type";
+  }
+}
+
+inline ScalarType compute_type(ScalarType value) {
+  return value == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+// The flat level table of the operators' schema: height, width, first row of each level.
+inline std::vector<Level> read_levels(const std::vector<int64_t>& flat, int64_t rows) {
+  require(!flat.empty() && flat.size() % 3 == 0,
+          "levels must hold height, width and first row of at least one level, got ", flat.size(), " numbers");
+  std::vector<Level> levels;
+  for (size_t i = 0; i < flat.size(); i += 3) {
+    const Level level{flat[i], flat[i + 1], flat[i + 2]};
+    require(level.height >= 1 && level.width >= 1 && level.height <= INT32_MAX && level.width <= INT32_MAX,
+            "level ", i / 3, " of levels must have a height and width of at least 1, got ", level.height, " x ",
+            level.width);
+    require(level.start >= 0 && level.start <= rows && level.height <= (rows - level.start) / level.width, "level ",
+            i / 3, " of levels, ", level.height, " x ", level.width, " from row ", level.start,
+            ", does not fit into value with N = ", rows, " rows");
+    levels.push_back(level);
+  }
+  return levels;
+}
+
+// A call's tensors, contiguous, and the Problem that points into them.
+struct Arguments {
+  Tensor value, centers, position, score, grad_output;
+  std::vector<Level> levels;
+  ScalarType value_type, score_type;
+  Problem problem{};
+
+  // `centers` and `grad_output` may be null. `position` and `score` go by the names that the caller knows.
+  Arguments(const Tensor& value_in, int64_t level_count, const Tensor* centers_in, const Tensor& position_in,
+            const Tensor& score_in, const Tensor* grad_in)
+      : value(value_in), position(position_in), score(score_in) {
+    const char* position_name = centers_in ? "offsets" : "locations";
+    const char* score_name = centers_in ? "logits" : "weights";
+    require(value.dim() == 4, "value must be (B, N, H, D), got ", size_of(value));
+    Problem& p = problem;
+    p.batch = value.size(0), p.rows = value.size(1), p.heads = value.size(2), p.channels = value.size(3);
+    require(p.heads >= 1 && p.channels >= 1, "value must have at least one head and one channel, got ", size_of(value));
+    p.levels = level_count;
+    require(position.dim() == 6 && position.size(0) == p.batch && position.size(2) == p.heads &&
+                position.size(3) == p.levels && position.size(4) >= 1 && position.size(5) == 2,
+            position_name, " must be (B, Q, H, L, P, 2) = (", p.batch, ", Q, ", p.heads, ", ", p.levels,
+            ", P, 2) to fit value ", size_of(value), ", got ", size_of(position));
+    p.queries = position.size(1), p.points = position.size(4);
+    bool fits = score.dim() == 5;
+    for (int64_t i = 0; fits && i < 5; ++i) fits = score.size(i) == position.size(i);
+    require(fits, score_name, " must be (B, Q, H, L, P) to fit ", position_name, " ", size_of(position), ", got ",
+            size_of(score));
+    value_type = value.scalar_type(), score_type = score.scalar_type();
+    same_device(position, position_name), same_device(score, score_name);
+    const ScalarType compute = compute_type(value_type);
+    const bool low = centers_in && !grad_in && score_type == value_type;  // the fused forward reads these as they are
+    require(score_type == compute || low, score_name, " must be ", name_of(compute), " for ", name_of(value_type),
+            " value, got ", name_of(score_type));
+    require(position.scalar_type() == score_type, position_name, " must have the type of ", score_name, ", ",
+            name_of(score_type), ", got ", name_of(position.scalar_type()));
+    if (centers_in) {
+      centers = *centers_in;
+      same_device(centers, "centers");
+      require(centers.scalar_type() == compute, "centers must be ", name_of(compute), ", got ",
+              name_of(centers.scalar_type()));
+      require(centers.dim() == 3 && (centers.size(0) == 1 || centers.size(0) == p.batch) &&
+                  centers.size(1) == p.queries && centers.size(2) == 2,
+              "centers must be (B or 1, Q, 2) = (", p.batch, " or 1, ", p.queries, ", 2), got ", size_of(centers));
+      p.shared_centers = centers.size(0) == 1;
+      centers = torch::stable::contiguous(centers);
+      p.centers = centers.const_data_ptr();
+    }
+    if (grad_in) {
+      grad_output = *grad_in;
+      same_device(grad_output, "grad");
+      require(grad_output.scalar_type() == value_type, "grad must be ", name_of(value_type), " as value is, got ",
+              name_of(grad_output.scalar_type()));
+      require(grad_output.dim() == 3 && grad_output.size(0) == p.batch && grad_output.size(1) == p.queries &&
+                  grad_output.size(2) == p.heads * p.channels,
+              "grad must be (", p.batch, ", ", p.queries, ", ", p.heads * p.channels, "), got ", size_of(grad_output));
+      grad_output = torch::stable::contiguous(grad_output);
+      p.grad_output = grad_output.const_data_ptr();
+    }
+    value = torch::stable::contiguous(value);
+    position = torch::stable::contiguous(position);
+    score = torch::stable::contiguous(score);
+    p.value = value.const_data_ptr(), p.position = position.const_data_ptr(), p.score = score.const_data_ptr();
+  }
+
+  void set_levels(const std::vector<int64_t>& flat) {
+    levels = read_levels(flat, problem.rows);
+    problem.level = levels.data();
+  }
+
+  // The forward's result, (B, Q, H * D).
+  Tensor new_output() {
+    Tensor output = torch::stable::new_empty(
+        value, {problem.batch, problem.queries, problem.heads * problem.channels}, value_type);
+    problem.output = output.mutable_data_ptr();
+    return output;
+  }
+
+  struct Gradients {
+    Tensor value, position, score;
+  };
+
+  // The backward's results, in the compute type. A level may cover no query, so value's gradient starts as zeros.
+  Gradients new_gradients() {
+    const Problem& p = problem;
+    const ScalarType type = compute_type(value_type);
+    Gradients grads{
+        torch::stable::new_zeros(value, {p.batch, p.rows, p.heads, p.channels}, type),
+        torch::stable::new_empty(value, {p.batch, p.queries, p.heads, p.levels, p.points, 2}, type),
+        torch::stable::new_empty(value, {p.batch, p.queries, p.heads, p.levels, p.points}, type),
+    };
+    problem.grad_value = grads.value.mutable_data_ptr();
+    problem.grad_position = grads.position.mutable_data_ptr();
+    problem.grad_score = grads.score.mutable_data_ptr();
+    return grads;
+  }
+
+ private:
+  void same_device(const Tensor& tensor, const char* name) const {
+    require(tensor.is_cpu() == value.is_cpu() && tensor.get_device() == value.get_device(), name,
+            " must be on the device of value");
+  }
+};
+
+}  // namespace mdqe

@@ -1,0 +1,51 @@
+// The CPU kernels' entry points. Every instruction set has one table of them; none of this depends on PyTorch.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "../problem.h"
+
+namespace mdqe {
+
+struct BFloat16 {
+  uint16_t bits;
+
+  operator float() const {
+    const uint32_t wide = uint32_t(bits) << 16;
+    float result;
+    std::memcpy(&result, &wide, sizeof result);
+    return result;
+  }
+  static BFloat16 round(float x) {  // to nearest, ties to even
+    uint32_t wide;
+    std::memcpy(&wide, &x, sizeof wide);
+    if (x != x) return {0x7fc0};
+    return {uint16_t((wide + 0x7fff + ((wide >> 16) & 1)) >> 16)};
+  }
+};
+
+// A range of (batch, query) pairs, numbered batch * Q + query.
+using ForwardKernel = void (*)(const Problem&, int64_t begin, int64_t end);
+// All queries of one item of the batch, in order, for heads [begin, end): no two calls write to the same row.
+using BackwardKernel = void (*)(const Problem&, int64_t item, int64_t head_begin, int64_t head_end);
+
+struct KernelTable {
+  const char* name;
+  ForwardKernel forward_f32, forward_bf16;                    // positions and scores are float
+  ForwardKernel fused_f32, fused_bf16, fused_bf16_bf16;       // the last: offsets and logits are bfloat16
+  BackwardKernel backward_f32, backward_bf16;                 // positions and scores are float
+  BackwardKernel fused_backward_f32, fused_backward_bf16;
+};
+
+const KernelTable& plain_kernels();
+ForwardKernel plain_forward_f64(bool fused);
+BackwardKernel plain_backward_f64(bool fused);
+
+#if (defined(__x86_64__) || defined(__i386__)) && (defined(__GNUC__) || defined(__clang__))
+#define MDQE_X86_KERNELS 1
+const KernelTable& avx2_kernels();
+const KernelTable& avx512_kernels();
+#endif
+
+}  // namespace mdqe

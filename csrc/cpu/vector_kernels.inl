@@ -1,0 +1,356 @@
+// The kernels over a vector type `Vec`, included once per instruction set, inside that set's namespace and target.
+//
+// Forward, per (batch, query, head): coordinates, corner weights and row offsets of kWidth points at a time go to a small
+// buffer; then, per point and corner, one weight is broadcast and multiplied with a contiguous row of value. Each corner
+// has its own accumulators, so that four chains of multiply-adds run side by side. Corners outside the map have weight
+// zero and the offset of the nearest pixel inside, so every address read is valid whatever the location.
+
+using F = Vec::F;
+using I = Vec::I;
+using M = Vec::M;
+constexpr int kWidth = Vec::kWidth;
+
+// Plain storage: std::vector's functions could be shared with code compiled for other processors.
+template <typename T>
+class Buffer {
+ public:
+  explicit Buffer(int64_t size) : data_(new T[size_t(size)]()) {}
+  ~Buffer() { delete[] data_; }
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  T* operator+(int64_t i) const { return data_ + i; }
+  T& operator[](int64_t i) const { return data_[i]; }
+
+ private:
+  T* data_;
+};
+
+// e^x for x <= 0, to about 1 ulp; 0 below the smallest normal number, NaN for NaN.
+inline F exp_nonpositive(F x) {
+  const F floor_x = Vec::set(-87.33654f);
+  const M tiny = Vec::below(x, floor_x);
+  x = Vec::max(floor_x, x);
+  const F n = Vec::nearest(Vec::mul(x, Vec::set(1.44269504f)));
+  F r = Vec::fnma(n, Vec::set(0.693359375f), x);
+  r = Vec::fnma(n, Vec::set(-2.12194440e-4f), r);
+  F sum = Vec::fma(r, Vec::set(1.0f / 5040), Vec::set(1.0f / 720));
+  sum = Vec::fma(sum, r, Vec::set(1.0f / 120));
+  sum = Vec::fma(sum, r, Vec::set(1.0f / 24));
+  sum = Vec::fma(sum, r, Vec::set(1.0f / 6));
+  sum = Vec::fma(sum, r, Vec::set(0.5f));
+  sum = Vec::fma(sum, r, Vec::set(1.0f));
+  sum = Vec::fma(sum, r, Vec::set(1.0f));
+  return Vec::drop(tiny, Vec::mul(sum, Vec::power_of_two(n)));
+}
+
+// What the points of every (batch, query, head) have in common, and the buffer for one of them. K = L * P points, padded
+// to a multiple of kWidth; padding has weight zero.
+struct Points {
+  const Problem& p;
+  const int64_t count, padded;
+  Buffer<float> width, height;        // (K) of each point's level
+  Buffer<int32_t> row_stride, start;  // (K) in elements of value
+  Buffer<float> weight;               // (K) attention weights
+  Buffer<float> corner_weight;        // (4, K) times the bilinear weights
+  Buffer<int32_t> corner_offset;      // (4, K)
+  const int32_t pixel_stride;
+
+  explicit Points(const Problem& problem)
+      : p(problem), count(p.levels * p.points), padded((count + kWidth - 1) / kWidth * kWidth),
+        width(padded), height(padded), row_stride(padded), start(padded), weight(padded),
+        corner_weight(4 * padded), corner_offset(4 * padded), pixel_stride(int32_t(p.heads * p.channels)) {
+    for (int64_t k = 0; k < padded; ++k) {
+      const Level& level = p.level[k < count ? k / p.points : 0];
+      width[k] = float(level.width), height[k] = float(level.height);
+      row_stride[k] = int32_t(level.width * pixel_stride), start[k] = int32_t(level.start * pixel_stride);
+    }
+  }
+
+  int64_t left(int64_t k) const { return count - k < kWidth ? count - k : kWidth; }
+
+  template <typename S>
+  void load_weights(const S* score) {
+    for (int64_t k = 0; k < count; k += kWidth) Vec::store(weight + k, Vec::load(score + k, left(k)));
+  }
+
+  template <typename S>
+  void softmax(const S* logits) {
+    F top = Vec::set(-__builtin_inff());
+    for (int64_t k = 0; k < count; k += kWidth) {
+      const int64_t n = left(k);
+      const F x = n == kWidth ? Vec::load(logits + k) : Vec::pad(Vec::load(logits + k, n), n, top);
+      top = Vec::max(top, x);
+    }
+    const F largest = Vec::set(Vec::largest(top));
+    F total = Vec::zero();
+    for (int64_t k = 0; k < count; k += kWidth) {
+      const int64_t n = left(k);
+      F e = exp_nonpositive(Vec::sub(Vec::load(logits + k, n), largest));
+      if (n < kWidth) e = Vec::pad(e, n, Vec::zero());
+      Vec::store(weight + k, e);
+      total = Vec::add(total, e);
+    }
+    const F scale = Vec::set(1.0f / Vec::sum(total));
+    for (int64_t k = 0; k < count; k += kWidth) Vec::store(weight + k, Vec::mul(Vec::load(weight + k), scale));
+  }
+
+  // Pixel coordinates of the points from k on. `center` is null for locations.
+  template <typename S>
+  void coordinates(const S* position, const float* center, int64_t k, F& x, F& y) const {
+    F u, v;
+    Vec::load_pairs(position + 2 * k, left(k), u, v);
+    const F w = Vec::load(width + k), h = Vec::load(height + k), half = Vec::set(0.5f);
+    if (center) {
+      const F eighth = Vec::set(1.0f / kOffsetScale);
+      x = Vec::fma(u, Vec::mul(w, eighth), Vec::fms(Vec::set(center[0]), w, half));
+      y = Vec::fma(v, Vec::mul(h, eighth), Vec::fms(Vec::set(center[1]), h, half));
+    } else {
+      x = Vec::fms(u, w, half), y = Vec::fms(v, h, half);
+    }
+  }
+
+  // One axis: the two pixels around x, clamped into the map, whether they lie inside, and the fraction between them.
+  struct Axis {
+    F fraction;
+    M inside0, inside1;
+    I index0, index1;
+
+    Axis(F x, F size) {
+      const F one = Vec::set(1.0f), last = Vec::sub(size, one);
+      const F low = Vec::floor(x), high = Vec::add(low, one);
+      inside0 = Vec::inside(low, last), inside1 = Vec::inside(high, last);
+      fraction = Vec::keep(Vec::either(inside0, inside1), Vec::sub(x, low));  // never NaN
+      index0 = Vec::to_int(Vec::min(Vec::max(low, Vec::zero()), last));
+      index1 = Vec::to_int(Vec::min(Vec::max(high, Vec::zero()), last));
+    }
+    F weight0() const { return Vec::keep(inside0, Vec::sub(Vec::set(1.0f), fraction)); }
+    F weight1() const { return Vec::keep(inside1, fraction); }
+  };
+
+  // Fills corner_weight and corner_offset from the weights and positions.
+  template <typename S>
+  void locate(const S* position, const float* center) {
+    const I pixel = Vec::set(pixel_stride);
+    for (int64_t k = 0; k < count; k += kWidth) {
+      F x, y;
+      coordinates(position, center, k, x, y);
+      const Axis ax(x, Vec::load(width + k)), ay(y, Vec::load(height + k));
+      const F scale = Vec::load(weight + k);
+      const F top = Vec::mul(scale, ay.weight0()), bottom = Vec::mul(scale, ay.weight1());
+      const F wx0 = ax.weight0(), wx1 = ax.weight1();
+      Vec::store(corner_weight + k, Vec::mul(top, wx0));
+      Vec::store(corner_weight + padded + k, Vec::mul(top, wx1));
+      Vec::store(corner_weight + 2 * padded + k, Vec::mul(bottom, wx0));
+      Vec::store(corner_weight + 3 * padded + k, Vec::mul(bottom, wx1));
+      const I stride = Vec::load(row_stride + k), first = Vec::load(start + k);
+      const I row0 = Vec::add(first, Vec::mul(ay.index0, stride)), row1 = Vec::add(first, Vec::mul(ay.index1, stride));
+      const I column0 = Vec::mul(ax.index0, pixel), column1 = Vec::mul(ax.index1, pixel);
+      Vec::store(corner_offset + k, Vec::add(row0, column0));
+      Vec::store(corner_offset + padded + k, Vec::add(row0, column1));
+      Vec::store(corner_offset + 2 * padded + k, Vec::add(row1, column0));
+      Vec::store(corner_offset + 3 * padded + k, Vec::add(row1, column1));
+    }
+  }
+
+  // Weights, corner weights and offsets of one (batch, query, head).
+  template <typename S, bool kFused>
+  void prepare(int64_t item, int64_t query, int64_t index) {
+    const S* score = static_cast<const S*>(p.score) + index * count;
+    if (kFused) softmax(score);
+    else load_weights(score);
+    locate(static_cast<const S*>(p.position) + index * count * 2, center<kFused>(item, query));
+  }
+
+  template <bool kFused>
+  const float* center(int64_t item, int64_t query) const {
+    if (!kFused) return nullptr;
+    return static_cast<const float*>(p.centers) + ((p.shared_centers ? 0 : item * p.queries) + query) * 2;
+  }
+};
+
+// kVectors vectors of a row, the last with `tail` lanes where kTail.
+template <int kVectors, bool kTail, typename T>
+inline F load_part(const T* row, int v, int64_t tail) {
+  return kTail && v == kVectors - 1 ? Vec::load(row + v * kWidth, tail) : Vec::load(row + v * kWidth);
+}
+
+template <int kVectors, bool kTail, typename T>
+inline void store_part(T* row, int v, F a, int64_t tail) {
+  if (kTail && v == kVectors - 1) Vec::store(row + v * kWidth, a, tail);
+  else Vec::store(row + v * kWidth, a);
+}
+
+// out[0 : channels] = sum of corner weights * rows, for kVectors vectors of channels.
+template <int kVectors, bool kTail, typename V>
+inline void accumulate(const Points& points, const V* base, V* out, int64_t tail) {
+  constexpr int kChains = kVectors * 4 * 2 <= Vec::kRegisters ? 4 : 2;  // one of them per corner, or per two
+  F sum[kChains][kVectors];
+  for (int c = 0; c < kChains; ++c)
+    for (int v = 0; v < kVectors; ++v) sum[c][v] = Vec::zero();
+  const int64_t padded = points.padded;
+  for (int64_t k = 0; k < points.count; ++k) {
+#pragma GCC unroll 4
+    for (int c = 0; c < 4; ++c) {
+      const F weight = Vec::set(points.corner_weight[c * padded + k]);
+      const V* row = base + points.corner_offset[c * padded + k];
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v)
+        sum[c % kChains][v] = Vec::fma(weight, load_part<kVectors, kTail>(row, v, tail), sum[c % kChains][v]);
+    }
+  }
+#pragma GCC unroll 4
+  for (int v = 0; v < kVectors; ++v) {
+    F total = Vec::add(sum[0][v], sum[1][v]);
+    if (kChains == 4) total = Vec::add(total, Vec::add(sum[kChains - 2][v], sum[kChains - 1][v]));
+    store_part<kVectors, kTail>(out, v, total, tail);
+  }
+}
+
+// Calls visit.run<vectors, has a tail>(first channel, tail) for blocks of up to four vectors.
+template <typename Visit>
+inline void for_blocks(int64_t channels, const Visit& visit) {
+  for (int64_t d = 0; d < channels; d += 4 * kWidth) {
+    const int64_t left = channels - d, tail = left % kWidth;
+    switch (left >= 4 * kWidth ? 6 : 2 * ((left + kWidth - 1) / kWidth - 1) + (tail != 0)) {
+      case 0: visit.template run<1, false>(d, 0); break;
+      case 1: visit.template run<1, true>(d, tail); break;
+      case 2: visit.template run<2, false>(d, 0); break;
+      case 3: visit.template run<2, true>(d, tail); break;
+      case 4: visit.template run<3, false>(d, 0); break;
+      case 5: visit.template run<3, true>(d, tail); break;
+      case 6: visit.template run<4, false>(d, 0); break;
+      default: visit.template run<4, true>(d, tail); break;
+    }
+  }
+}
+
+template <typename V>
+struct Accumulate {
+  const Points& points;
+  const V* base;
+  V* out;
+
+  template <int kVectors, bool kTail>
+  void run(int64_t d, int64_t tail) const {
+    accumulate<kVectors, kTail>(points, base + d, out + d, tail);
+  }
+};
+
+template <typename V, typename S, bool kFused>
+void forward(const Problem& p, int64_t begin, int64_t end) {
+  Points points(p);
+  for (int64_t pair = begin; pair < end; ++pair) {
+    const int64_t item = pair / p.queries, query = pair % p.queries;
+    const V* value = static_cast<const V*>(p.value) + item * p.rows * p.heads * p.channels;
+    for (int64_t head = 0; head < p.heads; ++head) {
+      const int64_t index = pair * p.heads + head;
+      points.prepare<S, kFused>(item, query, index);
+      V* out = static_cast<V*>(p.output) + index * p.channels;
+      for_blocks(p.channels, Accumulate<V>{points, value + head * p.channels, out});
+    }
+  }
+}
+
+// Backward of one (batch, query, head): rows of the value gradient grow by corner weight * grad, and dots[k][corner]
+// collects the dot product of grad with the corner's row of value.
+template <typename V>
+struct Scatter {
+  const Points& points;
+  const V* base;
+  float* grad_base;
+  const V* grad;
+  float* dots;  // (K, 4)
+
+  template <int kVectors, bool kTail>
+  void run(int64_t d, int64_t tail) const {
+    F g[kVectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) g[v] = load_part<kVectors, kTail>(grad + d, v, tail);
+    const int64_t padded = points.padded;
+    for (int64_t k = 0; k < points.count; ++k) {
+      F dot[4];
+#pragma GCC unroll 4
+      for (int c = 0; c < 4; ++c) {
+        const F weight = Vec::set(points.corner_weight[c * padded + k]);
+        const int64_t offset = points.corner_offset[c * padded + k] + d;
+        const V* row = base + offset;
+        float* grad_row = grad_base + offset;
+        dot[c] = Vec::zero();
+#pragma GCC unroll 4
+        for (int v = 0; v < kVectors; ++v) {
+          dot[c] = Vec::fma(g[v], load_part<kVectors, kTail>(row, v, tail), dot[c]);
+          const F grown = Vec::fma(weight, g[v], load_part<kVectors, kTail>(grad_row, v, tail));
+          store_part<kVectors, kTail>(grad_row, v, grown, tail);
+        }
+      }
+      float sums[4];
+      Vec::sums(dot[0], dot[1], dot[2], dot[3], sums);
+      for (int c = 0; c < 4; ++c) dots[4 * k + c] = d == 0 ? sums[c] : dots[4 * k + c] + sums[c];
+    }
+  }
+};
+
+// The gradients of positions and weights from the corners' dot products; with logits, through the softmax too.
+template <bool kFused>
+inline void finish(const Points& points, const float* position, const float* center, const float* dots,
+                   float* grad_position, float* grad_score) {
+  const F one = Vec::set(1.0f), scale = Vec::set(kFused ? 1.0f / kOffsetScale : 1.0f);
+  F mean = Vec::zero();  // of the weights' gradients, under the weights
+  for (int64_t k = 0; k < points.count; k += kWidth) {
+    const int64_t n = points.left(k);
+    F x, y, d00, d01, d10, d11;
+    points.coordinates(position, center, k, x, y);
+    const F w = Vec::load(points.width + k), h = Vec::load(points.height + k);
+    const Points::Axis ax(x, w), ay(y, h);
+    Vec::load_quads(dots + 4 * k, d00, d01, d10, d11);
+    d00 = Vec::keep(Vec::both(ay.inside0, ax.inside0), d00), d01 = Vec::keep(Vec::both(ay.inside0, ax.inside1), d01);
+    d10 = Vec::keep(Vec::both(ay.inside1, ax.inside0), d10), d11 = Vec::keep(Vec::both(ay.inside1, ax.inside1), d11);
+    const F fx = ax.fraction, fy = ay.fraction, gx = Vec::sub(one, fx), gy = Vec::sub(one, fy);
+    const F weight = Vec::load(points.weight + k), step = Vec::mul(weight, scale);
+    const F along_x = Vec::fma(gy, Vec::sub(d01, d00), Vec::mul(fy, Vec::sub(d11, d10)));
+    const F along_y = Vec::fma(gx, Vec::sub(d10, d00), Vec::mul(fx, Vec::sub(d11, d01)));
+    Vec::store_pairs(grad_position + 2 * k, n, Vec::mul(Vec::mul(step, w), along_x),
+                     Vec::mul(Vec::mul(step, h), along_y));
+    const F sample = Vec::fma(gy, Vec::fma(gx, d00, Vec::mul(fx, d01)),
+                              Vec::mul(fy, Vec::fma(gx, d10, Vec::mul(fx, d11))));
+    Vec::store(grad_score + k, sample, n);
+    mean = Vec::fma(weight, sample, mean);
+  }
+  if (!kFused) return;
+  const F shift = Vec::set(Vec::sum(mean));
+  for (int64_t k = 0; k < points.count; k += kWidth) {
+    const int64_t n = points.left(k);
+    const F moved = Vec::sub(Vec::load(grad_score + k, n), shift);
+    Vec::store(grad_score + k, Vec::mul(Vec::load(points.weight + k), moved), n);
+  }
+}
+
+template <typename V, bool kFused>
+void backward(const Problem& p, int64_t item, int64_t head_begin, int64_t head_end) {
+  Points points(p);
+  Buffer<float> dots(4 * points.padded);
+  const int64_t first_row = item * p.rows * p.heads * p.channels;
+  for (int64_t query = 0; query < p.queries; ++query) {
+    for (int64_t head = head_begin; head < head_end; ++head) {
+      const int64_t index = (item * p.queries + query) * p.heads + head;
+      const int64_t first = first_row + head * p.channels;
+      points.prepare<float, kFused>(item, query, index);
+      for_blocks(p.channels, Scatter<V>{points, static_cast<const V*>(p.value) + first,
+                                        static_cast<float*>(p.grad_value) + first,
+                                        static_cast<const V*>(p.grad_output) + index * p.channels, dots + 0});
+      finish<kFused>(points, static_cast<const float*>(p.position) + index * points.count * 2,
+                     points.center<kFused>(item, query), dots + 0,
+                     static_cast<float*>(p.grad_position) + index * points.count * 2,
+                     static_cast<float*>(p.grad_score) + index * points.count);
+    }
+  }
+}
+
+inline KernelTable table(const char* name) {
+  using BF = BFloat16;
+  return {name,
+          forward<float, float, false>, forward<BF, float, false>,
+          forward<float, float, true>, forward<BF, float, true>, forward<BF, BF, true>,
+          backward<float, false>, backward<BF, false>,
+          backward<float, true>, backward<BF, true>};
+}

@@ -1,0 +1,154 @@
+// The operators' schemas and their CPU kernels, on LibTorch's stable ABI.
+//
+// `levels` is flat: height, width and first row in value, for each level. Gradients are in the compute type, float64 for
+// float64 value and float32 for all others; autograd casts them.
+
+#include <atomic>
+#include <cstring>
+#include <tuple>
+
+#include "arguments.h"
+#include "cpu/kernels.h"
+
+#if defined(_WIN32)
+#define MDQE_EXPORT extern "C" __declspec(dllexport)
+#else
+#define MDQE_EXPORT extern "C" __attribute__((visibility("default")))
+#endif
+
+namespace mdqe {
+namespace {
+
+// The best set of kernels that this processor has, at most the named one: "avx512", "avx2" or "default".
+const KernelTable& best_kernels(const char* limit) {
+#ifdef MDQE_X86_KERNELS
+  __builtin_cpu_init();
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  const bool plain_only = limit && !std::strcmp(limit, "default"), avx2_only = limit && !std::strcmp(limit, "avx2");
+  if (avx512 && !plain_only && !avx2_only) return avx512_kernels();
+  if (avx2 && !plain_only) return avx2_kernels();
+#else
+  (void)limit;
+#endif
+  return plain_kernels();
+}
+
+std::atomic<const KernelTable*>& kernels() {
+  static std::atomic<const KernelTable*> table{&best_kernels(nullptr)};
+  return table;
+}
+
+void check_supported(const Arguments& a) {
+  const Problem& p = a.problem;
+  require(a.value.is_cpu(), "value must be on the CPU for the CPU kernels");
+  require(a.value_type == ScalarType::Double || a.value_type == ScalarType::Float ||
+              a.value_type == ScalarType::BFloat16,
+          "value must be float64, float32 or bfloat16 on the CPU, got ", name_of(a.value_type));
+  // Offsets within one item of the batch are 32 bits wide.
+  require(p.rows <= INT32_MAX / (p.heads * p.channels), "value must have N * H * D below 2^31, got ", size_of(a.value));
+}
+
+ForwardKernel forward_kernel(const Arguments& a, bool fused) {
+  const KernelTable& table = *kernels();
+  if (a.value_type == ScalarType::Double) return plain_forward_f64(fused);
+  if (a.value_type == ScalarType::Float) return fused ? table.fused_f32 : table.forward_f32;
+  if (!fused) return table.forward_bf16;
+  return a.score_type == ScalarType::BFloat16 ? table.fused_bf16_bf16 : table.fused_bf16;
+}
+
+BackwardKernel backward_kernel(const Arguments& a, bool fused) {
+  const KernelTable& table = *kernels();
+  if (a.value_type == ScalarType::Double) return plain_backward_f64(fused);
+  if (a.value_type == ScalarType::Float) return fused ? table.fused_backward_f32 : table.backward_f32;
+  return fused ? table.fused_backward_bf16 : table.backward_bf16;
+}
+
+Tensor run_forward(Arguments& a, bool fused) {
+  check_supported(a);
+  Tensor output = a.new_output();
+  const Problem& p = a.problem;
+  const int64_t work = p.heads * p.levels * p.points * p.channels;  // multiply-adds of a query, over four
+  const int64_t grain = work < 65536 ? 65536 / work : 1;
+  const ForwardKernel kernel = forward_kernel(a, fused);
+  torch::stable::parallel_for(0, p.batch * p.queries, grain,
+                              [&](int64_t begin, int64_t end) { kernel(p, begin, end); });
+  return output;
+}
+
+// Each task owns some heads of one item of the batch and visits its queries in order, so every sum is taken in the same
+// order whatever the number of tasks.
+std::tuple<Tensor, Tensor, Tensor> run_backward(Arguments& a, bool fused) {
+  check_supported(a);
+  Arguments::Gradients grads = a.new_gradients();
+  const Problem& p = a.problem;
+  if (p.batch > 0 && p.queries > 0) {
+    const int64_t threads = torch::stable::get_num_threads();
+    const int64_t wanted = (threads + p.batch - 1) / p.batch;
+    const int64_t groups = wanted < 1 ? 1 : wanted > p.heads ? p.heads : wanted;
+    const BackwardKernel kernel = backward_kernel(a, fused);
+    torch::stable::parallel_for(0, p.batch * groups, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t task = begin; task < end; ++task) {
+        const int64_t group = task % groups;
+        kernel(p, task / groups, group * p.heads / groups, (group + 1) * p.heads / groups);
+      }
+    });
+  }
+  return {grads.value, grads.position, grads.score};
+}
+
+Tensor deform_attn(Tensor value, std::vector<int64_t> levels, Tensor locations, Tensor weights) {
+  Arguments a(value, int64_t(levels.size() / 3), nullptr, locations, weights, nullptr);
+  a.set_levels(levels);
+  return run_forward(a, false);
+}
+
+std::tuple<Tensor, Tensor, Tensor> deform_attn_backward(Tensor grad, Tensor value, std::vector<int64_t> levels,
+                                                        Tensor locations, Tensor weights) {
+  Arguments a(value, int64_t(levels.size() / 3), nullptr, locations, weights, &grad);
+  a.set_levels(levels);
+  return run_backward(a, false);
+}
+
+Tensor deform_attn_fused(Tensor value, std::vector<int64_t> levels, Tensor centers, Tensor offsets, Tensor logits) {
+  Arguments a(value, int64_t(levels.size() / 3), &centers, offsets, logits, nullptr);
+  a.set_levels(levels);
+  return run_forward(a, true);
+}
+
+std::tuple<Tensor, Tensor, Tensor> deform_attn_fused_backward(Tensor grad, Tensor value, std::vector<int64_t> levels,
+                                                              Tensor centers, Tensor offsets, Tensor logits) {
+  Arguments a(value, int64_t(levels.size() / 3), &centers, offsets, logits, &grad);
+  a.set_levels(levels);
+  return run_backward(a, true);
+}
+
+}  // namespace
+}  // namespace mdqe
+
+// The instruction set in use, and its choice: the best one, at most `limit`. Returns the name.
+MDQE_EXPORT const char* mdqe_cpu_kernels() { return mdqe::kernels().load()->name; }
+
+MDQE_EXPORT const char* mdqe_limit_cpu_kernels(const char* limit) {
+  mdqe::kernels() = &mdqe::best_kernels(limit);
+  return mdqe_cpu_kernels();
+}
+
+STABLE_TORCH_LIBRARY(mdqe, m) {
+  m.def("deform_attn(Tensor value, SymInt[] levels, Tensor locations, Tensor weights) -> Tensor");
+  m.def(
+      "deform_attn_backward(Tensor grad, Tensor value, SymInt[] levels, Tensor locations, Tensor weights)"
+      " -> (Tensor, Tensor, Tensor)");
+  m.def("deform_attn_fused(Tensor value, SymInt[] levels, Tensor centers, Tensor offsets, Tensor logits) -> Tensor");
+  m.def(
+      "deform_attn_fused_backward(Tensor grad, Tensor value, SymInt[] levels, Tensor centers, Tensor offsets,"
+      " Tensor logits) -> (Tensor, Tensor, Tensor)");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(mdqe, CPU, m) {
+  m.impl("deform_attn", TORCH_BOX(&mdqe::deform_attn));
+  m.impl("deform_attn_backward", TORCH_BOX(&mdqe::deform_attn_backward));
+  m.impl("deform_attn_fused", TORCH_BOX(&mdqe::deform_attn_fused));
+  m.impl("deform_attn_fused_backward", TORCH_BOX(&mdqe::deform_attn_fused_backward));
+}

@@ -1,0 +1,34 @@
+// One call of the operator in raw pointers: all that the kernels know.
+#pragma once
+
+#include <cstdint>
+
+namespace mdqe {
+
+struct Level {
+  int64_t height, width;
+  int64_t start;  // first row of the level in value
+};
+
+// Names of sizes: B batch, N rows of value, H heads, D channels of a head, Q queries, L levels, P points.
+// Every tensor is contiguous. "Compute type" is double for double values and float for all others.
+struct Problem {
+  int64_t batch, rows, heads, channels, queries, levels, points;
+  const Level* level;    // (L)
+  const void* value;     // (B, N, H, D)
+  const void* centers;   // (B or 1, Q, 2) in the compute type; null: positions are locations
+  bool shared_centers;   // centers has one item for the whole batch
+  const void* position;  // (B, Q, H, L, P, 2): locations, or with centers offsets in eighths of the image
+  const void* score;     // (B, Q, H, L, P): weights, or with centers logits
+  void* output;          // (B, Q, H, D), the type of value
+
+  // Backward. The gradients are in the compute type; grad_value starts as zeros, the others are written.
+  const void* grad_output;  // (B, Q, H, D), the type of value
+  void* grad_value;         // (B, N, H, D)
+  void* grad_position;      // (B, Q, H, L, P, 2)
+  void* grad_score;         // (B, Q, H, L, P)
+};
+
+constexpr int kOffsetScale = 8;  // location = center + offset / 8
+
+}  // namespace mdqe

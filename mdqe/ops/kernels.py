@@ -1,0 +1,173 @@
+"""The compiled kernels: loads what was built, registers it with PyTorch, and knows what is there and why.
+
+Two libraries beside the package, both optional: `_C_cpu` holds the operators' schemas and the CPU kernels, `_C_cuda`
+the CUDA kernels. MDQE_DISABLE_EXT=1 leaves both out. ATEN_CPU_CAPABILITY (default, avx2, avx512) limits the CPU's
+instruction set, as it does for PyTorch's own kernels.
+"""
+
+import ctypes
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.library import Library, register_autograd, register_fake
+
+from mdqe.ops.reference import compute_dtype
+
+PACKAGE = Path(__file__).resolve().parents[1]
+TYPES = {
+    "cpu": (torch.float64, torch.float32, torch.bfloat16),
+    "cuda": (torch.float64, torch.float32, torch.bfloat16, torch.float16),
+}
+MAX_ITEM_ELEMENTS = 2**31 - 1  # of one batch item of value: the CPU kernels' offsets have 32 bits
+
+
+@dataclass(frozen=True)
+class KernelStatus:
+    """What runs the operator on each kind of device, in words; `compiled` names the devices with compiled kernels."""
+
+    cpu: str
+    cuda: str
+    compiled: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"CPU: {self.cpu}; CUDA: {self.cuda}"
+
+
+def find_library(name: str) -> Path | None:
+    """The built library of that name beside the package, if there is one."""
+    return next(iter(sorted(PACKAGE.glob(f"{name}.*so")) + sorted(PACKAGE.glob(f"{name}.*pyd"))), None)
+
+
+def why_not_built(device: str) -> str:
+    """The reason that the build left on record."""
+    try:
+        return json.loads((PACKAGE / "_build.json").read_text())[device]
+    except (OSError, ValueError, KeyError):
+        return "no build on record"
+
+
+def _load(device: str) -> tuple[bool, str]:
+    """Load the library of one device; whether that worked, and in words."""
+    if os.environ.get("MDQE_DISABLE_EXT") == "1":
+        return False, "plain PyTorch (MDQE_DISABLE_EXT=1)"
+    path = find_library(f"_C_{device}")
+    if path is None:
+        return False, f"plain PyTorch (not compiled: {why_not_built(device)})"
+    try:
+        torch.ops.load_library(path)
+    except (OSError, RuntimeError) as error:
+        return False, f"plain PyTorch ({path.name} does not load: {error})"
+    return True, f"compiled ({path.name})"
+
+
+def _load_all() -> tuple[ctypes.CDLL | None, KernelStatus]:
+    """Load both libraries; the handle of the CPU's, and the status."""
+    cpu, cpu_text = _load("cpu")
+    if not cpu:
+        return None, KernelStatus(cpu_text, "plain PyTorch (the CPU library, which it builds on, is not loaded)", ())
+    handle = ctypes.CDLL(str(find_library("_C_cpu")))
+    handle.mdqe_limit_cpu_kernels.restype = ctypes.c_char_p
+    cuda, cuda_text = (False, "plain PyTorch (this torch has no CUDA)") if torch.version.cuda is None else _load("cuda")
+    return handle, KernelStatus("", cuda_text, ("cpu", "cuda") if cuda else ("cpu",))
+
+
+def limit_cpu(capability: str | None) -> str:
+    """Use the processor's best instruction set up to `capability` (default, avx2, avx512; None: no limit).
+
+    Returns its name; "" where the CPU library is not loaded.
+    """
+    if _handle is None:
+        return ""
+    return _handle.mdqe_limit_cpu_kernels(capability.encode() if capability else None).decode()
+
+
+def kernel_status() -> KernelStatus:
+    """Which kernels run the operator on each device and, where it is plain PyTorch, why."""
+    return _status
+
+
+def compiled_for(value: Tensor) -> bool:
+    """Whether a compiled kernel takes this value (B, N, H, D): its device, type and size."""
+    device = value.device.type
+    if device not in _status.compiled or value.dtype not in TYPES[device] or torch.onnx.is_in_onnx_export():
+        return False
+    return device != "cpu" or value.shape[1] * value.shape[2] * value.shape[3] <= MAX_ITEM_ELEMENTS
+
+
+def _fake_forward(value: Tensor, levels: list[int], *rest: Tensor) -> Tensor:
+    return value.new_empty(value.shape[0], rest[-1].shape[1], value.shape[2] * value.shape[3])
+
+
+def _fake_backward(grad: Tensor, value: Tensor, levels: list[int], *rest: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    dtype = compute_dtype(value.dtype)
+    return tuple(value.new_empty(like.shape, dtype=dtype) for like in (value, *rest[-2:]))
+
+
+def _save(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    value, ctx.levels, *rest = inputs
+    ctx.save_for_backward(value, *rest)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple:
+    value, locations, weights = ctx.saved_tensors
+    grads = torch.ops.mdqe.deform_attn_backward(grad, value, ctx.levels, locations, weights)
+    return grads[0].to(value.dtype), None, grads[1], grads[2]
+
+
+def _fused_backward(ctx: Any, grad: Tensor) -> tuple:
+    value, centers, offsets, logits = ctx.saved_tensors
+    dtype = centers.dtype
+    grads = torch.ops.mdqe.deform_attn_fused_backward(
+        grad, value, ctx.levels, centers, offsets.to(dtype), logits.to(dtype)
+    )
+    grad_centers = None
+    if ctx.needs_input_grad[2]:
+        grad_centers = grads[1].sum((2, 3, 4)) * 8.0  # (B, Q, 2); an offset is an eighth of a location
+        if centers.shape[0] != grad_centers.shape[0]:
+            grad_centers = grad_centers.sum(0, keepdim=True)
+    return grads[0].to(value.dtype), None, grad_centers, grads[1].to(offsets.dtype), grads[2].to(logits.dtype)
+
+
+def _no_double_backward(ctx: Any, *grads: Tensor) -> None:
+    raise RuntimeError("deformable attention is differentiable once; its gradient has no gradient of its own")
+
+
+def _nothing_to_save(ctx: Any, inputs: tuple, output: Any) -> None:
+    pass
+
+
+def _autocast_rule(name: str, device: str) -> Any:
+    """Value keeps its type; coordinates and weights go to the type that the kernel computes in."""
+    operator = getattr(torch.ops.mdqe, name)
+
+    def call(value: Tensor, levels: list[int], *rest: Tensor) -> Tensor:
+        with torch.autocast(device, enabled=False):
+            return operator(value, levels, *(tensor.to(compute_dtype(value.dtype)) for tensor in rest))
+
+    return call
+
+
+def _register() -> Library:
+    """Fake kernels, gradients and autocast rules of the operators that the CPU library has defined."""
+    for name, backward in (("deform_attn", _backward), ("deform_attn_fused", _fused_backward)):
+        register_fake(f"mdqe::{name}", _fake_forward)
+        register_fake(f"mdqe::{name}_backward", _fake_backward)
+        register_autograd(f"mdqe::{name}", backward, setup_context=_save)
+        register_autograd(f"mdqe::{name}_backward", _no_double_backward, setup_context=_nothing_to_save)
+    library = Library("mdqe", "IMPL")
+    for name in ("deform_attn", "deform_attn_fused"):
+        library.impl(name, _autocast_rule(name, "cpu"), "AutocastCPU")
+        library.impl(name, _autocast_rule(name, "cuda"), "AutocastCUDA")
+    return library
+
+
+_handle, _status = _load_all()
+if _handle is not None:
+    _registrations = _register()  # lives as long as the module: dropping it would drop the rules
+    _name = limit_cpu(os.environ.get("ATEN_CPU_CAPABILITY"))
+    _status = KernelStatus(f"{_name} kernels ({why_not_built('cpu')})", _status.cuda, _status.compiled)

@@ -1,0 +1,196 @@
+"""Builds the optional compiled kernels against the torch that is installed already; without them the package is whole.
+
+Everything else is in pyproject.toml. MDQE_BUILD_EXT chooses: "auto" (the default) builds what can be built, "cpu"
+leaves CUDA out, "0" builds nothing, "1" makes a failure stop the install. What happened, and why, is kept in
+mdqe/_build.json for `mdqe.ops.kernel_status()`, because pip hides the output of a build.
+"""
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+import site
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+from setuptools import setup
+from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).resolve().parent
+MODE = os.environ.get("MDQE_BUILD_EXT", "auto")
+TARGET = "-DTORCH_TARGET_VERSION=0x020a000000000000"  # LibTorch's stable ABI as of 2.10
+ARCHITECTURES = "8.0;8.6;9.0+PTX"  # where no GPU is at hand to ask
+SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer", "-g"]
+
+
+def import_torch():
+    """The user's torch, also from inside pip's isolated build; raises ImportError with the reason."""
+    if importlib.util.find_spec("torch") is None:
+        for folder in dict.fromkeys([sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]):
+            site.addsitedir(folder)
+    try:
+        import torch
+    except Exception as error:  # a broken torch must not break the pure install
+        raise ImportError(f"torch could not be imported ({error}); install torch first, then mdqe again") from error
+    release = tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2])
+    if release < (2, 10):
+        raise ImportError(f"torch {torch.__version__} is older than 2.10")
+    return torch
+
+
+def find_cuda_home():
+    """A CUDA toolkit that is whole; raises RuntimeError with the reason. An nvcc on the PATH may be a mere wrapper."""
+    named = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    candidates = [named] if named else ["/usr/local/cuda"]
+    nvcc = shutil.which("nvcc")
+    if not named and nvcc:
+        candidates.insert(0, str(Path(nvcc).resolve().parents[1]))
+        dry = subprocess.run([nvcc, "-dryrun", "-x", "cu", os.devnull], capture_output=True, text=True, check=False)
+        top = re.search(r"^#\$ TOP=(.*)$", dry.stderr, re.MULTILINE)
+        if top:
+            candidates.insert(0, str(Path(top[1].strip())))
+    program = "nvcc.exe" if os.name == "nt" else "nvcc"
+    runtime = ("lib64/libcudart.so", "lib/libcudart.so", "lib/x64/cudart.lib", "targets/*/lib/libcudart.so")
+    for home in map(Path, candidates):
+        if (home / "bin" / program).exists() and any(any(home.glob(pattern)) for pattern in runtime):
+            return home.resolve()
+    raise RuntimeError(f"no CUDA toolkit with nvcc and libcudart at {', '.join(candidates)}; set CUDA_HOME")
+
+
+def check_cuda(torch):
+    """Raise RuntimeError where the CUDA kernels cannot fit this torch; else point torch's builder at the toolkit."""
+    if torch.version.cuda is None:
+        raise RuntimeError("this torch has no CUDA")
+    home = find_cuda_home()
+    nvcc = subprocess.run([str(home / "bin" / "nvcc"), "--version"], capture_output=True, text=True, check=False)
+    release = re.search(r"release (\d+)\.", nvcc.stdout)
+    if nvcc.returncode or not release:
+        raise RuntimeError(f"{home}/bin/nvcc does not run: {(nvcc.stderr or nvcc.stdout).strip()[:200]}")
+    if release[1] != torch.version.cuda.split(".")[0]:
+        raise RuntimeError(f"nvcc at {home} is CUDA {release[1]}, torch was built with CUDA {torch.version.cuda}")
+    os.environ["CUDA_HOME"] = str(home)
+    if not os.environ.get("TORCH_CUDA_ARCH_LIST") and not torch.cuda.is_available():
+        os.environ["TORCH_CUDA_ARCH_LIST"] = ARCHITECTURES
+
+
+def sources(*patterns):
+    return sorted(str(path.relative_to(ROOT)) for pattern in patterns for path in (ROOT / "csrc").glob(pattern))
+
+
+def extensions(notes):
+    """The extensions to try; why one is left out goes to `notes`."""
+    if MODE == "0":
+        notes.update(cpu="MDQE_BUILD_EXT=0", cuda="MDQE_BUILD_EXT=0")
+        return []
+    try:
+        torch = import_torch()
+    except ImportError as error:
+        notes.update(cpu=str(error), cuda=str(error))
+        if MODE == "1":
+            raise
+        return []
+    cuda_problem = None
+    if MODE == "cpu":
+        cuda_problem = "MDQE_BUILD_EXT=cpu"
+    else:
+        try:
+            check_cuda(torch)
+        except (RuntimeError, OSError) as error:
+            cuda_problem = str(error)
+    from torch.utils.cpp_extension import CppExtension, CUDAExtension
+
+    flags = ["/O2"] if os.name == "nt" else ["-O3", "-g0", "-fvisibility=hidden"]
+    link = []
+    if os.environ.get("MDQE_SANITIZE") == "1":
+        flags, link = [flag for flag in flags if flag != "-g0"] + SANITIZE, SANITIZE[:1]
+    headers = sources("*.h", "cpu/*.h", "cpu/*.inl", "cuda/*.h", "cuda/*.cuh")
+    found = [
+        CppExtension(
+            "mdqe._C_cpu",
+            sources("ops.cpp", "cpu/*.cpp"),
+            depends=headers,
+            py_limited_api=True,
+            extra_compile_args=[*flags, TARGET],
+            extra_link_args=link,
+        )
+    ]
+    if cuda_problem is None:
+        found.append(
+            CUDAExtension(
+                "mdqe._C_cuda",
+                sources("cuda/*.cu"),
+                depends=headers,
+                py_limited_api=True,
+                extra_compile_args={
+                    "cxx": [*flags, TARGET, "-DUSE_CUDA"],
+                    "nvcc": ["-O3", TARGET, "-DUSE_CUDA", "--Werror=all-warnings"],
+                },
+            )
+        )
+    else:
+        notes["cuda"] = cuda_problem
+    return found
+
+
+def keep_notes(notes, command):
+    """Write what happened into the package that `command` builds."""
+    inplace = getattr(command, "inplace", False) or getattr(command, "editable_mode", False)
+    folder = (ROOT if inplace else Path(command.build_lib)) / "mdqe"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "_build.json").write_text(json.dumps(notes, indent=1) + "\n")
+
+
+def make_build_ext(notes):
+    """A build_ext that builds each extension by itself and, unless told otherwise, outlives their failures."""
+    try:
+        from torch.utils.cpp_extension import BuildExtension as Base
+    except Exception:
+        Base = build_ext
+
+    class BuildKernels(Base):
+        def run(self):
+            built = []
+            for extension in list(self.extensions or []):
+                device = extension.name.rpartition("_")[2]
+                self.extensions = [extension]
+                try:
+                    super().run()
+                except Exception as error:
+                    if MODE == "1":
+                        raise
+                    notes[device] = f"the build failed: {self.reason(error)}"
+                    print(f"mdqe: {device} kernels left out, {notes[device]}", file=sys.stderr)
+                else:
+                    built.append(extension)
+                    notes[device] = f"built with torch {sys.modules['torch'].__version__}"
+            self.extensions = built
+            keep_notes(notes, self)
+
+        def reason(self, error):
+            first = (str(error) or type(error).__name__).strip().splitlines()[0]
+            return f"{first[:300]} (run the install with -v to see the compiler's output)"
+
+        def get_export_symbols(self, ext):
+            return []  # these libraries register operators when loaded; they are no Python modules
+
+    return BuildKernels
+
+
+class BuildPackage(build_py):
+    """Keeps the reason also where there is nothing to compile."""
+
+    def run(self):
+        super().run()
+        keep_notes(notes, self)
+
+
+notes = {}
+setup(
+    ext_modules=extensions(notes),
+    cmdclass={"build_ext": make_build_ext(notes), "build_py": BuildPackage},
+    options={"bdist_wheel": {"py_limited_api": "cp310"}},
+)
