@@ -101,7 +101,7 @@ def _frame_logits(logits: Tensor, frame_size: tuple[int, int], output_size: tupl
     height, width = frame_size
     pixels = max(MASK_STRIDE**2 * logits.shape[-2] * logits.shape[-1], output_size[0] * output_size[1])
     for chunk in logits.split(max(CHUNK_PIXELS // pixels, 1)):
-        yield upsample_masks(chunk[:, None])[:, 0, :height, :width]
+        yield upsample_masks(chunk)[:, :height, :width]
 
 
 def _check_shapes(

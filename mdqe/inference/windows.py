@@ -40,7 +40,10 @@ def _masks(chunks: tuple[Tensor, ...], frame_size: tuple[int, int], output_size:
         # A probability above 1/2 is a logit above 0, and the nearest pixel's.
         masks = upsample_masks(logits)[..., : frame_size[0], : frame_size[1]] > 0
         if tuple(output_size) != tuple(frame_size):
-            masks = F.interpolate(masks.to(torch.uint8), size=tuple(output_size), mode="nearest").bool()
+            flat = masks.flatten(0, 1)[:, None].to(torch.uint8)  # (n·frames, 1, height, width)
+            masks = (
+                F.interpolate(flat, size=tuple(output_size), mode="nearest").bool()[:, 0].unflatten(0, logits.shape[:2])
+            )
         yield masks
 
 
