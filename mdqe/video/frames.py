@@ -1,0 +1,186 @@
+"""What every source of frames has in common: selection, checks, and decoding ahead in a thread."""
+
+import queue
+import threading
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+T = TypeVar("T")
+
+
+class VideoError(ValueError):
+    """A source of frames that cannot be used; the message is one line that names it."""
+
+
+class TimedFrame(NamedTuple):
+    """A frame and when it is shown.
+
+    Attributes:
+        time: seconds from the beginning of the source; None where the source has no times.
+        image: (H, W, 3) uint8, RGB.
+    """
+
+    time: Fraction | None
+    image: np.ndarray
+
+
+class Frames:
+    """The chosen frames of a source, in order, decoded only as they are needed.
+
+    Iterating gives (H, W, 3) uint8 RGB arrays, all of one size, decoded up to `ahead` frames early in a thread of their
+    own; `timed` gives them with their times. An error while decoding is raised by the iteration. A source that is
+    `repeatable` can be iterated any number of times.
+
+    A kind of source has `_items(start)`, which gives (time, item) of every frame from `start` seconds on (or earlier),
+    and `_load(item)`, which makes the array; items that are not chosen are never loaded.
+
+    Attributes:
+        name: what messages and output files call the source.
+        size: (H, W) of the frames; None until the first frame where the source cannot be asked.
+        fps: chosen frames per second, on average; None where the source has no times.
+        count: number of chosen frames as far as the source tells, an estimate for video files; None where unknown.
+        damage: after an iteration, one line on what was missing or could not be decoded, else None.
+    """
+
+    repeatable = True
+    threaded = True
+
+    def __init__(
+        self, name: str, *, every: int = 1, start: float | None = None, end: float | None = None, ahead: int = 30
+    ) -> None:
+        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+            raise ValueError(f"every is {every!r}; expected a whole number of at least 1")
+        if start is not None and not 0 <= start < float("inf"):
+            raise ValueError(f"start is {start!r}; expected seconds, at least 0")
+        if end is not None and not (start or 0) < end:
+            raise ValueError(f"end is {end!r}; expected seconds after start, {start or 0}")
+        self.name = name
+        self.every, self.start, self.end, self.ahead = every, start, end, ahead
+        self.size: tuple[int, int] | None = None
+        self.fps: Fraction | None = None
+        self.count: int | None = None
+        self.damage: str | None = None
+        self._stopped = False
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for frame in self.timed():
+            yield frame.image
+
+    def timed(self) -> Iterator[TimedFrame]:
+        """The chosen frames with their times."""
+        self.damage = None
+        self._stopped = False
+        return read_ahead(self._selected(), self.ahead) if self.threaded else self._selected()
+
+    def stop(self) -> None:
+        """End the current iteration after the frames decoded so far, as if the source ended there."""
+        self._stopped = True
+
+    def _items(self, start: float) -> Iterable[tuple[Fraction | None, Any]]:
+        raise NotImplementedError
+
+    def _load(self, item: Any) -> np.ndarray:
+        raise NotImplementedError
+
+    def _selected(self) -> Iterator[TimedFrame]:
+        number = 0  # frames in the range, chosen or not
+        for time, item in self._items(self.start or 0.0):
+            if self._stopped or (self.end is not None and time is not None and time >= self.end):
+                break
+            if self.start is not None and time is not None and time < self.start:
+                continue
+            if number % self.every == 0:
+                yield TimedFrame(time, self._checked(self._load(item), number))
+            number += 1
+        if number == 0:
+            chosen = " in the time range" if self.start is not None or self.end is not None else ""
+            raise VideoError(f"{self.name} holds no frames{chosen}" + (f": {self.damage}" if self.damage else ""))
+
+    def _checked(self, image: np.ndarray, number: int) -> np.ndarray:
+        size = image.shape[:2]
+        if self.size is None:
+            self.size = size
+        if size != self.size:
+            raise VideoError(
+                f"frame {number} of {self.name} is {size[1]}x{size[0]}; the frames before it are "
+                f"{self.size[1]}x{self.size[0]}"
+            )
+        return image
+
+
+class ArrayFrames(Frames):
+    """Frames that are in memory or that the caller makes: an array or tensor (T, H, W, 3), or any iterable of frames.
+
+    They pass through as they are, without a thread.
+    """
+
+    threaded = False
+
+    def __init__(self, source: Any, name: str = "frames", **selection: Any) -> None:
+        super().__init__(name, **selection)
+        if self.start is not None or self.end is not None:
+            raise ValueError("start and end are seconds; frames given as arrays have no times")
+        shape = getattr(source, "shape", None)
+        if shape is not None and (len(shape) != 4 or shape[-1] != 3):
+            raise VideoError(f"{name} have shape {tuple(shape)}; expected (T, H, W, 3)")
+        if shape is not None:
+            self.size = tuple(shape[1:3])
+        self.source = source
+        self.repeatable = not isinstance(source, Iterator)
+        self.count = -(-len(source) // self.every) if hasattr(source, "__len__") else None
+
+    def _items(self, start: float) -> Iterator[tuple[None, Any]]:
+        for frame in self.source:
+            yield None, frame
+
+    def _load(self, item: Any) -> np.ndarray:
+        image = item.detach().cpu().numpy() if hasattr(item, "detach") else np.asarray(item)
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise VideoError(f"a frame is {image.dtype} of shape {image.shape}; expected uint8 of (H, W, 3), RGB")
+        return image
+
+
+class _End(NamedTuple):
+    error: BaseException | None
+
+
+def read_ahead(items: Iterable[T], depth: int) -> Iterator[T]:
+    """Iterate `items` in a thread that works up to `depth` items ahead.
+
+    An exception of `items` is raised here, in its place. When the iteration is given up, the thread ends after the item
+    it is working on, and is waited for.
+    """
+    ready: queue.Queue[Any] = queue.Queue(max(1, depth))
+    given_up = threading.Event()
+
+    def work() -> None:
+        error = None
+        try:
+            for item in items:
+                ready.put(item)
+                if given_up.is_set():
+                    break
+        except BaseException as failure:  # handed to the consumer
+            error = failure
+        if hasattr(items, "close"):
+            items.close()
+        ready.put(_End(error))
+
+    thread = threading.Thread(target=work, name="mdqe-read-ahead", daemon=True)
+    thread.start()
+    try:
+        while not isinstance(item := ready.get(), _End):
+            yield item
+        if item.error is not None:
+            raise item.error
+    finally:
+        given_up.set()
+        while thread.is_alive():  # it may be waiting for room
+            try:
+                ready.get(timeout=0.02)
+            except queue.Empty:
+                continue
+        thread.join()

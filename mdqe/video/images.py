@@ -1,0 +1,71 @@
+"""Image files as frames: a folder or a glob, in natural order, or a single image."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mdqe.video.frames import Frames, VideoError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file's name is that of an image; hidden files do not count."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+
+
+def natural_key(path: Path) -> list[tuple[int, int, str]]:
+    """Sort key under which "frame 10" follows "frame 9"."""
+    parts = re.split(r"([0-9]+)", str(path).casefold())
+    return [(1, int(part), "") if i % 2 else (0, 0, part) for i, part in enumerate(parts)]
+
+
+class ImageFrames(Frames):
+    """Images as the frames of a video that has no times.
+
+    Turned as their EXIF orientation says; greyscale becomes RGB, 16 bits become 8, and transparency is ignored: a
+    pixel shows the colour that is stored.
+    """
+
+    def __init__(self, paths: list[Path], name: str, **selection: Any) -> None:
+        super().__init__(name, **selection)
+        if self.start is not None or self.end is not None:
+            raise ValueError(f"start and end are seconds; the images of {name} have no times")
+        self.paths = sorted(paths, key=natural_key)
+        self.count = -(-len(paths) // self.every)
+        self.size = self._load(self.paths[0]).shape[:2]
+
+    def _items(self, start: float) -> Iterator[tuple[None, Path]]:
+        for path in self.paths:
+            yield None, path
+
+    def _load(self, item: Path) -> np.ndarray:
+        return load_image(item)
+
+
+def load_image(path: str | Path) -> np.ndarray:
+    """An image file as (H, W, 3) uint8, RGB.
+
+    Raises:
+        VideoError: it is not an image, or damaged.
+        ImportError: pillow is not installed.
+    """
+    try:
+        from PIL import Image, ImageOps
+    except ImportError:
+        raise ImportError("reading images needs pillow: pip install 'mdqe[video]'") from None
+    try:
+        with Image.open(path) as opened:
+            image = ImageOps.exif_transpose(opened)
+            if image.mode.startswith("I"):  # 16 bits of grey
+                grey = np.clip(np.asarray(image).astype(np.int64) // 257, 0, 255).astype(np.uint8)
+                return np.repeat(grey[..., None], 3, axis=2)
+            return np.array(image.convert("RGB"))
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error)
+        raise VideoError(f"{path} cannot be read: {reason}") from error
