@@ -48,7 +48,7 @@ class VideoFile(Frames):
         with self._open() as container:
             stream = _video_stream(container, self.name)
             rate, length, frames = _rate(stream), _length(container, stream), stream.frames
-        with closing(self._items(0.0)) as items:
+        with closing(self._items(Fraction(0))) as items:
             first = next(items, None)
             if first is None:
                 raise VideoError(f"{self.name} holds no frames that decode")
@@ -60,10 +60,10 @@ class VideoFile(Frames):
         if self.start is None and self.end is None and frames:
             self.count = -(-frames // self.every)
         elif length is not None:
-            span = min(float(length), self.end if self.end is not None else float(length)) - (self.start or 0.0)
-            self.count = max(0, -(-round(span * float(rate)) // self.every))
+            span = (length if self.end is None else min(length, self.end)) - (self.start or 0)
+            self.count = max(0, -(-round(span * rate) // self.every))
 
-    def _items(self, start: float) -> Iterator[tuple[Fraction, Any]]:
+    def _items(self, start: Fraction) -> Iterator[tuple[Fraction, Any]]:
         with self._open() as container:
             stream = _video_stream(container, self.name)
             stream.thread_type = "AUTO"
@@ -84,29 +84,24 @@ class VideoFile(Frames):
         av = require_av()
         origin = (stream.start_time or 0) * stream.time_base
         period = 1 / (_rate(stream) or Fraction(25))
-        time, reached, failed, corrupt = -period, Fraction(0), 0, 0
-        packets = container.demux(stream)
-        while True:
-            try:
-                frames = next(packets).decode()
-            except StopIteration:
-                break
-            except av.FFmpegError as error:
-                if not isinstance(error, av.error.InvalidDataError):
-                    self.damage = f"reading stopped at {float(reached):.2f} s: {_reason(error)}"
-                    return
-                failed += 1
-                continue
-            for frame in frames:
+        time, reached, damaged = -period, Fraction(0), 0
+        try:
+            for frame in _decoded(container, stream):
+                if frame is None:
+                    damaged += 1
+                    continue
                 time = time + period if frame.pts is None else frame.pts * frame.time_base - origin
                 reached = time + (frame.duration * frame.time_base if frame.duration else period)
-                corrupt += bool(frame.is_corrupt)
+                damaged += bool(frame.is_corrupt)
                 yield time, frame
+        except av.FFmpegError as error:
+            self.damage = f"reading stopped at {float(reached):.2f} s: {_reason(error)}"
+            return
         length = _length(container, stream)
         if length is not None and length - reached > max(Fraction(1, 10), 2 * period):
             self.damage = f"the file is cut off: it ends after {float(reached):.2f} of {float(length):.2f} s"
-        elif failed or corrupt:
-            self.damage = f"damaged frames: {failed + corrupt}"
+        elif damaged:
+            self.damage = f"damaged frames: {damaged}"
 
     def _load(self, item: Any) -> np.ndarray:
         return _upright(item)
@@ -129,7 +124,7 @@ class LiveStream(VideoFile):
         except (av.FFmpegError, OSError, ValueError) as error:
             raise _unreadable(self.name, error) from error
 
-    def _items(self, start: float) -> Iterator[tuple[Fraction, Any]]:
+    def _items(self, start: Fraction) -> Iterator[tuple[Fraction, Any]]:
         with self._open() as container:
             stream = _video_stream(container, self.name)
             rate = _rate(stream)
@@ -171,6 +166,17 @@ def _video_stream(container: Any, name: str) -> Any:
     raise VideoError(f"{name} holds no video")
 
 
+def _decoded(container: Any, stream: Any) -> Iterator[Any]:
+    """The frames that decode, and None for each packet that does not."""
+    av = require_av()
+    for packet in container.demux(stream):
+        try:
+            frames = packet.decode()
+        except av.FFmpegError:
+            frames = [None]
+        yield from frames
+
+
 def _rate(stream: Any) -> Fraction | None:
     rate = stream.average_rate or stream.guessed_rate
     return Fraction(rate) if rate else None
@@ -189,11 +195,11 @@ def _length(container: Any, stream: Any) -> Fraction | None:
     return None
 
 
-def _seek(container: Any, stream: Any, seconds: float) -> bool:
+def _seek(container: Any, stream: Any, seconds: Fraction) -> bool:
     """Go to the key frame at or before that time; False where the container cannot."""
     av = require_av()
     try:
-        container.seek(round(Fraction(seconds) / stream.time_base) + (stream.start_time or 0), stream=stream)
+        container.seek(round(seconds / stream.time_base) + (stream.start_time or 0), stream=stream)
     except av.FFmpegError:
         return False
     return True

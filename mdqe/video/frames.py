@@ -58,7 +58,8 @@ class Frames:
         if end is not None and not (start or 0) < end:
             raise ValueError(f"end is {end!r}; expected seconds after start, {start or 0}")
         self.name = name
-        self.every, self.start, self.end, self.ahead = every, start, end, ahead
+        self.every, self.ahead = every, ahead
+        self.start, self.end = _seconds(start), _seconds(end)
         self.size: tuple[int, int] | None = None
         self.fps: Fraction | None = None
         self.count: int | None = None
@@ -79,7 +80,7 @@ class Frames:
         """End the current iteration after the frames decoded so far, as if the source ended there."""
         self._stopped = True
 
-    def _items(self, start: float) -> Iterable[tuple[Fraction | None, Any]]:
+    def _items(self, start: Fraction) -> Iterable[tuple[Fraction | None, Any]]:
         raise NotImplementedError
 
     def _load(self, item: Any) -> np.ndarray:
@@ -87,7 +88,7 @@ class Frames:
 
     def _selected(self) -> Iterator[TimedFrame]:
         number = 0  # frames in the range, chosen or not
-        for time, item in self._items(self.start or 0.0):
+        for time, item in self._items(self.start or Fraction(0)):
             if self._stopped or (self.end is not None and time is not None and time >= self.end):
                 break
             if self.start is not None and time is not None and time < self.start:
@@ -132,7 +133,7 @@ class ArrayFrames(Frames):
         self.repeatable = not isinstance(source, Iterator)
         self.count = -(-len(source) // self.every) if hasattr(source, "__len__") else None
 
-    def _items(self, start: float) -> Iterator[tuple[None, Any]]:
+    def _items(self, start: Fraction) -> Iterator[tuple[None, Any]]:
         for frame in self.source:
             yield None, frame
 
@@ -141,6 +142,11 @@ class ArrayFrames(Frames):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise VideoError(f"a frame is {image.dtype} of shape {image.shape}; expected uint8 of (H, W, 3), RGB")
         return image
+
+
+def _seconds(value: float | None) -> Fraction | None:
+    """The decimal number that was meant: 0.4 is 2/5, the time of frame 10 at 25 per second, and not a little more."""
+    return None if value is None else Fraction(value).limit_denominator(1_000_000)
 
 
 class _End(NamedTuple):

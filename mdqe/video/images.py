@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ class ImageFrames(Frames):
         self.count = -(-len(paths) // self.every)
         self.size = self._load(self.paths[0]).shape[:2]
 
-    def _items(self, start: float) -> Iterator[tuple[None, Path]]:
+    def _items(self, start: Fraction) -> Iterator[tuple[None, Path]]:
         for path in self.paths:
             yield None, path
 
