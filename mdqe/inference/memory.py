@@ -107,7 +107,7 @@ class TrackMemory:
         self.embeddings = _grown(self.embeddings, number).index_copy(0, on_device, blended.embeddings)
         self._class_sums = _grown(self._class_sums, number).index_add(0, on_device, class_scores)
         self._class_counts = _grown(self._class_counts, number).index_add(0, ids, torch.ones_like(ids))
-        for t, frame in enumerate(frames if len(ids) else ()):
+        for t, frame in enumerate(frames):
             self.frames[frame] = self.frames.get(frame, self._no_masks).add(ids, mask_logits[:, t])
 
     def observed(self) -> Tensor:
