@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import timm
-from timm.layers import freeze_batch_norm_2d
+import torch
+from timm.layers import Format, freeze_batch_norm_2d
+from timm.models.resnet import BasicBlock, Bottleneck
 from timm.models.swin_transformer_v2 import SwinTransformerV2Block, SwinTransformerV2Stage
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.ops import FrozenBatchNorm2d
 
 STRIDES = (8, 16, 32)
 
@@ -40,10 +45,12 @@ class Backbone(nn.Module):
         super().__init__()
         self.body = _build(name, drop_path, pretrained)
         self.channels: tuple[int, ...] = tuple(self.body.feature_info.channels())
+        self.channels_last = getattr(self.body, "output_fmt", None) == Format.NHWC
         if stride_in_1x1:
             _move_stride_to_1x1(self.body, name)
         if frozen_batch_norm:
-            self.body = freeze_batch_norm_2d(self.body)
+            _fold_norms(self.body)
+            self.body = freeze_batch_norm_2d(self.body)  # those that do not follow a convolution directly
         # A Swin's last norm per map stands outside timm's trunk.
         for module in self.body.modules():
             if isinstance(module, SwinTransformerV2Stage):
@@ -57,15 +64,57 @@ class Backbone(nn.Module):
 
     def forward(self, frames: Tensor) -> tuple[Tensor, ...]:
         """Maps (B, C_i, H / s, W / s), s = 8, 16, 32, of normalised frames (B, 3, H, W); H, W multiples of 32."""
-        maps = self.body(frames)
+        maps = self.body(frames.contiguous(memory_format=torch.channels_last))
+        if self.channels_last:
+            maps = [m.permute(0, 3, 1, 2) for m in maps]  # (B, h, w, C) → (B, C, h, w)
         if self.norms is None:
             return tuple(maps)
-        if maps[0].shape[1] != self.channels[0]:
-            maps = [m.permute(0, 3, 1, 2) for m in maps]  # (B, h, w, C) → (B, C, h, w)
         return tuple(
             norm(m.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)  # over C, and back to (B, C, h, w)
             for norm, m in zip(self.norms, maps, strict=True)
         )
+
+
+class FrozenNormConv2d(nn.Conv2d):
+    """A convolution and the frozen batch norm after it, in one pass over the frames.
+
+    The norm is a constant scale and shift per channel: scaling the few weights at every call costs nothing beside
+    scaling the activations, and training need not keep those.
+    """
+
+    def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+        super().__init__(
+            conv.in_channels,
+            conv.out_channels,
+            conv.kernel_size,
+            stride=conv.stride,
+            padding=conv.padding,
+            dilation=conv.dilation,
+            groups=conv.groups,
+            bias=False,
+            device="meta",
+        )
+        self.weight = conv.weight
+        self.norm = FrozenBatchNorm2d(conv.out_channels, eps=norm.eps)
+        self.norm.load_state_dict(norm.state_dict())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C_in, H, W) → (B, C_out, H', W')."""
+        norm = self.norm
+        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+        shift = norm.bias - norm.running_mean * scale
+        return self._conv_forward(x, self.weight * scale[:, None, None, None], shift)
+
+
+def _fold_norms(body: nn.Module) -> None:
+    for parent in list(body.modules()):
+        # In these timm modules children stand in the order in which they are called.
+        if not isinstance(parent, Bottleneck | BasicBlock | nn.Sequential) and parent is not body:
+            continue
+        for (name, conv), (norm_name, norm) in pairwise(list(parent.named_children())):
+            if type(conv) is nn.Conv2d and type(norm) is nn.BatchNorm2d and conv.bias is None:
+                setattr(parent, name, FrozenNormConv2d(conv, norm))
+                setattr(parent, norm_name, nn.Identity())
 
 
 class _PadFirstBlock(SwinTransformerV2Block):

@@ -15,7 +15,7 @@ from mdqe.ops.library import deform_attn_fused
 
 
 class TemporalCrossAttention(MultiScaleDeformableAttention):
-    """TCA: every clip query samples the T frames of the clip, at all levels, around its clip box (paper Sec. 3.3, Eq. 4).
+    """TCA: every clip query samples the T frames of the clip, at all levels, around its clip box (paper Sec. 3.3).
 
     Offsets and weights depend on head, frame and point and are the same at every level; the levels are averaged.
 
@@ -167,7 +167,7 @@ class O2IDecoderLayer(nn.Module):
         return LayerValues(spatial, None if tca is None else tca.project_value(memory, mask))
 
     def forward(
-        self, state: DecoderState, values: LayerValues, spatial_shapes: SpatialShapes, position_proj: nn.Module
+        self, state: DecoderState, values: LayerValues, spatial_shapes: SpatialShapes, position_proj: nn.Linear
     ) -> tuple[Tensor, Tensor]:
         """One layer.
 
@@ -180,7 +180,7 @@ class O2IDecoderLayer(nn.Module):
         Returns:
             Frame queries (B, T′, Q, C) and clip queries (B, Q, C).
         """
-        position = position_proj(state.boxes[..., :2])  # (B, T, Q, C)
+        position = _position(position_proj, state.boxes)  # (B, T, Q, C)
         seen = self._look_at_frames(state.frame_queries, position, state.boxes, values, spatial_shapes)
         frame_queries = self.frame.talk(seen.flatten(0, 1), position.flatten(0, 1))
         frame_queries = self.frame.think(frame_queries).unflatten(0, seen.shape[:2])  # (B, T, Q, C)
@@ -196,11 +196,11 @@ class O2IDecoderLayer(nn.Module):
         seen = self.frame.cross_attn(x + pos, reference, value, spatial_shapes)
         return self.frame.look(x, seen).unflatten(0, queries.shape[:2])  # (B, T, Q, C)
 
-    def _clip_box(self, boxes: Tensor, position_proj: nn.Module) -> tuple[Tensor, Tensor]:
+    def _clip_box(self, boxes: Tensor, position_proj: nn.Linear) -> tuple[Tensor, Tensor]:
         tca = self.clip.cross_attn
         window = slice(None) if tca is None else tca.reference_frames(boxes.shape[1])
         box = union(boxes[:, window], 1)  # (B, Q, 4)
-        return box, position_proj(box[..., :2])
+        return box, _position(position_proj, box)
 
     def _look_at_clip(
         self,
@@ -216,6 +216,11 @@ class O2IDecoderLayer(nn.Module):
         return self.clip.look(queries, seen)
 
 
+def _position(position_proj: nn.Linear, boxes: Tensor) -> Tensor:
+    """Position embedding (…, C) of boxes' centres; boxes (…, 4) keep float32 beside activations of any type."""
+    return position_proj(boxes[..., :2].to(position_proj.weight.dtype))
+
+
 class I2ODecoderLayer(O2IDecoderLayer):
     """Instance to object, the baseline of the paper's ablation: instances talk first and are spread to the frames.
 
@@ -228,21 +233,18 @@ class I2ODecoderLayer(O2IDecoderLayer):
         del self.frame.self_attn, self.frame.self_norm
 
     def forward(
-        self, state: DecoderState, values: LayerValues, spatial_shapes: SpatialShapes, position_proj: nn.Module
+        self, state: DecoderState, values: LayerValues, spatial_shapes: SpatialShapes, position_proj: nn.Linear
     ) -> tuple[Tensor, Tensor]:
         """As `O2IDecoderLayer.forward`."""
         box, box_position = self._clip_box(state.boxes, position_proj)
         clip_queries = self.clip.talk(state.clip_queries, box_position)
-        position = position_proj(state.boxes[..., :2])  # (B, T, Q, C)
+        position = _position(position_proj, state.boxes)  # (B, T, Q, C)
         spread = clip_queries[:, None].expand_as(position)  # (B, T, Q, C)
         seen = self._look_at_frames(spread, position, state.boxes, values, spatial_shapes)
         frame_queries = self.frame.think(seen)
         fused = (self.time_weights(frame_queries).softmax(1) * seen).sum(1)  # (B, Q, C)
         clip_queries = self._look_at_clip(clip_queries, fused, box, box_position, values, spatial_shapes)
         return frame_queries, self.clip.think(clip_queries)
-
-
-LAYERS = {"o2i": O2IDecoderLayer, "i2o": I2ODecoderLayer}
 
 
 class Decoder(nn.Module):
@@ -293,9 +295,4 @@ class Decoder(nn.Module):
         return states
 
     def _refine(self, boxes: Tensor, frame_queries: Tensor) -> Tensor:
-        return refine(boxes, self.box_head(self.norm(frame_queries)))
-
-
-def build_decoder(kind: str, num_layers: int, dim: int, **options: int | float | bool) -> Decoder:
-    """A decoder of `num_layers` layers of a kind ("o2i" or "i2o") with the layers' options."""
-    return Decoder([LAYERS[kind](dim, **options) for _ in range(num_layers)], dim)
+        return refine(boxes, self.box_head(self.norm(frame_queries)).to(boxes.dtype))

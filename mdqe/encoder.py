@@ -44,12 +44,17 @@ def sine_position(padding_mask: Tensor, dim: int, dtype: torch.dtype, temperatur
     return torch.cat([encode(y), encode(x)], -1)
 
 
-def pixel_centers(spatial_shapes: SpatialShapes, like: Tensor) -> Tensor:
+def at_least_float32(dtype: torch.dtype) -> torch.dtype:
+    """The type for coordinates beside activations of `dtype`: half precision is up to 0.16 pixels off."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def pixel_centers(spatial_shapes: SpatialShapes, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Centre of every token in [0, 1] xy of the padded image: (1, N, 2)."""
     levels = []
     for h, w in spatial_shapes:
-        y = (torch.arange(h, dtype=like.dtype, device=like.device) + 0.5) / h
-        x = (torch.arange(w, dtype=like.dtype, device=like.device) + 0.5) / w
+        y = (torch.arange(h, dtype=dtype, device=device) + 0.5) / h
+        x = (torch.arange(w, dtype=dtype, device=device) + 0.5) / w
         levels.append(torch.stack([x[None].expand(h, w), y[:, None].expand(h, w)], -1).reshape(1, h * w, 2))
     return torch.cat(levels, 1)
 
@@ -129,7 +134,7 @@ class Encoder(nn.Module):
         """Sine encoding of every level plus its embedding, of padding masks (B, h, w): (B, N, C)."""
         dim = self.level_embed.shape[1]
         parts = [
-            sine_position(mask, dim, dtype).flatten(1, 2) + embed  # (B, h·w, C)
+            sine_position(mask, dim, at_least_float32(dtype)).flatten(1, 2).to(dtype) + embed  # (B, h·w, C)
             for mask, embed in zip(masks, self.level_embed, strict=True)
         ]
         return torch.cat(parts, 1)
@@ -158,7 +163,7 @@ class Encoder(nn.Module):
         mask = padding_mask
         if mask is not None:
             mask = mask if len(sizes) == 1 else mask.repeat_interleave(frames, 0)
-        centers = pixel_centers(shapes, x)
+        centers = pixel_centers(shapes, at_least_float32(x.dtype), x.device)
         for layer in self.layers:
             x = layer(x, position, centers, shapes, mask)
         return Tokens(self.norm(x).unflatten(0, (clips, frames)), shapes, padding_mask)  # (B, T, N, C)

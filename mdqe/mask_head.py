@@ -1,4 +1,4 @@
-"""Mask head: tokens → mask features at stride 4; a mask is their product with a query's coefficients (paper Sec. 3.1)."""
+"""Mask head: tokens → mask features at stride 4; times a query's coefficients they are its mask (paper Sec. 3.1)."""
 
 from __future__ import annotations
 

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from mdqe.backbone import Backbone
 from mdqe.config import MDQEConfig
-from mdqe.decoder import DecoderState, build_decoder
-from mdqe.encoder import Encoder, Tokens
-from mdqe.frames import normalize, padded_size
+from mdqe.decoder import Decoder, DecoderState, I2ODecoderLayer, LayerValues, O2IDecoderLayer
+from mdqe.encoder import Encoder, SpatialShapes, Tokens
+from mdqe.frames import check_frame, normalize, padded_size, resize, resized_size
+from mdqe.hub import PretrainedMixin
+from mdqe.inference.image import filter_image
+from mdqe.inference.result import VideoInstances
+from mdqe.inference.stream import evaluating, segment, stream
 from mdqe.mask_head import MaskHead, mask_logits
 from mdqe.mlp import MLP
 from mdqe.query_init import FrameQueries, LearnedQueries, QueryInitializer
+from mdqe.video.read import open_frames
 
 
 class ClipPrediction(NamedTuple):
@@ -47,7 +54,7 @@ class ClipOutput(NamedTuple):
         return mask_logits(self.layers[-1].mask_coefficients, self.mask_features)
 
 
-class MDQE(nn.Module):
+class MDQE(PretrainedMixin, nn.Module):
     """Video instance segmentation by mined discriminative query embeddings (CVPR 2023).
 
     Args:
@@ -80,22 +87,31 @@ class MDQE(nn.Module):
             self.query_init = QueryInitializer(dim, c.num_classes, c.grid_size, c.embed_dim)
         else:
             self.query_init = LearnedQueries(dim, c.num_queries)
-        self.decoder = build_decoder(
-            c.decoder,
-            c.decoder_layers,
-            dim,
-            num_heads=c.num_heads,
-            num_levels=c.num_levels,
-            num_points=c.num_points,
-            num_frames=c.clip_length,
-            mlp_ratio=c.mlp_ratio,
-            dropout=c.dropout,
-            temporal=c.temporal_cross_attention,
-        )
+        layer = {"o2i": O2IDecoderLayer, "i2o": I2ODecoderLayer}[c.decoder]
+        options = {
+            "num_heads": c.num_heads,
+            "num_levels": c.num_levels,
+            "num_points": c.num_points,
+            "num_frames": c.clip_length,
+            "mlp_ratio": c.mlp_ratio,
+            "dropout": c.dropout,
+            "temporal": c.temporal_cross_attention,
+        }
+        self.decoder = Decoder([layer(dim, **options) for _ in range(c.decoder_layers)], dim)
         self.class_head = MLP(dim, dim, c.num_classes)
         self.coefficient_head = MLP(dim, dim, mask_dim)
         self.mask_head = MaskHead(dim, mask_dim)
         nn.init.constant_(self.class_head.layers[-1].bias, -4.595)  # objects are rare: a score of 0.01
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.encoder.level_embed.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The weights' type."""
+        return self.encoder.level_embed.dtype
 
     def forward(
         self,
@@ -120,6 +136,20 @@ class MDQE(nn.Module):
         features = self.mask_head(tokens.memory, tokens.spatial_shapes)
         return ClipOutput([self.predict(state) for state in states], features, queries)
 
+    def decode(
+        self, queries: FrameQueries, values: tuple[LayerValues, ...], spatial_shapes: SpatialShapes
+    ) -> tuple[FrameQueries, ClipPrediction]:
+        """Clips of frames that are encoded already: their associated queries and the last layer's prediction.
+
+        Args:
+            queries: each frame's own, of `query_init.select`.
+            values: of `decoder.project_values`, of the same frames.
+            spatial_shapes: (h, w) of each level.
+        """
+        associated = self.associate(queries, self.config.association_window / 2)
+        states = self.decoder(associated.content, associated.coords, values, spatial_shapes)
+        return associated, self.predict(states[-1])
+
     def encode(self, frames: Tensor, sizes: Sequence[tuple[int, int]] | None = None) -> Tokens:
         """Backbone and encoder: frames and sizes as in `forward` → tokens of all levels."""
         clips, size = frames.shape[0], (frames.shape[-2], frames.shape[-1])
@@ -143,3 +173,84 @@ class MDQE(nn.Module):
         """The heads on the clip queries of a decoder layer."""
         x = self.decoder.norm(state.clip_queries)
         return ClipPrediction(self.class_head(x), self.coefficient_head(x).tanh(), state.boxes, state.clip_queries)
+
+    def segment(
+        self,
+        video: Any,
+        *,
+        score_threshold: float = 0.3,
+        multi_label: bool = False,
+        output_size: tuple[int, int] | None = None,
+        progress: bool = False,
+    ) -> VideoInstances:
+        """Every instance of a video: its class, its score, its mask in every frame (paper Sec. 3.5).
+
+        Args:
+            video: a path, glob, URL or camera that `mdqe.video.read.open_frames` knows; an array or tensor
+                (T, H, W, 3) uint8 RGB; or any iterable of (H, W, 3) frames. Never held as a whole.
+            score_threshold: least score of an instance.
+            multi_label: the benchmark protocol instead: every (track, class) pair above 0.05, at least the 10 best.
+            output_size: (height, width) of the masks; None: that of the frames.
+            progress: show a progress bar.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: frames of another type, shape or of changing size; no frames; a wrong threshold.
+        """
+        frames = open_frames(video)
+        shown = tqdm(frames, total=frames.count, unit="frame", disable=not progress)
+        result = segment(self, shown, score_threshold=score_threshold, multi_label=multi_label, output_size=output_size)
+        return replace(result, fps=None if frames.fps is None else float(frames.fps))
+
+    def stream(
+        self,
+        frames: Any,
+        *,
+        score_threshold: float = 0.3,
+        multi_label: bool = False,
+        output_size: tuple[int, int] | None = None,
+    ) -> Iterator[VideoInstances]:
+        """As `segment`, window by window as they become final, in memory that does not grow with the video.
+
+        Ids persist; a window holds the tracks seen in it whose score so far passes the threshold.
+        """
+        return stream(
+            self,
+            open_frames(frames),
+            score_threshold=score_threshold,
+            multi_label=multi_label,
+            output_size=output_size,
+        )
+
+    def segment_image(self, image: Any, *, output_size: tuple[int, int] | None = None) -> VideoInstances:
+        """Every instance of one image by the COCO protocol: (query, class) pairs above 0.05, best first.
+
+        Args:
+            image: (H, W, 3) uint8 RGB, an array or tensor.
+            output_size: (height, width) of the masks; None: that of the image.
+
+        Returns:
+            A result of one frame, every row with an id of its own.
+
+        Raises:
+            ValueError: an image of another type or shape.
+        """
+        image = torch.as_tensor(image)
+        check_frame(image, 0)
+        size = resized_size(tuple(image.shape[:2]), self.config.test_shorter_edge, self.config.test_longer_edge)
+        with torch.inference_mode(), evaluating(self):
+            output = self(resize(image.permute(2, 0, 1), size)[None, None].to(self.device))  # (1, 1, 3, H, W)
+            found = filter_image(
+                output.layers[-1].class_logits[0].sigmoid(),
+                output.mask_logits[0, :, 0],
+                size,
+                output_size or tuple(image.shape[:2]),
+            )
+        return VideoInstances.from_masks(
+            found.scores.cpu(),
+            found.labels.cpu(),
+            range(len(found.scores)),
+            found.masks[:, None].cpu().numpy(),
+            categories=self.config.categories,
+            category_ids=self.config.label_ids,
+        )

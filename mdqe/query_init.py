@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mdqe.encoder import SpatialShapes
+from mdqe.encoder import SpatialShapes, at_least_float32
 from mdqe.mlp import MLP
+from mdqe.ops.library import deform_attn
 
 
 class FrameQueries(NamedTuple):
@@ -58,7 +59,7 @@ class QueryInitializer(nn.Module):
         (h, w), clips = spatial_shapes[0], memory.shape[0]
         tokens = memory.flatten(0, 1)  # (B·T, N, C)
         activation = self.activation_head(tokens[:, : h * w]).transpose(1, 2).unflatten(-1, (h, w))  # (B·T, K, h, w)
-        saliency = activation.sigmoid().amax(1)  # (B·T, h, w)
+        saliency = activation.to(at_least_float32(activation.dtype)).sigmoid().amax(1)  # (B·T, h, w)
         coords = self._peaks(saliency)
         content = _sample(tokens, spatial_shapes, coords)
         queries = content, coords, self.embedding_head(content), activation
@@ -135,9 +136,8 @@ class LearnedQueries(nn.Module):
 
 def _sample(tokens: Tensor, spatial_shapes: SpatialShapes, coords: Tensor) -> Tensor:
     """Mean over levels of tokens (B, N, C) at coords (B, Q, 2), bilinear, clamped at the border: (B, Q, C)."""
-    grid = (coords * 2 - 1)[:, :, None]  # (B, Q, 1, 2)
-    total = 0
-    for level, (h, w) in zip(tokens.split([h * w for h, w in spatial_shapes], 1), spatial_shapes, strict=True):
-        maps = level.transpose(1, 2).unflatten(-1, (h, w))  # (B, C, h, w)
-        total = total + F.grid_sample(maps, grid, mode="bilinear", padding_mode="border", align_corners=False)
-    return (total / len(spatial_shapes))[..., 0].transpose(1, 2)  # (B, Q, C)
+    half_pixel = coords.new_tensor([(0.5 / w, 0.5 / h) for h, w in spatial_shapes])[:, None]  # (L, 1, 2)
+    points = coords[:, :, None, None, None]  # (B, Q, H = 1, 1, P = 1, 2)
+    points = points.clamp(min=half_pixel, max=1 - half_pixel)  # (B, Q, 1, L, 1, 2)
+    weights = points.new_full(points.shape[:-1], 1 / len(spatial_shapes))  # (B, Q, 1, L, 1)
+    return deform_attn(tokens[:, :, None], spatial_shapes, points, weights)

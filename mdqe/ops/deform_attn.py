@@ -14,7 +14,7 @@ OFFSET_SCALE = 8.0  # offsets are in eighths of the image
 
 
 def rays(num_heads: int, num_levels: int, num_points: int) -> Tensor:
-    """Directions that fan out by head and reach further by point: (H, L, P, 2) float64, the last point on the unit square."""
+    """Directions that fan out by head and reach further by point, up to the unit square: (H, L, P, 2) float64."""
     angle = torch.arange(num_heads, dtype=torch.float64) * (2 * math.pi / num_heads)
     direction = torch.stack([angle.cos(), angle.sin()], -1)
     direction = direction / direction.abs().amax(-1, keepdim=True)
@@ -78,14 +78,14 @@ class MultiScaleDeformableAttention(nn.Module):
         return value.unflatten(-1, (self.num_heads, -1))
 
     def sampling(self, query: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
-        """Offsets (B, Q, H, L, P, 2), in eighths, and attention logits (B, Q, H, L, P) of queries (B, Q, C)."""
+        """Offsets (B, Q, H, L, P, 2), in eighths of the image, and attention logits (B, Q, H, L, P)."""
         shape = (self.num_heads, self.num_levels, self.num_points)
         offsets = self.sampling_offsets(query).unflatten(-1, (*shape, 2))  # (B, Q, H, L, P, 2)
         logits = self.attention_weights(query).unflatten(-1, shape)  # (B, Q, H, L, P)
         if self.boxes:
             size = reference[:, :, None, None, None, 2:]  # (B, Q, 1, 1, 1, 2)
             limit = size * OFFSET_SCALE
-            offsets = self.rays.to(query.dtype) * size + offsets.clamp(min=-limit, max=limit)
+            offsets = self.rays * size + offsets.to(size.dtype).clamp(min=-limit, max=limit)
         return offsets, logits
 
     def forward(
@@ -95,7 +95,7 @@ class MultiScaleDeformableAttention(nn.Module):
 
         Args:
             query: (B, Q, C).
-            reference: points (B or 1, Q, 2) xy or, with boxes=True, boxes (B, Q, 4) cxcywh; in [0, 1] of the padded image.
+            reference: float32 or float64, points (B or 1, Q, 2) xy or, with boxes=True, boxes (B, Q, 4) cxcywh; in [0, 1] of the image.
             value: (B, N, H, C / H) from `project_value`.
             spatial_shapes: (h, w) of each level; their areas sum to N.
 
