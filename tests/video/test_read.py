@@ -76,8 +76,9 @@ TURNS = {
 @pytest.mark.parametrize("name", TURNS)
 def test_display_matrix_is_honoured(make_video, name):
     matrix, in_numpy = TURNS[name]
-    plain = list(open_frames(make_video("plain.mp4", frames=3)))
-    turned = open_frames(turn(make_video("turned.mp4", frames=3), *matrix))
+    path = make_video("plain.mp4", frames=3)
+    plain = list(open_frames(path))
+    turned = open_frames(turn(path, *matrix))
     assert turned.size == in_numpy(plain[0]).shape[:2]
     for image, upright in zip(turned, plain, strict=True):
         assert np.array_equal(image, in_numpy(upright))
