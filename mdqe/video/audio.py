@@ -8,7 +8,7 @@ from typing import Any
 
 from mdqe.video.decode import require_av
 
-KEPT = ("aac", "mp3")  # codecs that browsers play in an MP4 file; others become AAC
+KEPT = ("aac", "mp3", "mp3float")  # decoders of what browsers play in an MP4 file; the rest becomes AAC
 
 
 class AudioTrack:

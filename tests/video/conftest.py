@@ -48,7 +48,7 @@ def _write(
         stream.codec_context.gop_size = 8
         if times is not None:
             stream.codec_context.time_base = Fraction(1, 1000)
-        sound = container.add_stream(audio, rate=44100) if audio else None
+        sound = container.add_stream(audio, rate=44100, layout="mono") if audio else None
         for i in range(frames):
             frame = av.VideoFrame.from_ndarray(picture(i, size), format="rgb24").reformat(format=pix_fmt)
             if times is not None:
@@ -66,7 +66,6 @@ def _add_tone(container, stream, seconds: float) -> None:
     time = np.arange(int(seconds * rate)) / rate
     pitch = 400 + 200 * np.floor(time * 10)
     wave = (0.5 * np.sin(2 * np.pi * np.cumsum(pitch) / rate)).astype(np.float32)
-    stream.layout = "mono"
     for start in range(0, len(wave), 1024):
         frame = av.AudioFrame.from_ndarray(wave[None, start : start + 1024], format="fltp", layout="mono")
         frame.sample_rate, frame.pts = rate, start

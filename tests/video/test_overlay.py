@@ -1,0 +1,170 @@
+"""Drawing: colours that can be told apart, and marks where they belong."""
+
+import time
+
+import numpy as np
+import pytest
+
+from mdqe.inference.result import VideoInstances
+from mdqe.video.overlay import (
+    FILL,
+    draw_activation,
+    draw_instances,
+    draw_queries,
+    draw_result,
+    text_color,
+    track_color,
+)
+
+GROUNDS = [0, 128, 255]
+
+
+def contrast(one, other) -> float:
+    """The ratio of WCAG 2."""
+
+    def luminance(color):
+        linear = np.asarray(color, float) / 255
+        linear = np.where(linear <= 0.04045, linear / 12.92, ((linear + 0.055) / 1.055) ** 2.4)
+        return float(linear @ [0.2126, 0.7152, 0.0722])
+
+    low, high = sorted([luminance(one), luminance(other)])
+    return (high + 0.05) / (low + 0.05)
+
+
+def lab(color) -> np.ndarray:
+    """CIE L*a*b*, in which a distance of about 2 is just seen."""
+    linear = np.asarray(color, float) / 255
+    linear = np.where(linear <= 0.04045, linear / 12.92, ((linear + 0.055) / 1.055) ** 2.4)
+    matrix = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    x, y, z = np.cbrt(matrix @ linear / [0.9505, 1, 1.089])
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+def disc(size, y, x, radius) -> np.ndarray:
+    rows, columns = np.mgrid[: size[0], : size[1]]
+    return (rows - y) ** 2 + (columns - x) ** 2 < radius**2
+
+
+def box_of(mask) -> list[int]:
+    y, x = np.nonzero(mask)
+    return [x.min(), y.min(), x.max() + 1, y.max() + 1]
+
+
+def test_colours_are_stable_and_can_be_told_apart():
+    assert track_color(5) == track_color(5)
+    colors = [lab(track_color(i)) for i in range(12)]
+    distances = [np.linalg.norm(a - b) for i, a in enumerate(colors) for b in colors[:i]]
+    assert min(distances) > 15
+    for i in range(200):  # neighbours in number, which often are neighbours in the picture
+        assert np.linalg.norm(lab(track_color(i)) - lab(track_color(i + 1))) > 40
+
+
+def test_colours_are_seen_on_light_and_on_dark_ground():
+    for i in range(300):
+        assert contrast(track_color(i), (255, 255, 255)) > 2
+        assert contrast(track_color(i), (0, 0, 0)) > 3.5
+
+
+def test_labels_are_readable_on_every_colour():
+    for i in range(300):
+        assert contrast(track_color(i), text_color(track_color(i))) > 4.5
+
+
+@pytest.mark.parametrize("ground", GROUNDS)
+def test_a_mask_is_tinted_and_outlined_and_nothing_else(ground):
+    image = np.full((60, 80, 3), ground, np.uint8)
+    mask = disc((60, 80), 30, 40, 12)
+    drawn = draw_instances(image, mask[None], np.array([box_of(mask)], np.float32), [3])
+    color = np.array(track_color(3))
+    assert np.array_equal(drawn[~mask], image[~mask])
+    assert np.abs(drawn[30, 40] - (ground * (1 - FILL) + color * FILL)).max() <= 1
+    inside = disc((60, 80), 30, 40, 10)
+    assert (drawn[inside] == drawn[30, 40]).all()
+    for y, x in [(30, 29), (30, 51), (19, 40), (41, 40)]:
+        assert drawn[y, x].tolist() == color.tolist()
+    assert (image == ground).all()
+
+
+def test_a_small_instance_lies_over_a_large_one():
+    size = (60, 80)
+    large, small = disc(size, 30, 40, 25), disc(size, 30, 40, 6)
+    for order in ([large, small], [small, large]):
+        masks = np.stack(order)
+        ids = [1 if m.sum() > 500 else 2 for m in masks]
+        drawn = draw_instances(np.zeros((*size, 3), np.uint8), masks, np.array([box_of(m) for m in masks]), ids)
+        assert drawn[30, 35].tolist() == list(track_color(2))
+
+
+def test_a_mask_that_touches_the_border_is_outlined_there():
+    mask = np.zeros((40, 40), bool)
+    mask[:, :20] = True
+    drawn = draw_instances(np.zeros((40, 40, 3), np.uint8), mask[None], np.array([[0, 0, 20, 40]]), [0])
+    assert drawn[20, 0].tolist() == list(track_color(0))
+    assert drawn[20, 19].tolist() == list(track_color(0))
+
+
+def test_labels_stay_inside_and_apart():
+    size = (120, 200)
+    masks = np.stack([disc(size, 60, 5, 4), disc(size, 3, 196, 3), disc(size, 60, 8, 4), disc(size, 117, 100, 3)])
+    image = np.full((*size, 3), 128, np.uint8)
+    boxes = np.array([box_of(mask) for mask in masks], np.float32)
+    plain = draw_instances(image, masks, boxes, [0, 1, 2, 3])
+    named = draw_instances(image, masks, boxes, [0, 1, 2, 3], ["0 dog 0.91", "1 cat 0.80", "2 dog 0.77", "3 cow 0.5"])
+    for i in range(4):
+        painted = (named == track_color(i)).all(axis=2) & ~(plain == track_color(i)).all(axis=2)
+        left, top, right, bottom = box_of(painted)
+        assert right - left > 40
+        assert bottom - top >= 11
+        # as good as whole: text covers part of the backing, no other label does
+        assert painted[top:bottom, left:right].mean() > 0.5
+
+
+def test_a_frame_of_a_result():
+    size = (48, 64)
+    masks = np.zeros((2, 3, *size), bool)
+    masks[0, 1] = disc(size, 24, 20, 8)
+    masks[1, 2] = disc(size, 24, 44, 8)
+    result = VideoInstances.from_masks([0.9, 0.8], [0, 0], [4, 5], masks, categories=("dog",))
+    image = np.full((*size, 3), 90, np.uint8)
+    assert np.array_equal(draw_result(image, result, 0), image)
+    drawn = draw_result(image, result, 1, labels=False)
+    assert np.array_equal((drawn != image).any(axis=2), masks[0, 1])
+    with pytest.raises(ValueError, match="masks are"):
+        draw_result(image[:40], result, 1)
+
+
+def test_queries_are_dots_in_their_track_s_colour():
+    image = np.full((100, 200, 3), 90, np.uint8)
+    points = np.array([[0.25, 0.5], [0.75, 0.5], [1.1, 0.5], [0.5, -0.1]])
+    drawn = draw_queries(image, points, np.array([7, -1, 3, 3]))
+    assert drawn[50, 50].tolist() == list(track_color(7))
+    assert drawn[50, 150].tolist() == [150, 150, 150]
+    changed = (drawn != image).any(axis=2)
+    assert changed[:, :100].sum() > 3 * changed[:, 100:].sum() > 0
+    for color in (track_color(3),):
+        assert not (drawn == color).all(axis=2).any()
+
+
+@pytest.mark.parametrize("ground", GROUNDS)
+def test_activation_is_heat_that_rises(ground):
+    image = np.full((64, 96, 3), ground, np.uint8)
+    ramp = np.linspace(0, 1, 12)[None].repeat(8, axis=0)
+    drawn = draw_activation(image, ramp)
+    assert (drawn.dtype, drawn.shape) == (np.uint8, image.shape)
+    hot, cold = drawn[32, 92].astype(int), drawn[32, 3].astype(int)
+    assert hot[0] - hot[2] > 40  # yellow
+    assert np.ptp(cold) < 12  # still grey
+    warmth = drawn[32, :, 0].astype(int) - drawn[32, :, 2]
+    assert warmth[80] > warmth[50] > warmth[10]
+
+
+def test_drawing_is_fast():
+    size = (720, 1280)
+    masks = np.stack([disc(size, 100 + 50 * i, 120 + 100 * i, 90) for i in range(10)])
+    boxes, image = np.array([box_of(mask) for mask in masks]), np.full((*size, 3), 80, np.uint8)
+    seconds = []
+    for _ in range(3):
+        start = time.process_time()
+        draw_instances(image, masks, boxes, range(10), [f"{i} motorcycle 0.93" for i in range(10)])
+        seconds.append(time.process_time() - start)
+    assert min(seconds) < 0.3  # 0.03 s where it was written

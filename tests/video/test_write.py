@@ -1,0 +1,197 @@
+"""Written files, read back with PyAV alone."""
+
+import os
+import subprocess
+import sys
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+from conftest import number_of, picture
+
+from mdqe.video.write import VideoWriter
+
+
+def read_back(path):
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        frames = [(float(f.time), f.to_ndarray(format="rgb24")) for f in container.decode(stream)]
+        return stream.codec_context, stream, frames
+
+
+def heard(path) -> tuple[str, float, np.ndarray]:
+    """Codec, time of the first sample and mono samples of a file's audio."""
+    with av.open(str(path)) as container:
+        stream = container.streams.audio[0]
+        resampler = av.AudioResampler(format="fltp", layout="mono", rate=44100)
+        pieces, first = [], None
+        for frame in container.decode(stream):
+            first = frame.time if first is None else first
+            pieces += [piece.to_ndarray()[0] for piece in resampler.resample(frame)]
+        return stream.codec_context.name, first, np.concatenate(pieces)
+
+
+def pitch_at(samples: np.ndarray, seconds: float) -> float:
+    """The strongest frequency in a twentieth of a second around that time."""
+    middle = int(seconds * 44100)
+    piece = samples[middle - 1100 : middle + 1100]
+    return float(np.argmax(np.abs(np.fft.rfft(piece * np.hanning(len(piece)), 8820))) * 5)
+
+
+def write(path, number=20, size=(64, 96), **choices):
+    with VideoWriter(path, choices.pop("fps", 25), **choices) as writer:
+        for i in range(number):
+            writer.write(picture(i, size))
+    return writer
+
+
+@pytest.mark.parametrize("fps", [Fraction(24000, 1001), Fraction(30000, 1001), 25, 12.5, 60, Fraction(1, 2)])
+def test_a_file_that_a_browser_plays(tmp_path, fps):
+    path = tmp_path / "x.mp4"
+    write(path, fps=fps)
+    context, stream, frames = read_back(path)
+    assert (context.name, context.pix_fmt) == ("h264", "yuv420p")
+    assert stream.average_rate == Fraction(fps)
+    assert len(frames) == 20
+    assert [time for time, _ in frames] == pytest.approx([i / float(fps) for i in range(20)], abs=1e-4)
+    assert [number_of(image) for _, image in frames] == list(range(20))
+    data = path.read_bytes()
+    assert data.index(b"moov") < data.index(b"mdat")  # it plays while it loads
+    assert os.listdir(tmp_path) == ["x.mp4"]
+
+
+def test_colours_are_kept(tmp_path):
+    write(tmp_path / "x.mp4", 3, size=(96, 144), quality=1)
+    context, _, frames = read_back(tmp_path / "x.mp4")
+    assert (context.colorspace, context.color_primaries, context.color_trc) == (1, 1, 1)
+    for place in [(5, 5), (90, 140), (50, 100)]:
+        assert np.abs(frames[0][1][place].astype(int) - picture(0, (96, 144))[place]).max() <= 5
+
+
+@pytest.mark.parametrize("size", [(65, 96), (64, 97), (65, 97)])
+def test_odd_edges_are_padded_and_said(tmp_path, size):
+    writer = write(tmp_path / "x.mp4", 3, size, quality=1)
+    _, _, frames = read_back(tmp_path / "x.mp4")
+    even = (size[0] + size[0] % 2, size[1] + size[1] % 2)
+    assert frames[0][1].shape[:2] == even
+    assert writer.notes == [f"the video is padded from {size[1]}x{size[0]} to {even[1]}x{even[0]}: "
+                            "H.264 needs even edges"]  # fmt: skip
+    last = frames[0][1][-1, -1].astype(int)  # continued, not black
+    assert np.abs(last - picture(0, size)[-1, -1]).max() < 12
+
+
+def test_even_edges_need_no_note(tmp_path):
+    assert write(tmp_path / "x.mp4", 2).notes == []
+
+
+def test_frames_at_their_own_times(tmp_path):
+    times = [Fraction(t).limit_denominator(1000) for t in (0, 0.04, 0.5, 0.52, 2)]
+    with VideoWriter(tmp_path / "x.mp4", Fraction(30000, 1001)) as writer:
+        for i, time in enumerate(times):
+            writer.write(picture(i), time)
+    _, _, frames = read_back(tmp_path / "x.mp4")
+    assert [time for time, _ in frames] == pytest.approx([float(t) for t in times], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "kept"), [("s.mp4", "aac", True), ("s.mkv", "mp3", True), ("s.mkv", "pcm_s16le", False)]
+)
+def test_audio_is_kept(make_video, tmp_path, name, codec, kept):
+    if codec == "mp3":
+        try:
+            source = make_video(name, frames=25, audio="libmp3lame")
+        except av.FFmpegError:
+            pytest.skip("this PyAV cannot encode MP3")
+    else:
+        source = make_video(name, frames=25, audio=codec)
+    writer = write(tmp_path / "x.mp4", 25, audio_from=source)
+    assert writer.notes == []
+    written, first, samples = heard(tmp_path / "x.mp4")
+    assert written.startswith(codec if kept else "aac")
+    assert abs(first) < 0.05
+    for seconds in (0.15, 0.55, 0.85):
+        assert pitch_at(samples, seconds - first) == pytest.approx(400 + 200 * int(seconds * 10), abs=15)
+
+
+@pytest.mark.parametrize(("name", "codec"), [("s.mp4", "aac"), ("s.mkv", "pcm_s16le")])
+def test_audio_of_a_time_range(make_video, tmp_path, name, codec):
+    source = make_video(name, frames=50, audio=codec)
+    with VideoWriter(tmp_path / "x.mp4", 25, audio_from=source, audio_start=Fraction(4, 5)) as writer:
+        for i in range(20, 35):  # 0.8 s to 1.4 s
+            writer.write(picture(i), Fraction(i, 25) - Fraction(4, 5))
+    _, first, samples = heard(tmp_path / "x.mp4")
+    assert abs(first) < 0.06
+    assert len(samples) / 44100 == pytest.approx(0.6, abs=0.06)
+    for seconds in (0.15, 0.45):
+        assert pitch_at(samples, seconds - first) == pytest.approx(400 + 200 * int((seconds + 0.8) * 10), abs=15)
+
+
+def test_a_source_without_audio_or_that_is_gone(make_video, tmp_path):
+    silent = make_video("silent.mp4", frames=3)
+    assert write(tmp_path / "x.mp4", 3, audio_from=silent).notes == []
+    writer = write(tmp_path / "y.mp4", 3, audio_from=tmp_path / "gone.mp4")
+    assert len(writer.notes) == 1
+    assert "audio is not kept" in writer.notes[0]
+    assert (tmp_path / "y.mp4").exists()
+
+
+def test_an_error_leaves_nothing_and_an_old_file_as_it_was(tmp_path):
+    path = tmp_path / "x.mp4"
+    path.write_text("old")
+    with pytest.raises(KeyError), VideoWriter(path, 25) as writer:
+        for i in range(80):  # the encoder looks ahead before it writes
+            writer.write(picture(i % 40))
+        assert (tmp_path / "x.partial.mp4").exists()
+        raise KeyError
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["x.mp4"]
+
+
+def test_an_interruption_leaves_a_playable_partial_file(tmp_path):
+    with pytest.raises(KeyboardInterrupt), VideoWriter(tmp_path / "x.mp4", 25) as writer:
+        for i in range(7):
+            writer.write(picture(i))
+        raise KeyboardInterrupt
+    assert os.listdir(tmp_path) == ["x.partial.mp4"]
+    assert len(read_back(tmp_path / "x.partial.mp4")[2]) == 7
+
+
+def test_a_file_without_frames_is_not_made(tmp_path):
+    with VideoWriter(tmp_path / "x.mp4", 25):
+        pass
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_cannot_be_written_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="fps is 0"):
+        VideoWriter(tmp_path / "x.mp4", 0)
+    with pytest.raises(ValueError, match="the first was"), VideoWriter(tmp_path / "x.mp4", 25) as writer:
+        writer.write(picture(0))
+        writer.write(picture(0, (32, 32)))
+    with pytest.raises(OSError, match=r"missing.x\.mp4"):
+        write(tmp_path / "missing" / "x.mp4")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_full_disk_is_an_error_that_names_the_file(tmp_path):
+    """In a process whose files may not grow past 20 kB, which is how a full disk looks to the writer."""
+    program = """
+import resource, sys
+import numpy as np
+from mdqe.video.write import VideoWriter
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+random = np.random.default_rng(0)
+try:
+    with VideoWriter(sys.argv[1], 25) as writer:
+        for _ in range(60):
+            writer.write(random.integers(0, 255, (120, 160, 3), dtype=np.uint8))
+except OSError as error:
+    print(error.errno, error.filename)
+"""
+    path = tmp_path / "x.mp4"
+    done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, timeout=60)
+    number, _, name = done.stdout.strip().partition(" ")
+    assert int(number) > 0, done.stderr
+    assert name == str(path)
+    assert os.listdir(tmp_path) == []
