@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 from huggingface_hub import HfApi, ModelCard, PyTorchModelHubMixin
 
+from mdqe.checkpoint import inflate_temporal
 from mdqe.config import MDQEConfig
 from mdqe.source import explain_hub_error, open_source
 from mdqe.storage import CONFIG_FILE, WEIGHTS_FILE, SkipRandomInit, fill, read_config, read_weights, write_folder
@@ -85,7 +86,7 @@ class PretrainedMixin(
             force_download: download anew what the cache has.
             device: where the model goes; None is the CPU.
             dtype: floating-point type of the parameters, whatever the file's; None is torch's default type.
-            **config_overrides: fields of MDQEConfig to change.
+            **config_overrides: fields of MDQEConfig to change. A model of single-frame clips takes any clip_length.
 
         Raises:
             FileNotFoundError: no such folder, model, revision or file; not in the cache while offline.
@@ -98,12 +99,16 @@ class PretrainedMixin(
         device, dtype = _checked_device(device), _checked_dtype(dtype)
         download = {"revision": revision, "token": token, "cache_dir": cache_dir}
         fetch = open_source(id_or_folder, **download, local_files_only=local_files_only, force_download=force_download)
-        config = read_config(fetch(CONFIG_FILE)).replace(**config_overrides)  # may fail: before the long download
+        saved = read_config(fetch(CONFIG_FILE))
+        config = saved.replace(**config_overrides)  # may fail: before the long download
         weights = fetch(WEIGHTS_FILE)
+        state = read_weights(weights)
+        if saved.clip_length == 1:
+            state = inflate_temporal(state, config)
         with SkipRandomInit():
             model = cls(config)
         model = model.to(dtype=dtype)
-        fill(model, read_weights(weights), weights)
+        fill(model, state, weights)
         return model.to(device).eval()
 
     def save_pretrained(self, folder: str | Path, *, source: str | None = None) -> None:

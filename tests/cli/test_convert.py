@@ -1,0 +1,139 @@
+"""`mdqe convert` on checkpoints of the released layout."""
+
+import argparse
+import hashlib
+
+import pytest
+import torch
+from official_layout import layout, pickled
+from safetensors import safe_open
+
+from mdqe import MDQE, MDQEConfig
+from mdqe.checkpoint import convert_official
+from mdqe.cli import convert
+
+
+def run(*arguments):
+    parser = argparse.ArgumentParser()
+    convert.add_arguments(parser)
+    return convert.run(parser.parse_args([str(argument) for argument in arguments]))
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """Writes a checkpoint of the released layout with a value of its own in every tensor."""
+
+    def write(*sizes):
+        state = {
+            name: torch.full((1,), 1e-3 * i).expand(shape) for i, (name, shape) in enumerate(layout(*sizes).items())
+        }
+        torch.save({"model": state, "iteration": 1}, tmp_path / "official.pth")
+        return tmp_path / "official.pth"
+
+    return write
+
+
+R50_OVIS = ("resnet50", 256, 25, 4)
+
+
+def test_converted_model_loads_with_every_value(checkpoint, tmp_path, capsys):
+    path = checkpoint(*R50_OVIS)
+    assert run(path, "-o", tmp_path / "model") == 0
+    out, err = capsys.readouterr()
+    assert out == f"{tmp_path / 'model'}\n", "only the result goes to stdout"
+    assert "recognised as r50_ovis_360; r50_ovis_720, of the same shapes, has other test settings" in err
+    assert "762 tensors: " in err
+    assert "decoder.layers.*.cross_attn.lvl_spatial_scales" in err, "what is dropped is listed"
+
+    model = MDQE.from_pretrained(tmp_path / "model")
+    assert model.config == MDQEConfig.preset("r50_ovis_360")
+    expected = convert_official(torch.load(path, weights_only=True), model.config)
+    state = model.state_dict()
+    assert set(state) == set(expected)
+    for name, tensor in expected.items():
+        assert torch.equal(state[name], tensor.to(state[name].dtype)), name
+    with safe_open(tmp_path / "model" / "model.safetensors", "pt") as file:
+        source = file.metadata()["source"]
+    assert source == f"official.pth, sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}"
+    assert source in (tmp_path / "model" / "README.md").read_text()
+
+
+def configured(path, preset=None, clip_length=None):
+    return convert._configure(torch.load(path, weights_only=True)["model"], preset, clip_length)
+
+
+def test_preset_by_name_decides_the_settings(checkpoint):
+    path = checkpoint(*R50_OVIS)
+    assert configured(path) == MDQEConfig.preset("r50_ovis_360")
+    assert configured(path, "r50_ovis_720") == MDQEConfig.preset("r50_ovis_720")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "names"),
+    [
+        (("resnet50", 256, 40, 4), "r50_ytvis19 and r50_ytvis21"),
+        (("swinv2_large_window12_192", 192, 40, 3), "swinl_ytvis19 and swinl_ytvis21"),
+    ],
+)
+def test_presets_with_other_categories_must_be_named(checkpoint, sizes, names):
+    path = checkpoint(*sizes)
+    with pytest.raises(ValueError, match=f"{names} have the same shapes but other categories: name the right one"):
+        configured(path)
+    second = names.split()[-1]
+    assert configured(path, second) == MDQEConfig.preset(second)
+
+
+def test_presets_that_do_not_fit_are_refused(checkpoint):
+    path = checkpoint(*R50_OVIS)
+    with pytest.raises(ValueError, match="preset r101_ytvis19 has backbone resnet101 and 256 channels, the checkpoint"):
+        configured(path, "r101_ytvis19")
+
+
+def test_own_categories_and_clips(checkpoint, capsys):
+    path = checkpoint("resnet50", 256, 7, 6)
+    message = "no preset has backbone=resnet50, hidden_dim=256, num_classes=7, clip_length=6: name the nearest one"
+    with pytest.raises(ValueError, match=message):
+        configured(path)
+    config = configured(path, "r50_ovis_360")
+    assert (config.num_classes, config.categories, config.clip_length) == (7, (), 6)
+    assert "7 categories instead of the 25 of r50_ovis_360: their names are unknown" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="the checkpoint attends over 6 frames, not 4; only 1 can be repeated"):
+        configured(path, "r50_ovis_360", clip_length=4)
+
+
+def test_image_checkpoints_become_video_models_on_request(checkpoint, tmp_path, capsys):
+    path = checkpoint("resnet50", 256, 80, 1)
+    assert configured(path) == MDQEConfig.preset("r50_coco")
+    assert configured(path, clip_length=3) == MDQEConfig.preset("r50_coco", clip_length=3)
+    assert configured(path, "r50_ytvis21").clip_length == 4
+    with pytest.raises(ValueError, match="clip_length is 0, expected a positive whole number"):
+        configured(path, clip_length=0)
+    capsys.readouterr()
+    assert run(path, "-o", tmp_path / "model", "--clip-length", 3) == 0
+    assert "temporal attention of single frames, repeated for 3" in capsys.readouterr().err
+    model = MDQE.from_pretrained(tmp_path / "model")
+    assert model.decoder.layers[0].clip.cross_attn.num_frames == 3
+
+
+def test_saved_image_models_take_clips_when_they_are_loaded(tmp_path):
+    config = MDQEConfig(
+        "test_resnet", hidden_dim=32, num_heads=4, encoder_layers=1, decoder_layers=2, grid_size=4, clip_length=1
+    )
+    image = MDQE(config)
+    torch.nn.init.normal_(image.decoder.layers[1].clip.cross_attn.attention_weights.weight)
+    image.save_pretrained(tmp_path)
+    video = MDQE.from_pretrained(tmp_path, clip_length=3)
+    single, repeated = (m.decoder.layers[1].clip.cross_attn.attention_weights.weight for m in (image, video))
+    assert torch.equal(repeated.view(4, 3, 4, 32), single.view(4, 1, 4, 32).expand(-1, 3, -1, -1))  # (H, T, P, C)
+    video.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"8 of another shape: decoder\.layers\.0\.clip\.cross_attn"):
+        MDQE.from_pretrained(tmp_path, clip_length=5)  # trained on 3 frames: not repeated
+
+
+def test_checkpoint_with_a_missing_tensor(tmp_path):
+    state = pickled(layout(*R50_OVIS))
+    del state["detr.transformer_dec.mask_head.gn2.bias"]
+    torch.save(state, tmp_path / "x.pth")
+    with pytest.raises(ValueError, match=r"x\.pth does not fit .*; 1 missing: mask_head\.fuse\.1\.1\.bias"):
+        run(tmp_path / "x.pth", "-o", tmp_path / "model")
+    assert not (tmp_path / "model").exists()

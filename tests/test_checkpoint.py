@@ -1,0 +1,250 @@
+"""The authors' checkpoints: names, presets by shape, inflation to clips, files that are refused."""
+
+import json
+import pickle
+import re
+
+import pytest
+import torch
+from official_layout import layout, pickled
+
+from mdqe import MDQE, MDQEConfig
+from mdqe.checkpoint import (
+    DROPPED,
+    convert_official,
+    dropped,
+    inflate_temporal,
+    matching_presets,
+    official_sizes,
+    read_official,
+)
+from mdqe.decoder import TemporalCrossAttention
+from mdqe.storage import SkipRandomInit
+
+SIZES = {
+    "r50": ("resnet50", 256),
+    "r101": ("resnet101", 256),
+    "swinl": ("swinv2_large_window12_192", 192),
+}
+CLASSES = {"coco": 80, "ovis": 25, "ytvis19": 40, "ytvis21": 40}
+
+
+def preset_layout(name):
+    """Shapes of a preset's checkpoint, without asking the library."""
+    trunk, data_set = name.split("_")[:2]
+    video_frames = {"swinl_ovis": 2, "swinl_ytvis19": 3, "swinl_ytvis21": 3}.get(name, 4)
+    return layout(*SIZES[trunk], CLASSES[data_set], 1 if data_set == "coco" else video_frames)
+
+
+def model_shapes(config):
+    with SkipRandomInit():
+        return {name: tuple(tensor.shape) for name, tensor in MDQE(config).state_dict().items()}
+
+
+@pytest.mark.parametrize("name", ["r50_ovis", "swinl_ovis", "coco_image"])
+def test_layout_is_that_of_the_released_code(shared, name):
+    facts = json.loads((shared / "golden" / f"{name}.json").read_text())
+    released = {key: tuple(shape) for key, (shape, *_) in facts["parameters"].items()}
+    preset = {"coco_image": "r50_coco", "r50_ovis": "r50_ovis_360"}.get(name, name)
+    assert preset_layout(preset) == released
+
+
+@pytest.mark.parametrize("name", ["r50_ovis_360", "r101_ytvis19", "r50_coco", "swinl_ytvis21"])
+def test_every_official_tensor_is_used_or_dropped_and_every_own_one_filled(name):
+    config = MDQEConfig.preset(name)
+    official = pickled(preset_layout(name))
+    converted = convert_official(official, config)
+    assert {key: tuple(tensor.shape) for key, tensor in converted.items()} == model_shapes(config)
+    assert len(converted) + len(dropped(official)) == len(official)
+
+
+def test_values_keep_their_place():
+    """Every tensor arrives whole: its value, unique in the checkpoint, is found once in the result."""
+    config = MDQEConfig.preset("r50_ovis_360")
+    official = {
+        name: torch.full((1,), float(i)).expand(shape)
+        for i, (name, shape) in enumerate(preset_layout("r50_ovis_360").items())
+    }
+    converted = convert_official({"model": official}, config)
+    values = {int(tensor[(0,) * tensor.ndim]): key for key, tensor in converted.items()}
+    used = {i for i, name in enumerate(official) if name not in dropped(official)}
+    assert set(values) == used
+    names = list(official)
+    expected = {
+        "detr.transformer_dec.decoder.layers.3.norm2_inst.weight": "decoder.layers.3.clip.cross_norm.weight",
+        "detr.transformer_dec.decoder.layers.3.norm1.bias": "decoder.layers.3.frame.self_norm.bias",
+        "detr.backbone.0.backbone.res4.5.conv2.norm.running_var": "backbone.body.layer3.5.conv2.norm.running_var",
+        "detr.transformer_dec.rpn_cls_embed.layers.1.bias": "query_init.activation_head.layers.1.bias",
+    }
+    for name, key in expected.items():
+        assert values[names.index(name)] == key
+
+
+def test_dropped_names_are_computed_or_second_names():
+    for name in ("r50_ovis_360", "swinl_ovis"):
+        leaves = {key.split(".")[-1] for key in dropped(preset_layout(name))}
+        assert leaves <= {
+            "query_relpos_grid", "lvl_spatial_scales", "sampling_offsets", "relative_position_index", "weight", "bias"
+        }  # fmt: skip
+        second = [key for key in dropped(preset_layout(name)) if key.endswith(("weight", "bias"))]
+        assert {key.split(".")[2] for key in second} == {"decoder_norm", "bbox_embed", "point2pos_proj"}
+    assert all(re.compile(pattern) for pattern in DROPPED)
+
+
+def test_unknown_names_are_listed():
+    official = pickled(preset_layout("r50_ovis_360")) | {"detr.extra.weight": torch.zeros(1), "head": torch.zeros(1)}
+    with pytest.raises(ValueError, match=r"2 names are not of the released layout: detr\.extra\.weight, head"):
+        convert_official(official, MDQEConfig.preset("r50_ovis_360"))
+
+
+# --- presets by shape -----------------------------------------------------------------------------------------------
+
+
+def test_presets_by_shape():
+    same = [("r50_ovis_360", "r50_ovis_720"), ("r50_ytvis19", "r50_ytvis21"), ("swinl_ytvis19", "swinl_ytvis21")]
+    for name in MDQEConfig.presets():
+        expected = next((group for group in same if name in group), (name,))
+        assert matching_presets(preset_layout_tensors(name)) == expected
+
+
+def preset_layout_tensors(name):
+    return pickled(preset_layout(name))
+
+
+def test_sizes_of_a_checkpoint_trained_on_other_data():
+    official = pickled(layout("resnet101", 256, 7, 6))
+    assert official_sizes(official) == ("resnet101", 256, 7, 6)
+    assert matching_presets(official) == ()
+
+
+def test_checkpoints_of_other_code():
+    with pytest.raises(ValueError, match=r"not a checkpoint of the released MDQE: it lacks .*level_embed"):
+        official_sizes({"detr.class_embed.weight": torch.zeros(2, 2)})
+    official = pickled(layout("resnet50", 256, 25, 4))
+    del official["detr.backbone.0.backbone.res4.5.conv1.weight"]
+    with pytest.raises(ValueError, match="its backbone is none of the published ones, resnet50, resnet101, swinv2"):
+        official_sizes(official)
+
+
+# --- inflation ------------------------------------------------------------------------------------------------------
+
+
+def test_inflated_attention_on_equal_frames_equals_the_single_frame():
+    config = MDQEConfig(hidden_dim=32, num_heads=4, clip_length=3)
+    single = TemporalCrossAttention(32, 4, num_frames=1).double()
+    for parameter in single.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    prefix = "decoder.layers.0.clip.cross_attn."
+    state = inflate_temporal({prefix + name: tensor for name, tensor in single.state_dict().items()}, config)
+    video = TemporalCrossAttention(32, 4, num_frames=3).double()
+    video.load_state_dict({name.removeprefix(prefix): tensor for name, tensor in state.items()})
+    shapes = ((6, 8), (3, 4), (2, 2))
+    frame = torch.randn(2, 1, 64, 4, 8, dtype=torch.float64)  # (B, T, N, H, C / H)
+    query, box = torch.randn(2, 5, 32, dtype=torch.float64), torch.rand(2, 5, 4, dtype=torch.float64)
+    expected = single(query, box, frame, shapes)
+    got = video(query, box, frame.expand(-1, 3, -1, -1, -1).contiguous(), shapes)
+    torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_conversion_inflates_single_frame_checkpoints_to_the_config():
+    config = MDQEConfig.preset("r50_coco", clip_length=4)
+    official = pickled(preset_layout("r50_coco"))
+    weights = "detr.transformer_dec.decoder.layers.2.temp_attn_inst.attention_weights.bias"
+    official[weights] = torch.arange(32.0)  # head by head, four points each
+    converted = convert_official(official, config)
+    assert {key: tuple(tensor.shape) for key, tensor in converted.items()} == model_shapes(config)
+    rows = converted["decoder.layers.2.clip.cross_attn.attention_weights.bias"].view(8, 4, 4)  # (H, T, P)
+    assert torch.equal(rows, torch.arange(32.0).view(8, 1, 4).expand(8, 4, 4))
+
+
+def test_clips_are_left_as_they_are():
+    config = MDQEConfig.preset("r50_ovis_360", clip_length=5)
+    converted = convert_official(pickled(preset_layout("r50_ovis_360")), config)
+    assert converted["decoder.layers.0.clip.cross_attn.attention_weights.bias"].shape == (
+        128,
+    )  # 4 frames: not inflated
+
+
+# --- files ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wrapped", [True, False])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_files_of_tensors(tmp_path, wrapped, zipped):
+    state = {"a.weight": torch.rand(2, 3), "b": torch.arange(3)}
+    whole = {"model": state, "optimizer": {"lr": 0.1}, "iteration": 12} if wrapped else state
+    torch.save(whole, tmp_path / "x.pth", _use_new_zipfile_serialization=zipped)
+    loaded = read_official(tmp_path / "x.pth")
+    assert set(loaded) == set(state)
+    assert all(torch.equal(loaded[name], state[name]) for name in state)
+
+
+class Program:
+    """Unpickling it would make a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_files_that_would_run_programs_are_refused(tmp_path, zipped):
+    whole = {"model": {"a": torch.rand(2)}, "hook": Program(tmp_path / "ran")}
+    torch.save(whole, tmp_path / "x.pth", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(ValueError, match=r"holds Python objects beside tensors.* torch\.save\(\{\"model\"") as raised:
+        read_official(tmp_path / "x.pth")
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_the_advice_for_refused_files_works(tmp_path):
+    torch.save({"model": {"a": torch.ones(2)}, "hook": Program(tmp_path / "ran")}, tmp_path / "x.pth")
+    with pytest.raises(ValueError) as raised:
+        read_official(tmp_path / "x.pth")
+    advice = str(raised.value).partition("alone: ")[2]
+    exec(advice, {"torch": torch, "path": tmp_path / "x.pth", "new_path": tmp_path / "new.pth"})
+    assert torch.equal(read_official(tmp_path / "new.pth")["a"], torch.ones(2))
+
+
+@pytest.mark.parametrize("keep", [0.1, 0.5, 0.999])
+def test_truncated_files(tmp_path, keep):
+    path = tmp_path / "x.pth"
+    torch.save({"model": {"a": torch.rand(1000)}}, path)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep)])
+    with pytest.raises(ValueError, match=r"x\.pth is a truncated or damaged file \([\d,]+ bytes\)"):
+        read_official(path)
+
+
+@pytest.mark.parametrize("data", [b"", b"hello", b"<!DOCTYPE html><html><head>", b"\x93NUMPY"])
+def test_files_of_something_else(tmp_path, data):
+    (tmp_path / "x.pth").write_bytes(data)
+    with pytest.raises(ValueError, match=r"x\.pth is not a file of torch\.save: it begins with b"):
+        read_official(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([1, 2], "holds list, expected tensors by name"),
+        ({}, "holds dict, expected tensors by name"),
+        ({"model": None}, "holds NoneType, expected"),
+        ({"a": torch.zeros(1), "epoch": 3}, "holds entries that are no tensors: epoch"),
+    ],
+)
+def test_files_without_a_state(tmp_path, content, message):
+    torch.save(content, tmp_path / "x.pth")
+    with pytest.raises(ValueError, match=message):
+        read_official(tmp_path / "x.pth")
+
+
+def test_pickles_of_arrays_are_refused(tmp_path):
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps({"model": {"a": torch.zeros(2).numpy()}}, protocol=2))
+    with pytest.raises(ValueError, match="holds Python objects beside tensors"):
+        read_official(tmp_path / "x.pkl")
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no such file: .*x\.pth"):
+        read_official(tmp_path / "x.pth")
