@@ -13,11 +13,11 @@ REPEAT_IOU, REPEAT_SIMILARITY = 0.4, 0.6  # an unmatched detection above either 
 
 
 def pooled_iou(tracks: Tensor, shared: Sequence[tuple[int, FrameSums]], mask_logits: Tensor) -> Tensor:
-    """IoU (N, D) of tracks and the detections of a clip, pooled over the clip's frames that some track has.
+    """IoU (N, D) of tracks and the detections of a clip, pooled over the clip's frames that earlier clips covered.
 
     Args:
         tracks: (N,) ascending ids, on the CPU, all those of `shared` among them.
-        shared: index t in the clip and memory of each such frame. A track that a frame lacks is empty there.
+        shared: index t in the clip and memory of each such frame; a track that a frame lacks is empty there.
         mask_logits: (D, T, h, w) of the detections; a mask is where its logit, or a track's average, is positive.
     """
     overlap = mask_logits.new_zeros(len(tracks), len(mask_logits))

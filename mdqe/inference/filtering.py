@@ -97,7 +97,7 @@ def overlap_with_better(logits: Tensor) -> Tensor:
 def foreground_confidence(logits: Tensor) -> Tensor:
     """Mean probability (D,) of the pixels that each mask takes as foreground; logits (D, …)."""
     soft = wide(logits).flatten(1).sigmoid()
-    hard = soft > 0.5
+    hard = (soft > 0.5).to(soft)
     return (soft * hard).sum(dim=1) / (hard.sum(dim=1) + 1e-6)
 
 

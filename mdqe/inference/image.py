@@ -68,10 +68,10 @@ def filter_image(
     queries, labels = queries[order], labels[order]
     shown, rows = queries.unique(return_inverse=True)  # a query of several classes is resized once
     masks = [
-        F.interpolate(fine[None], size=output_size, mode="bilinear", align_corners=False)[0] > 0
+        F.interpolate(fine[:, None], size=tuple(output_size), mode="bilinear", align_corners=False)[:, 0] > 0
         for fine in _frame_logits(mask_logits[shown], frame_size, output_size)
     ]
-    masks = torch.cat([*masks, mask_logits.new_zeros(0, *output_size, dtype=torch.bool)])
+    masks = torch.cat(masks)  # (shown, H, W)
     return ImageDetections(scores, labels, mask_boxes(masks)[rows], masks[rows])
 
 

@@ -80,7 +80,7 @@ class TrackMemory:
         self.clips = 0  # remembered so far
         self.last_seen = none  # (N,) value of `clips` when the track was last seen
         self.embeddings = embeddings.new_zeros(0, embeddings.shape[1])  # (N, E) for matching
-        self.frames: dict[int, FrameSums] = {}  # every frame, of the window or past its end, that some track has
+        self.frames: dict[int, FrameSums] = {}  # frames of the window and past its end that a clip covered
         self._no_masks = FrameSums(none, mask_logits.new_zeros(0, *mask_logits.shape[2:]), none)
         self._class_sums = class_scores.new_zeros(0, class_scores.shape[1])  # (N, K) over the window
         self._class_counts = none  # (N,)

@@ -1,0 +1,359 @@
+"""ClipTracker: the reference data, a dense tracker that keeps every clip, size and memory, bad input."""
+
+import json
+import random
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from dense_tracker import DenseTracker
+from safetensors.torch import load_file
+
+from mdqe import ClipTracker
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
+
+
+def clip_starts(frames: int, length: int, stride: int) -> list[int]:
+    """Starts 0, s, 2s, … up to and including the first clip that reaches past the video's end."""
+    starts = list(range(0, frames, stride))
+    return [s for s in starts if s == 0 or s - stride + length <= frames]
+
+
+def discs(frames: int, objects: int, size: tuple[int, int], generator: torch.Generator) -> torch.Tensor:
+    """Logits (objects, frames, h, w) of discs that drift over a torus."""
+    draw = lambda *shape: torch.rand(*shape, generator=generator, dtype=torch.float64)  # noqa: E731
+    place, speed, radius = draw(objects, 1, 2), (draw(objects, 1, 2) - 0.5) * 0.08, 0.1 + 0.25 * draw(objects, 1, 1, 1)
+    centre = (place + speed * torch.arange(frames)[:, None]) % 1
+    y, x = ((torch.arange(n, dtype=torch.float64) + 0.5) / n for n in size)
+    dy, dx = y[:, None] - centre[..., 0, None, None], x - centre[..., 1, None, None]
+    return 20 * (radius - (dy**2 + dx**2).sqrt())
+
+
+def random_clips(seed: int, frames: int, length: int, stride: int, device: str = "cpu") -> Iterator[tuple]:
+    """Detections of drifting discs: missed, doubled, disordered and noisy, with runs of clips that see nothing."""
+    generator, chance = torch.Generator().manual_seed(seed), random.Random(seed)
+    objects, size, classes, dim = chance.choice([1, 2, 5, 12]), (10, 12), 4, 8
+    noise = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)  # noqa: E731
+    logits, centres = discs(frames, objects, size, generator), noise(objects, dim) * chance.choice([0.5, 1.5, 3])
+    missing = chance.choice([0.05, 0.3, 0.6])
+    for start in clip_starts(frames, length, stride):
+        indices = list(range(start, min(start + length, frames)))
+        seen = [n for n in range(objects) if chance.random() > missing and (start // 7) % 3 != 2]
+        seen += [n for n in seen if chance.random() < 0.15]
+        chance.shuffle(seen)
+        scores = torch.rand(len(seen), classes, generator=generator, dtype=torch.float64) ** 2 * 0.6
+        masks = logits[seen][:, indices] + 0.7 * noise(len(seen), len(indices), *size)
+        yield indices, scores.to(device), masks.to(device), (centres[seen] + 0.4 * noise(len(seen), dim)).to(device)
+
+
+def run(tracker: ClipTracker, clips: Iterator[tuple]) -> tuple[list[list[int]], list[tuple[torch.Tensor, ...]]]:
+    """Ids of every clip and results of every window, flushing where a clip starts a new one."""
+    ids, windows = [], []
+    for indices, *detections in clips:
+        while indices[0] >= tracker.window_start + tracker.window_length:
+            windows.append(tracker.flush())
+        ids.append(tracker.update(indices, *detections).tolist())
+    return ids, [*windows, tracker.flush(last=True)]
+
+
+def one(frames: int, value: float = 5.0, score: float = 0.9, size: int = 4) -> tuple[torch.Tensor, ...]:
+    """A clip's only detection, everywhere."""
+    return torch.full((1, 2), score), torch.full((1, frames, size, size), value), torch.ones(1, 3)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_long_reference_video(shared, device, dtype):
+    expected = json.loads((shared / "golden/tracker_long.json").read_text())
+    tensors = {k: v.to(device) for k, v in load_file(shared / "golden/tracker_long.safetensors").items()}
+    tracker = ClipTracker(
+        expected["test_clip_length"], expected["clip_stride"], expected["window_length"], expected["score_threshold"]
+    )
+    windows = []
+    for i, clip in enumerate(expected["clips"]):
+        if clip["frames"][0] == tracker.window_start + tracker.window_length:
+            windows.append(tracker.flush())
+        names = ("class_scores", "mask_logits", "embeddings")
+        ids = tracker.update(clip["frames"], *(tensors[f"clip{i:03d}.{name}"].to(dtype) for name in names))
+        assert ids.device.type == device
+        wanted = torch.full_like(ids, -1)
+        wanted[torch.tensor(clip["detection"])] = torch.tensor(clip["track_id"], device=device)
+        assert ids.tolist() == wanted.tolist(), f"clip {i}"
+        assert tracker.num_tracks == clip["tracks"], f"clip {i}"
+    windows.append(tracker.flush(last=True))
+
+    assert len(windows) == len(expected["windows"])
+    for i, (class_scores, mask_logits) in enumerate(windows):
+        assert list(mask_logits.shape) == expected["windows"][i]["mask_shape"]
+        torch.testing.assert_close(class_scores.cpu(), tensors[f"window{i:02d}.class_scores"].cpu().to(dtype))
+        signs = np.packbits((mask_logits > 0).flatten(1).cpu().numpy(), axis=1)
+        assert np.array_equal(signs, tensors[f"window{i:02d}.mask_sign_packed"].cpu().numpy())
+
+
+@pytest.mark.parametrize("name", ["r50_ovis", "swinl_ovis"])
+def test_first_clips_of_the_reference_models(shared, name):
+    expected = json.loads((shared / f"golden/{name}.json").read_text())
+    tensors, hyper = load_file(shared / f"golden/{name}.safetensors"), expected["hyper"]
+    tracker = ClipTracker(hyper["n_frames_test"], hyper["clip_stride"], hyper["n_frames_window_test"])
+    for i, clip in enumerate(expected["clips"][:3]):  # those whose masks are kept
+        names = ("class_scores", "mask_logits", "query_embeds")
+        ids = tracker.update(clip["frames"], *(tensors[f"result{i:03d}.{part}"].float() for part in names))
+        wanted = torch.full_like(ids, -1)
+        wanted[torch.tensor(clip["detection"])] = torch.tensor(clip["track_id"])
+        assert ids.tolist() == wanted.tolist()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("seed", range(40))
+def test_equals_a_tracker_that_keeps_every_clip(seed, device):
+    chance = random.Random(seed)
+    length, stride = chance.choice([1, 2, 3, 4, 5, 9]), chance.choice([1, 1, 2, 3, 4])
+    window, frames = chance.randint(max(stride, 2), 12), chance.randint(1, 36)
+    tracker, dense = ClipTracker(length, stride, window), DenseTracker(length, stride, window, 0.1)
+    clips = list(random_clips(seed, frames, length, stride, device))
+    ids, windows = run(tracker, iter(clips))
+
+    expected_windows = []
+    for clip_ids, (indices, *detections) in zip(ids, clips, strict=True):
+        if indices[0] >= dense.start + window:
+            expected_windows.append(dense.flush(False, (10, 12), 4))
+        assert clip_ids == dense.update(indices, *(x.cpu() for x in detections))
+    expected_windows.append(dense.flush(True, (10, 12), 4))
+    for (class_scores, mask_logits), (wanted_scores, wanted_logits) in zip(windows, expected_windows, strict=True):
+        np.testing.assert_allclose(class_scores.cpu(), wanted_scores, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(mask_logits.cpu(), wanted_logits, rtol=0, atol=1e-12)
+
+
+def test_window_without_a_clip_belongs_to_the_one_before():
+    # 17 frames, windows of 8, stride 2: the last clip holds frames 14 … 16, so [16, 24) has none.
+    tracker = ClipTracker(test_clip_length=4, clip_stride=2, window_length=8)
+    clips = ((list(range(s, min(s + 4, 17))), *one(min(4, 17 - s))) for s in clip_starts(17, 4, 2))
+    ids, windows = run(tracker, clips)
+    assert ids == [[0]] * 8
+    assert [masks.shape[1] for _, masks in windows] == [8, 9]
+    assert all((masks > 0).all() for _, masks in windows)
+
+
+def test_frames_past_the_window_are_carried_as_one_observation():
+    tracker = ClipTracker(test_clip_length=4, window_length=2)
+    tracker.update([0, 1, 2, 3], *one(4, value=1.0, score=0.4))
+    tracker.update([1, 2, 3, 4], *one(4, value=3.0, score=0.8))
+    scores, masks = tracker.flush()
+    torch.testing.assert_close(scores, torch.full((1, 2), 0.6))
+    assert masks[0, :, 0, 0].tolist() == [1, 2]
+    tracker.update([2, 3, 4], *one(3, value=8.0, score=0.9))
+    scores, masks = tracker.flush(last=True)
+    torch.testing.assert_close(scores, torch.full((1, 2), 0.75))  # (0.6 + 0.9) / 2
+    assert masks[0, :, 0, 0].tolist() == [5, 5, 5.5]  # (2 + 8) / 2 twice, (3 + 8) / 2
+
+
+def test_track_that_the_window_does_not_see():
+    tracker = ClipTracker(test_clip_length=2, clip_stride=2, window_length=4)
+    tracker.update([0, 1], *one(2))
+    tracker.update([2, 3], *(x[:0] for x in one(2)))
+    assert tracker.observed_tracks().tolist() == [0]
+    tracker.flush()
+    assert tracker.observed_tracks().tolist() == []
+    assert tracker.update([4, 5], *(x[:0] for x in one(2))).tolist() == []
+    window = tracker.take_window()
+    assert (window.first_frame, window.track_ids.tolist(), window.mask_logits.shape) == (4, [], (0, 4, 4, 4))
+    assert window.class_scores.tolist() == [[0, 0]]
+    assert tracker.update([8, 9], *one(2)).tolist() == [0]  # 4 clips later it is still known by its embedding
+    scores, masks = tracker.flush(last=True)
+    assert scores.min() > 0 and masks.shape == (1, 2, 4, 4)
+
+
+def test_no_detection_starts_with_the_first_that_comes():
+    tracker = ClipTracker(test_clip_length=2, score_threshold=0.4)
+    assert tracker.update([0, 1], *(x[:0] for x in one(2))).tolist() == []
+    assert tracker.num_tracks == 0
+    assert tracker.update([1, 2], *one(2, score=0.5)).tolist() == [0]  # below 2τ, yet there is no track so far
+    scores, masks = tracker.flush(last=True)
+    assert scores.shape == (1, 2) and masks.shape == (1, 3, 4, 4)
+    assert (masks[0, 0] == 0).all() and (masks[0, 1:] > 0).all()
+
+
+def test_flush_with_no_track_at_all():
+    tracker = ClipTracker(test_clip_length=2)
+    tracker.update([0, 1], *(x[:0] for x in one(2)))
+    scores, masks = tracker.flush(last=True)
+    assert scores.shape == (0, 2) and masks.shape == (0, 2, 4, 4)
+
+
+def test_unsure_newcomers_and_repeats_start_no_track():
+    logits = torch.full((3, 1, 4, 4), -5.0)
+    logits[0, :, :2], logits[1, :, 2:], logits[2, :, 2:] = 5, 5, 5  # upper half, lower half twice
+    embeddings = torch.eye(3) * 4
+    tracker = ClipTracker(test_clip_length=1, score_threshold=0.1)
+    tracker.update([0], torch.tensor([[0.9]]), logits[:1], embeddings[:1])
+    unsure = tracker.update([1], torch.tensor([[0.9], [0.2]]), logits[:2], embeddings[:2])
+    assert unsure.tolist() == [0, -1]  # 0.2 is not above 2τ
+    sure = tracker.update([2], torch.tensor([[0.9], [0.21]]), logits[:2], embeddings[:2])
+    assert sure.tolist() == [0, 1]
+    doubled = tracker.update([3], torch.tensor([[0.9], [0.9], [0.9]]), logits, embeddings[[0, 1, 1]])
+    assert sorted(doubled.tolist()) == [-1, 0, 1] and doubled[0] == 0
+
+
+def test_five_hundred_tracks():
+    number, side = 500, 2
+    rows, columns = torch.arange(number) // 25, torch.arange(number) % 25
+    logits = torch.full((number, 1, 20 * side, 25 * side), -4.0)
+    for n in range(number):
+        logits[n, :, rows[n] * side : (rows[n] + 1) * side, columns[n] * side : (columns[n] + 1) * side] = 4
+    generator = torch.Generator().manual_seed(0)
+    embeddings = torch.randn(number, 64, generator=generator)  # own dot product about 64, others' about 8
+    tracker = ClipTracker(test_clip_length=3, window_length=5)
+    for start in range(12):
+        if start and start % 5 == 0:
+            tracker.flush()
+        known = number - 100 if start < 6 else number  # a hundred come later
+        order = torch.randperm(known, generator=generator)
+        scores = torch.rand(known, 3, generator=generator) * 0.5 + 0.3
+        ids = tracker.update(range(start, start + 3), scores, logits[order].expand(-1, 3, -1, -1), embeddings[order])
+        if start == 0:
+            name = torch.full((number,), -1)
+            name[order] = ids
+        elif start == 6:
+            late = order >= number - 100
+            assert sorted(ids[late].tolist()) == list(range(number - 100, number))
+            name[order[late]] = ids[late]
+        assert torch.equal(ids, name[order])
+    assert tracker.num_tracks == number
+    scores, masks = tracker.flush(last=True)
+    assert scores.shape == (number, 3) and masks.shape == (number, 4, 40, 50)
+    assert torch.equal(masks[name[:, None], torch.arange(4)] > 0, (logits > 0).expand(-1, 4, -1, -1))
+
+
+def test_memory_does_not_grow_with_the_video():
+    script = textwrap.dedent("""
+        import resource, sys, torch
+        from mdqe.inference.tracker import ClipTracker
+        torch.set_num_threads(1)
+        tracker, embeddings = ClipTracker(), torch.eye(64) * 4
+        for start in range(int(sys.argv[1]) - 3):
+            if start == tracker.window_start + 30:
+                tracker.take_window()
+            seen = (torch.arange(10) + start // 8) % 64  # every 8 frames an object leaves and another comes
+            logits = torch.full((10, 4, 64, 80), -1.0)
+            logits[torch.arange(10), :, seen] = 1
+            tracker.update(range(start, start + 4), torch.full((10, 5), 0.9), logits, embeddings[seen])
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, tracker.num_tracks)
+    """)
+    peak = {}
+    for frames in (200, 2000):
+        done = subprocess.run([sys.executable, "-c", script, str(frames)], capture_output=True, text=True, check=True)
+        peak[frames], tracks = map(int, done.stdout.split())
+        assert tracks > frames / 10  # what is kept per track does grow
+    assert peak[2000] <= 1.1 * peak[200], peak
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_summed_in_single(dtype):
+    tracker = ClipTracker(test_clip_length=4, window_length=8)
+    for start in range(4):
+        logits = torch.full((1, 4, 2, 2), 1 + start / 128, dtype=dtype)
+        tracker.update(
+            range(start, start + 4), torch.full((1, 1), 0.5, dtype=dtype), logits, torch.ones(1, 3).to(dtype)
+        )
+    scores, masks = tracker.flush(last=True)
+    assert scores.dtype == masks.dtype == torch.float32
+    assert masks[0, 3, 0, 0] == 1 + 1.5 / 128  # near 4, the sum, bfloat16 has steps of 1/32
+
+
+def test_calls_inside_and_outside_of_inference_mode_alternate():
+    seed, clips = 3, list(random_clips(3, 30, 4, 1))
+    expected, _ = run(ClipTracker(window_length=7), iter(clips))
+    tracker, ids = ClipTracker(window_length=7), []
+    for i, (indices, *detections) in enumerate(clips):
+        with torch.inference_mode(i % 2 == seed % 2):
+            if indices[0] == tracker.window_start + 7:
+                tracker.flush()
+            ids.append(tracker.update(indices, *detections).tolist())
+    assert ids == expected
+
+
+def test_reset_forgets_the_video():
+    clips = list(random_clips(5, 20, 4, 1))
+    tracker = ClipTracker(window_length=6)
+    first = run(tracker, iter(clips))
+    tracker.reset()
+    again = run(tracker, iter(clips))
+    assert first[0] == again[0]
+    assert all(torch.equal(a, b) for x, y in zip(first[1], again[1], strict=True) for a, b in zip(x, y, strict=True))
+
+
+def test_results_hold_no_gradient():
+    tracker = ClipTracker(test_clip_length=1)
+    scores, logits, embeddings = (x.requires_grad_() for x in one(1))
+    tracker.update([0], scores, logits, embeddings)
+    assert not any(x.requires_grad for x in tracker.flush(last=True))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"class_scores": torch.ones(2)}, r"class_scores must be \(D, K\).*\(2,\)"),
+        ({"class_scores": torch.ones(1, 2, dtype=torch.int64)}, "class_scores must be .* floating point.*int64"),
+        ({"class_scores": torch.ones(2, 2)}, "mask_logits must have D .* 2 on cpu, got 1"),
+        ({"mask_logits": torch.ones(1, 2, 4)}, r"mask_logits must be \(D, T, h, w\)"),
+        ({"mask_logits": torch.ones(1, 3, 4, 4)}, "mask_logits must have the 2 frames .* got 3"),
+        ({"mask_logits": torch.ones(1, 2, 4, 5)}, r"mask_logits must stay \(4, 4\).*got \(4, 5\)"),
+        ({"mask_logits": torch.ones(1, 2, 4, 4).double()}, "mask_logits must stay .*float32.*got .*float64"),
+        ({"embeddings": torch.ones(1, 4)}, r"embeddings must stay \(3,\).*got \(4,\)"),
+        ({"embeddings": torch.ones(2, 3)}, "embeddings must have D .* 1 on cpu, got 2"),
+        ({"class_scores": torch.full((1, 2), torch.nan)}, "class_scores must be finite"),
+        ({"mask_logits": torch.full((1, 2, 4, 4), torch.inf)}, "mask_logits must be finite"),
+        ({"embeddings": torch.full((1, 3), torch.nan)}, "embeddings must be finite"),
+        ({"frame_indices": []}, "1 to test_clip_length=2 frames, got 0"),
+        ({"frame_indices": [5, 6, 7]}, "1 to test_clip_length=2 frames, got 3"),
+        ({"frame_indices": [6, 5]}, r"must ascend, got \[6, 5\]"),
+        ({"frame_indices": [4, 5]}, "in order, got one from 4 after one from 4"),
+        ({"frame_indices": [8, 9]}, r"window \[4, 8\), got frame 8; flush\(\)"),
+    ],
+)
+def test_bad_clips_are_refused_and_change_nothing(change, message):
+    tracker = ClipTracker(test_clip_length=2, window_length=4)
+    tracker.update([0, 1], *one(2))
+    tracker.flush()
+    tracker.update([4, 5], *one(2))
+    good = dict(zip(("frame_indices", "class_scores", "mask_logits", "embeddings"), ([5, 6], *one(2)), strict=True))
+    with pytest.raises(ValueError, match=message):
+        tracker.update(**{**good, **change})
+    assert tracker.update(**good).tolist() == [0]
+    scores, masks = tracker.flush(last=True)
+    assert scores.shape == (1, 2) and (masks == 5).all() and masks.shape[1] == 3
+
+
+def test_calls_out_of_turn_are_refused():
+    tracker = ClipTracker(test_clip_length=2, window_length=4)
+    with pytest.raises(ValueError, match="no clip was given"):
+        tracker.flush()
+    with pytest.raises(ValueError, match=r"window \[0, 4\), got frame 4"):
+        tracker.update([4, 5], *one(2))
+    tracker.update([0, 1], *one(2))
+    tracker.flush(last=True)
+    with pytest.raises(ValueError, match="the last one was taken"):
+        tracker.flush()
+    with pytest.raises(ValueError, match="reset"):
+        tracker.update([1, 2], *one(2))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"test_clip_length": 0}, "test_clip_length must be at least 1, got 0"),
+        ({"clip_stride": 0}, "clip_stride must be at least 1, got 0"),
+        ({"clip_stride": 5, "window_length": 4}, "window_length must be at least the clip_stride of 5, got 4"),
+        ({"score_threshold": 1.5}, r"score_threshold must lie in \[0, 1\], got 1.5"),
+        ({"iou_weight": -1.0}, "iou_weight=-1.0"),
+        ({"similarity_weight": float("nan")}, "similarity_weight=nan"),
+    ],
+)
+def test_bad_settings_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        ClipTracker(**arguments)
