@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import hashlib
 import re
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mdqe.cli import say
 from mdqe.config import MDQEConfig
 
 if TYPE_CHECKING:  # torch takes seconds to import: `mdqe --help` does without
@@ -45,9 +45,9 @@ def run(args: argparse.Namespace) -> int:
     config = _configure(official, args.preset, args.clip_length)
     state = convert_official(official, config)
     left = sorted({re.sub(r"\.\d+\.", ".*.", name) for name in dropped(official)})
-    _say(f"{len(official)} tensors: {len(state)} used, {len(official) - len(state)} computed anew or stored twice:")
+    say(f"{len(official)} tensors: {len(state)} used, {len(official) - len(state)} computed anew or stored twice:")
     for name in left:
-        _say(f"  {name}")
+        say(f"  {name}")
     with SkipRandomInit():
         model = MDQE(config)
     fill(model, state, args.checkpoint)
@@ -69,7 +69,7 @@ def _configure(official: dict[str, Tensor], preset: str | None, clip_length: int
             f"the checkpoint {sizes.backbone} and {sizes.hidden_dim}"
         )
     if config.num_classes != sizes.num_classes:
-        _say(f"{sizes.num_classes} categories instead of the {config.num_classes} of {name}: their names are unknown")
+        say(f"{sizes.num_classes} categories instead of the {config.num_classes} of {name}: their names are unknown")
         config = config.replace(num_classes=sizes.num_classes)
     # Clips keep the length they were trained with; single frames are for what the preset or the user says.
     own = sizes.clip_length if sizes.clip_length > 1 else config.clip_length
@@ -80,7 +80,7 @@ def _configure(official: dict[str, Tensor], preset: str | None, clip_length: int
             raise ValueError(
                 f"the checkpoint attends over {sizes.clip_length} frames, not {wanted}; only 1 can be repeated"
             )
-        _say(f"temporal attention of single frames, repeated for {wanted}")
+        say(f"temporal attention of single frames, repeated for {wanted}")
     return config
 
 
@@ -96,12 +96,8 @@ def _recognize(official: dict[str, Tensor]) -> str:
             f"{' and '.join(names)} have the same shapes but other categories: name the right one with --preset"
         )
     others = "".join(f"; {name}, of the same shapes, has other test settings" for name in names[1:])
-    _say(f"recognised as {names[0]}{others}")
+    say(f"recognised as {names[0]}{others}")
     return names[0]
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr)
 
 
 def _sha256(path: Path) -> str:

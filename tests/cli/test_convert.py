@@ -1,6 +1,5 @@
 """`mdqe convert` on checkpoints of the released layout."""
 
-import argparse
 import hashlib
 
 import pytest
@@ -10,13 +9,11 @@ from safetensors import safe_open
 
 from mdqe import MDQE, MDQEConfig
 from mdqe.checkpoint import convert_official
-from mdqe.cli import convert
+from mdqe.cli import convert, main
 
 
 def run(*arguments):
-    parser = argparse.ArgumentParser()
-    convert.add_arguments(parser)
-    return convert.run(parser.parse_args([str(argument) for argument in arguments]))
+    return main(["convert", *map(str, arguments)])
 
 
 @pytest.fixture
@@ -130,10 +127,39 @@ def test_saved_image_models_take_clips_when_they_are_loaded(tmp_path):
         MDQE.from_pretrained(tmp_path, clip_length=5)  # trained on 3 frames: not repeated
 
 
-def test_checkpoint_with_a_missing_tensor(tmp_path):
+def test_checkpoint_with_a_missing_tensor(tmp_path, capsys):
     state = pickled(layout(*R50_OVIS))
     del state["detr.transformer_dec.mask_head.gn2.bias"]
     torch.save(state, tmp_path / "x.pth")
-    with pytest.raises(ValueError, match=r"x\.pth does not fit .*; 1 missing: mask_head\.fuse\.1\.1\.bias"):
-        run(tmp_path / "x.pth", "-o", tmp_path / "model")
+    assert run(tmp_path / "x.pth", "-o", tmp_path / "model") == 2
+    out, err = capsys.readouterr()
+    assert not out
+    assert "x.pth does not fit the model of its config; 1 missing: mask_head.fuse.1.1.bias" in err.splitlines()[-1]
     assert not (tmp_path / "model").exists()
+
+
+def test_bad_input_is_one_line_and_status_2(checkpoint, tmp_path, capsys):
+    (tmp_path / "page.pth").write_text("<!DOCTYPE html>")
+    (tmp_path / "taken").write_text("")
+    path = checkpoint(*R50_OVIS)
+    for arguments, message in {
+        (tmp_path / "absent.pth", "-o", tmp_path / "m"): "no such file: ",
+        (tmp_path / "page.pth", "-o", tmp_path / "m"): "is not a file of torch.save: it begins with b'<!DOCTYPE html>'",
+        (path, "-o", tmp_path / "m", "--preset", "r50_coco", "--clip-length", 0): "clip_length is 0, expected",
+        (path, "-o", tmp_path / "taken", "--preset", "r50_ovis_360"): "taken is a file, expected a folder",
+    }.items():
+        assert run(*arguments) == 2
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert last.startswith("mdqe convert: error: ")
+        assert message in last
+    with pytest.raises(SystemExit) as raised:
+        run(path, "-o", tmp_path / "m", "--preset", "r50")
+    assert raised.value.code == 2
+    assert "r50_ovis_360" in capsys.readouterr().err
+
+
+def test_help_has_an_example(capsys):
+    with pytest.raises(SystemExit) as raised:
+        run("--help")
+    assert raised.value.code == 0
+    assert convert.EXAMPLE in capsys.readouterr().out
