@@ -17,9 +17,10 @@ struct Problem {
   const Level* level;    // (L)
   const void* value;     // (B, N, H, D)
   const void* centers;   // (B or 1, Q, 2) in the compute type; null: positions are locations
-  bool shared_centers;   // centers has one item for the whole batch
+  bool shared_centers;   // centers, and order, have one item for the whole batch
   const void* position;  // (B, Q, H, L, P, 2): locations, or with centers offsets in eighths of the image
   const void* score;     // (B, Q, H, L, P): weights, or with centers logits
+  const int32_t* order;  // the order in which the CPU visits queries, (B or 1, Q) as centers is shared; null: as they come
   void* output;          // (B, Q, H, D), the type of value
 
   // Backward. The gradients are in the compute type; grad_value starts as zeros, the others are written.
@@ -27,6 +28,11 @@ struct Problem {
   void* grad_value;         // (B, N, H, D)
   void* grad_position;      // (B, Q, H, L, P, 2)
   void* grad_score;         // (B, Q, H, L, P)
+
+  // The query to visit at a place in the order.
+  int64_t query(int64_t item, int64_t place) const {
+    return order ? order[(shared_centers ? 0 : item * queries) + place] : place;
+  }
 };
 
 constexpr int kOffsetScale = 8;  // location = center + offset / 8

@@ -25,7 +25,7 @@ struct BFloat16 {
   }
 };
 
-// A range of (batch, query) pairs, numbered batch * Q + query.
+// A range of (batch, place in the order of queries) pairs, numbered batch * Q + place.
 using ForwardKernel = void (*)(const Problem&, int64_t begin, int64_t end);
 // All queries of one item of the batch, in order, for heads [begin, end): no two calls write to the same row.
 using BackwardKernel = void (*)(const Problem&, int64_t item, int64_t head_begin, int64_t head_end);

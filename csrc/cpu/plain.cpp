@@ -107,10 +107,10 @@ void forward(const Problem& p, int64_t begin, int64_t end) {
   const int64_t channels = p.channels;
   Sampler<C, S, kFused> sampler(p);
   std::vector<C> sum(channels);
-  for (int64_t pair = begin; pair < end; ++pair) {
-    const int64_t item = pair / p.queries, query = pair % p.queries;
+  for (int64_t i = begin; i < end; ++i) {
+    const int64_t item = i / p.queries, query = p.query(item, i % p.queries);
     for (int64_t head = 0; head < p.heads; ++head) {
-      const int64_t index = pair * p.heads + head;
+      const int64_t index = (item * p.queries + query) * p.heads + head;
       const V* base = static_cast<const V*>(p.value) + (item * p.rows * p.heads + head) * channels;
       sampler.weights(index);
       C* total = sum.data();
@@ -150,7 +150,8 @@ template <typename V, typename S, typename C, bool kFused>
 void backward(const Problem& p, int64_t item, int64_t head_begin, int64_t head_end) {
   const int64_t channels = p.channels, count = p.levels * p.points;
   Sampler<C, S, kFused> sampler(p);
-  for (int64_t query = 0; query < p.queries; ++query) {
+  for (int64_t place = 0; place < p.queries; ++place) {
+    const int64_t query = p.query(item, place);
     for (int64_t head = head_begin; head < head_end; ++head) {
       const int64_t index = (item * p.queries + query) * p.heads + head;
       const int64_t first = (item * p.rows * p.heads + head) * channels;
