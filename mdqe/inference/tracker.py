@@ -103,6 +103,11 @@ class ClipTracker:
         """Ids (M,) int64 on the CPU, ascending, of the tracks seen in the current window or carried into it."""
         return self._memory.observed() if self._memory else torch.zeros(0, dtype=torch.int64)
 
+    @property
+    def embeddings(self) -> Tensor | None:
+        """What each track is compared by: (N, E), an average over its last appearances; None before the first clip."""
+        return self._memory.embeddings if self._memory else None
+
     @torch.no_grad()
     def update(
         self, frame_indices: Sequence[int], class_scores: Tensor, mask_logits: Tensor, embeddings: Tensor

@@ -122,6 +122,8 @@ def test_overlap_lowers_the_score_and_half_of_it_drops():
     found = keep([0.9, 0.8], *stripes((0, 8), (4, 12)))  # 8 of 24 pixels after thinning, + 1
     assert found.class_scores.flatten().tolist() == pytest.approx([0.9, 0.8 * (1 - 8 / 25)], rel=1e-5)
     assert len(keep([0.9, 0.8], *stripes((0, 8), (2, 8))).class_scores) == 1
+    coefficients, embeddings, features = stripes((0, 8), (0, 14))  # on one thinned row 4 of 7 pixels, + 1: exactly half
+    assert len(keep([0.9, 0.8], coefficients, embeddings, 5 * features[:, :, :2]).class_scores) == 1
     # Suppressed by the second, which the first suppresses: the third goes as well.
     chain = keep([0.9, 0.8, 0.7], *stripes((0, 10), (2, 12), (4, 14)))
     assert chain.embeddings.tolist() == [[1, 0, 0]]
