@@ -41,6 +41,17 @@ def contact_sheet(images: Sequence[np.ndarray], captions: Sequence[str], *, widt
     return np.array(sheet)
 
 
+def shrink(image: np.ndarray, width: int = 520) -> np.ndarray:
+    """The image at no more than that width, for a sheet: many small pictures instead of many large ones in memory."""
+    from PIL import Image
+
+    height, breadth = image.shape[:2]
+    if breadth <= width:
+        return image
+    size = (width, max(1, round(height * width / breadth)))
+    return np.array(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
+
+
 def save_png(image: np.ndarray, path: str | Path) -> None:
     """Write an image as PNG, whole or not at all."""
     from PIL import Image

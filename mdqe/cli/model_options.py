@@ -1,0 +1,58 @@
+"""The options that name a model, shared by the commands that run one."""
+
+import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mdqe.model import MDQE
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """--model and the options of how it runs."""
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--model", metavar="ID|FOLDER", help="a folder, a Hub id (user/model) or a bundled model (mdqe:NAME)"
+    )
+    group.add_argument(
+        "--size",
+        metavar="PIXELS",
+        type=_size,
+        help='shorter edge of the frames that the model sees; "native": as the video is (default: the model\'s own)',
+    )
+    group.add_argument("--device", help='such as "cpu" or "cuda:0" (default: cuda where there is one)')
+    group.add_argument("--dtype", choices=DTYPES, default="float32", help="precision (default: %(default)s)")
+
+
+def default_model() -> str | None:
+    """The bundled model that is used when none is named; None where this installation has none."""
+    from mdqe.source import bundled_models
+
+    return next(iter(bundled_models()), None)
+
+
+def load_model(args: argparse.Namespace) -> "MDQE":
+    """The model that the arguments name.
+
+    Raises:
+        OSError, ValueError: there is no such model, or not for this device; one line says what.
+    """
+    import torch
+
+    from mdqe.model import MDQE
+
+    name = args.model or default_model()
+    if name is None:
+        raise ValueError("this installation has no bundled model: name one with --model")
+    size = {} if args.size is None else {"test_shorter_edge": None if args.size == "native" else args.size}
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return MDQE.from_pretrained(name, device=device, dtype=getattr(torch, args.dtype), **size)
+
+
+def _size(text: str) -> int | str:
+    if text == "native":
+        return text
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f'{text!r} is neither a number of pixels nor "native"')
+    return int(text)

@@ -1,0 +1,27 @@
+"""A progress bar on stderr, with speed and time left."""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from tqdm import tqdm
+
+from mdqe.cli import say
+
+T = TypeVar("T")
+
+
+def shown(items: Iterable[T], doing: str, total: int | None) -> Iterator[T]:
+    """Iterate over frames under a bar; where stderr is no terminal, a line at the end instead."""
+    start, number = time.monotonic(), 0
+    bar = tqdm(items, desc=doing, total=total, unit="frame", file=sys.stderr, disable=None, dynamic_ncols=True)
+    try:
+        for item in bar:
+            yield item
+            number += 1
+    finally:
+        bar.close()
+        if bar.disable:
+            seconds = time.monotonic() - start
+            say(f"{doing}: {number} frames in {seconds:.1f} s ({number / max(seconds, 1e-9):.2f} frames/s)")
