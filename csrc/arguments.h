@@ -67,6 +67,14 @@ inline std::vector<Level> read_levels(const std::vector<int64_t>& flat, int64_t 
   return levels;
 }
 
+inline void check_level_tensors(const Tensor& shapes, const Tensor& starts) {
+  require(shapes.scalar_type() == ScalarType::Long && starts.scalar_type() == ScalarType::Long,
+          "shapes and starts must be int64");
+  require(shapes.dim() == 2 && shapes.size(1) == 2, "shapes must be (L, 2), got ", size_of(shapes));
+  require(starts.dim() == 1 && starts.size(0) == shapes.size(0), "starts must be (L) = (", shapes.size(0), "), got ",
+          size_of(starts));
+}
+
 // A call's tensors, contiguous, and the Problem that points into them.
 struct Arguments {
   Tensor value, centers, position, score, grad_output;

@@ -1,6 +1,7 @@
 // The operators' schemas and their CPU kernels, on LibTorch's stable ABI.
 //
-// `levels` is flat: height, width and first row in value, for each level. Gradients are in the compute type, float64 for
+// `levels` is flat: height, width and first row in value, for each level; the _table operators take it as tensors, shapes
+// (L, 2) and starts (L). Gradients are in the compute type, float64 for
 // float64 value and float32 for all others; autograd casts them.
 
 #include <algorithm>
@@ -165,6 +166,27 @@ std::tuple<Tensor, Tensor, Tensor> deform_attn_fused_backward(Tensor grad, Tenso
   return run_backward(a, true);
 }
 
+// The level table as tensors, shapes (L, 2) and starts (L), on the CPU.
+std::vector<int64_t> flat_levels(const Tensor& shapes, const Tensor& starts) {
+  check_level_tensors(shapes, starts);
+  require(shapes.is_cpu() && starts.is_cpu(), "shapes and starts must be on the CPU as value is");
+  const Tensor pairs = torch::stable::contiguous(shapes), firsts = torch::stable::contiguous(starts);
+  const int64_t* pair = static_cast<const int64_t*>(pairs.const_data_ptr());
+  const int64_t* first = static_cast<const int64_t*>(firsts.const_data_ptr());
+  std::vector<int64_t> flat;
+  for (int64_t l = 0; l < starts.size(0); ++l) flat.insert(flat.end(), {pair[2 * l], pair[2 * l + 1], first[l]});
+  return flat;
+}
+
+Tensor deform_attn_table(Tensor value, Tensor shapes, Tensor starts, Tensor locations, Tensor weights) {
+  return deform_attn(value, flat_levels(shapes, starts), locations, weights);
+}
+
+std::tuple<Tensor, Tensor, Tensor> deform_attn_table_backward(Tensor grad, Tensor value, Tensor shapes, Tensor starts,
+                                                              Tensor locations, Tensor weights) {
+  return deform_attn_backward(grad, value, flat_levels(shapes, starts), locations, weights);
+}
+
 }  // namespace
 }  // namespace mdqe
 
@@ -185,6 +207,11 @@ STABLE_TORCH_LIBRARY(mdqe, m) {
   m.def(
       "deform_attn_fused_backward(Tensor grad, Tensor value, SymInt[] levels, Tensor centers, Tensor offsets,"
       " Tensor logits) -> (Tensor, Tensor, Tensor)");
+  m.def(
+      "deform_attn_table(Tensor value, Tensor shapes, Tensor starts, Tensor locations, Tensor weights) -> Tensor");
+  m.def(
+      "deform_attn_table_backward(Tensor grad, Tensor value, Tensor shapes, Tensor starts, Tensor locations,"
+      " Tensor weights) -> (Tensor, Tensor, Tensor)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(mdqe, CPU, m) {
@@ -192,4 +219,6 @@ STABLE_TORCH_LIBRARY_IMPL(mdqe, CPU, m) {
   m.impl("deform_attn_backward", TORCH_BOX(&mdqe::deform_attn_backward));
   m.impl("deform_attn_fused", TORCH_BOX(&mdqe::deform_attn_fused));
   m.impl("deform_attn_fused_backward", TORCH_BOX(&mdqe::deform_attn_fused_backward));
+  m.impl("deform_attn_table", TORCH_BOX(&mdqe::deform_attn_table));
+  m.impl("deform_attn_table_backward", TORCH_BOX(&mdqe::deform_attn_table_backward));
 }

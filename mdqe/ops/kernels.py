@@ -99,11 +99,11 @@ def compiled_for(value: Tensor) -> bool:
     return device != "cpu" or value.shape[1] * value.shape[2] * value.shape[3] <= MAX_ITEM_ELEMENTS
 
 
-def _fake_forward(value: Tensor, levels: list[int], *rest: Tensor) -> Tensor:
+def _fake_forward(value: Tensor, *rest: Any) -> Tensor:
     return value.new_empty(value.shape[0], rest[-1].shape[1], value.shape[2] * value.shape[3])
 
 
-def _fake_backward(grad: Tensor, value: Tensor, levels: list[int], *rest: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _fake_backward(grad: Tensor, value: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
     dtype = compute_dtype(value.dtype)
     return tuple(value.new_empty(like.shape, dtype=dtype) for like in (value, *rest[-2:]))
 
@@ -117,6 +117,16 @@ def _backward(ctx: Any, grad: Tensor) -> tuple:
     value, locations, weights = ctx.saved_tensors
     grads = torch.ops.mdqe.deform_attn_backward(grad, value, ctx.levels, locations, weights)
     return grads[0].to(value.dtype), None, grads[1], grads[2]
+
+
+def _save_table(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _table_backward(ctx: Any, grad: Tensor) -> tuple:
+    value, *rest = ctx.saved_tensors
+    grads = torch.ops.mdqe.deform_attn_table_backward(grad, value, *rest)
+    return grads[0].to(value.dtype), None, None, grads[1], grads[2]
 
 
 def _fused_backward(ctx: Any, grad: Tensor) -> tuple:
@@ -145,22 +155,27 @@ def _autocast_rule(name: str, device: str) -> Any:
     """Value keeps its type; coordinates and weights go to the type that the kernel computes in."""
     operator = getattr(torch.ops.mdqe, name)
 
-    def call(value: Tensor, levels: list[int], *rest: Tensor) -> Tensor:
+    def call(value: Tensor, *rest: Any) -> Tensor:
+        dtype = compute_dtype(value.dtype)
+        cast = [x.to(dtype) if isinstance(x, Tensor) and x.is_floating_point() else x for x in rest]
         with torch.autocast(device, enabled=False):
-            return operator(value, levels, *(tensor.to(compute_dtype(value.dtype)) for tensor in rest))
+            return operator(value, *cast)
 
     return call
 
 
 def _register() -> Library:
     """Fake kernels, gradients and autocast rules of the operators that the CPU library has defined."""
-    for name, backward in (("deform_attn", _backward), ("deform_attn_fused", _fused_backward)):
+    library = Library("mdqe", "IMPL")
+    for name, backward, save in (
+        ("deform_attn", _backward, _save),
+        ("deform_attn_fused", _fused_backward, _save),
+        ("deform_attn_table", _table_backward, _save_table),
+    ):
         register_fake(f"mdqe::{name}", _fake_forward)
         register_fake(f"mdqe::{name}_backward", _fake_backward)
-        register_autograd(f"mdqe::{name}", backward, setup_context=_save)
+        register_autograd(f"mdqe::{name}", backward, setup_context=save)
         register_autograd(f"mdqe::{name}_backward", _no_double_backward, setup_context=_nothing_to_save)
-    library = Library("mdqe", "IMPL")
-    for name in ("deform_attn", "deform_attn_fused"):
         library.impl(name, _autocast_rule(name, "cpu"), "AutocastCPU")
         library.impl(name, _autocast_rule(name, "cuda"), "AutocastCUDA")
     return library
