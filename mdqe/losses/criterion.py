@@ -1,0 +1,194 @@
+"""All training losses of the model, weighted (paper Sec. 3.4)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn import functional as F
+from torchvision.ops import box_convert
+
+from mdqe.losses.box import box_losses
+from mdqe.losses.classification import class_loss
+from mdqe.losses.mask import InterInstanceMaskLoss
+from mdqe.losses.matcher import DynamicMatcher
+from mdqe.losses.query_init import activation_loss, association_losses
+from mdqe.losses.semantic import ids_at, semantic_targets
+from mdqe.losses.targets import ScaledTargets, StackedTargets, scale_targets, stack_targets
+from mdqe.mask_head import mask_logits
+from mdqe.targets import ClipTargets
+
+if TYPE_CHECKING:
+    from mdqe.model import MDQE, ClipOutput, ClipPrediction
+    from mdqe.query_init import FrameQueries
+
+
+def clip_losses(
+    model: MDQE, frames: Tensor, targets: Sequence[ClipTargets], criterion: Criterion | None = None
+) -> dict[str, Tensor]:
+    """Run a model on clips and weigh what it says against what is there.
+
+    Args:
+        model: in the mode, type and autocast context that the caller chose.
+        frames: (B, T, 3, H, W) RGB on 0 … 255; zeros right and below where a clip is smaller.
+        targets: of each clip; their masks have the clip's own size.
+        criterion: other losses or weights than the published ones.
+
+    Returns:
+        Weighted losses by name; their sum is what training minimises.
+
+    Raises:
+        ValueError: frames and targets that do not fit each other.
+    """
+    if frames.ndim != 5 or frames.shape[2] != 3 or len(targets) != len(frames):
+        raise ValueError(
+            f"frames is {tuple(frames.shape)} with {len(targets)} targets, expected (B, T, 3, H, W) and B of them"
+        )
+    for i, target in enumerate(targets):
+        count, height, width = target.masks.shape[1:]
+        if count != frames.shape[1] or height > frames.shape[3] or width > frames.shape[4]:
+            raise ValueError(
+                f"masks of targets[{i}] is {tuple(target.masks.shape)}, expected (K, T, H, W) "
+                f"that fits the frames, {tuple(frames.shape)}"
+            )
+    sizes = [(t.masks.shape[-2], t.masks.shape[-1]) for t in targets]
+    output = model(frames, sizes, model.config.association_window)
+    criterion = criterion or Criterion(association_window=model.config.association_window)
+    return criterion(output, [target.to(frames.device) for target in targets])
+
+
+class Criterion(nn.Module):
+    """The weighted losses of query initialisation and of every decoder layer.
+
+    Every layer is matched with the objects by itself. Losses of matched queries are summed and divided by their number
+    in the batch, averaged over processes and at least 1.
+
+    Args:
+        mask_loss: `InterInstanceMaskLoss` by default, or `PlainMaskLoss`, or another module that is called alike.
+        matcher: assigns queries to objects.
+        association_window: cells that an object may move per frame in `init_reid`.
+        class_weight, box_weight, giou_weight, mask_weight, dice_weight: weights of every layer's losses; mask_weight
+            is that of the BCE.
+        init_sem_weight, init_reid_weight, init_reid_aux_weight: weights of the losses of the query initialisation.
+    """
+
+    def __init__(
+        self,
+        *,
+        mask_loss: nn.Module | None = None,
+        matcher: DynamicMatcher | None = None,
+        association_window: float = 5,
+        class_weight: float = 2.0,
+        box_weight: float = 2.0,
+        giou_weight: float = 2.0,
+        mask_weight: float = 4.0,
+        dice_weight: float = 4.0,
+        init_sem_weight: float = 2.0,
+        init_reid_weight: float = 0.5,
+        init_reid_aux_weight: float = 0.5,
+    ) -> None:
+        super().__init__()
+        self.mask_loss = InterInstanceMaskLoss() if mask_loss is None else mask_loss
+        self.matcher = DynamicMatcher() if matcher is None else matcher
+        self.association_window = association_window
+        self.weights = {
+            "init_sem": init_sem_weight,
+            "init_reid": init_reid_weight,
+            "init_reid_aux": init_reid_aux_weight,
+            "class": class_weight,
+            "box": box_weight,
+            "giou": giou_weight,
+            "mask": mask_weight,
+            "dice": dice_weight,
+        }
+
+    def forward(self, output: ClipOutput, targets: Sequence[ClipTargets]) -> dict[str, Tensor]:
+        """Weighted losses by name.
+
+        Of the query initialisation `init_sem`, `init_reid`, `init_reid_aux`, missing when queries are learned; of the
+        last layer `class`, `box`, `giou`, `mask`, `dice`; of the warm-up and the layers before the last `class_0`, ….
+
+        Args:
+            output: of `MDQE.forward` on B clips.
+            targets: of each clip, on the output's device.
+        """
+        with torch.autocast(output.mask_features.device.type, enabled=False):
+            output = _widen(output)
+            scaled = self.scale(output, targets)
+            objects = stack_targets(scaled)
+            owner = self.matcher(output.layers, output.mask_features, scaled)  # (L, B, Q)
+            owner = torch.where(owner >= 0, owner + objects.first[:, None], -1)
+            sums, found = self._init_sums(output.queries, scaled)
+            clips = owner.new_tensor(owner.shape[1])
+            counts = torch.stack([clips, found, *(owner >= 0).sum((1, 2))]).to(output.mask_features.dtype)
+            clips, found, *matches = _average_over_processes(counts).unbind()
+            frames, queries = output.layers[0].boxes.shape[1:3]
+            counts = {"init_sem": clips * frames, "init_reid": found, "init_reid_aux": found}
+            losses = {name: loss / counts[name] for name, loss in sums.items()}
+            for i, layer in enumerate(output.layers):
+                suffix = "" if i == len(output.layers) - 1 else f"_{i}"
+                sums = self._layer_sums(layer, output.mask_features, owner[i], objects)
+                m = matches[i].clamp(min=1)
+                counts = {"class": clips * queries, "box": m * frames, "giou": m * frames, "mask": m, "dice": m}
+                losses.update({name + suffix: loss / counts[name] for name, loss in sums.items()})
+            return {name: self.weights[re.sub(r"_\d+$", "", name)] * loss for name, loss in losses.items()}
+
+    def scale(self, output: ClipOutput, targets: Sequence[ClipTargets]) -> list[ScaledTargets]:
+        """The targets at the scales of the output."""
+        h, w = output.mask_features.shape[-2:]
+        num_classes = output.layers[-1].class_logits.shape[-1]
+        return [scale_targets(t, (4 * h, 4 * w), num_classes, output.mask_features.dtype) for t in targets]
+
+    def _init_sums(self, queries: FrameQueries, targets: Sequence[ScaledTargets]) -> tuple[dict[str, Tensor], Tensor]:
+        """Losses of the query initialisation, summed over frames or objects, and the number of these objects."""
+        logits = queries.activation  # (B, T, K, h, w)
+        if logits is None:
+            return {}, targets[0].labels.new_tensor(0)
+        sem, reid, aux, found = [], [], [], []
+        for b, target in enumerate(targets):
+            semantic = semantic_targets(target, logits.shape[2])
+            activation = logits[b].flatten(2).transpose(1, 2)  # (T, h·w, K)
+            sem.append(activation_loss(activation, semantic.labels, semantic.centerness).sum())
+            ids = ids_at(semantic.ids, queries.coords[b], logits.shape[-2:])
+            sums = association_losses(queries.embeddings[b], ids, target.ids.amax(1), self.association_window)
+            for total, part in zip((reid, aux, found), sums, strict=True):
+                total.append(part)
+        return {"init_sem": sum(sem), "init_reid": sum(reid), "init_reid_aux": sum(aux)}, sum(found)
+
+    def _layer_sums(
+        self, layer: ClipPrediction, features: Tensor, owner: Tensor, objects: StackedTargets
+    ) -> dict[str, Tensor]:
+        """One layer's losses, summed: its prediction, features (B, M, T, h, w), and each query's object (B, Q)."""
+        labels = F.pad(objects.labels, (0, 1), value=-1)[owner]  # (B, Q); no object, −1, is the last place
+        clip, query = (owner >= 0).nonzero(as_tuple=True)
+        matched = owner[clip, query]  # (N,)
+        boxes, masks = objects.boxes[matched], objects.masks[matched]
+        predicted = box_convert(layer.boxes[clip, :, query], "cxcywh", "xyxy")  # (N, T, 4)
+        l1, giou = box_losses(predicted, boxes)
+        coefficients = layer.mask_coefficients[clip, query].split((owner >= 0).sum(1).tolist())
+        logits = torch.cat([mask_logits(c, f) for c, f in zip(coefficients, features, strict=True)])  # (N, T, h, w)
+        bce, dice = self.mask_loss(logits, masks, boxes, clip, normalizer=1)
+        return {"class": class_loss(layer.class_logits, labels), "box": l1, "giou": giou, "mask": bce, "dice": dice}
+
+
+def _average_over_processes(counts: Tensor) -> Tensor:
+    """Counts averaged over the processes that train together; 1 where all are 0."""
+    processes = 1
+    if distributed.is_available() and distributed.is_initialized():
+        processes = distributed.get_world_size()
+        distributed.all_reduce(counts)
+    return torch.where(counts > 0, counts / processes, 1)
+
+
+def _widen(output: ClipOutput) -> ClipOutput:
+    """Half precision to float32: sums over thousands of pixels need it."""
+
+    def wide(x: Tensor | None) -> Tensor | None:
+        return None if x is None else x.to(torch.promote_types(x.dtype, torch.float32))
+
+    layers = [layer._make(map(wide, layer)) for layer in output.layers]
+    queries = output.queries._make(map(wide, output.queries))
+    return output._replace(layers=layers, mask_features=wide(output.mask_features), queries=queries)

@@ -1,0 +1,163 @@
+"""Assignment of queries to objects: one object to many queries, as many as fit it well."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.ops import box_convert
+
+from mdqe.losses.box import box_giou, is_box
+from mdqe.losses.targets import ScaledTargets
+
+if TYPE_CHECKING:
+    from mdqe.model import ClipPrediction
+
+_NEVER = float("inf")
+_UNKNOWN_COST = 1000.0  # in place of a cost that is not finite
+_OUTSIDE_COST = 100.0  # for every frame in which a query's box lies on no object
+_BLOCK = 1 << 22  # mask logits held at a time
+
+
+class DynamicMatcher:
+    """Dynamic-k matching: an object takes as many queries as the sum of its best boxes' GIoUs, at least `min_queries`.
+
+    A query taken twice keeps its cheapest object. An object left without a query then gets the cheapest free one.
+    Of equal costs the first query counts as cheaper.
+
+    Args:
+        class_cost, box_cost, mask_cost: weights of the three costs.
+        candidates: GIoUs that are summed.
+        min_queries: queries that an object takes at least, before some may be lost to others.
+        center_radius: how near to an object's centre, in each axis and in [0, 1], a query's box counts as lying on it.
+    """
+
+    def __init__(
+        self,
+        *,
+        class_cost: float = 1.0,
+        box_cost: float = 2.0,
+        mask_cost: float = 4.0,
+        candidates: int = 10,
+        min_queries: int = 2,
+        center_radius: float = 2.5 / 32,
+    ) -> None:
+        self.class_cost = class_cost
+        self.box_cost = box_cost
+        self.mask_cost = mask_cost
+        self.candidates = candidates
+        self.min_queries = min_queries
+        self.center_radius = center_radius
+
+    @torch.no_grad()
+    def __call__(
+        self, layers: Sequence[ClipPrediction], mask_features: Tensor, targets: Sequence[ScaledTargets]
+    ) -> Tensor:
+        """Match the predictions of L layers with the objects of B clips.
+
+        Args:
+            layers: predictions, in float32 or wider.
+            mask_features: (B, M, T, H / 4, W / 4).
+            targets: of each clip.
+
+        Returns:
+            (L, B, Q) int64: the object, counted within its clip, of every query; −1 for none.
+        """
+        logits, coefficients = (torch.stack(x) for x in zip(*((p[0], p[1]) for p in layers), strict=True))
+        boxes = torch.stack([box_convert(p.boxes, "cxcywh", "xyxy") for p in layers])  # (L, B, T, Q, 4)
+        clips = [
+            self._match(logits[:, b], coefficients[:, b], boxes[:, b], mask_features[b].flatten(1), t)
+            for b, t in enumerate(targets)
+        ]
+        return torch.stack(clips, 1)
+
+    def _match(
+        self, logits: Tensor, coefficients: Tensor, boxes: Tensor, features: Tensor, targets: ScaledTargets
+    ) -> Tensor:
+        """One clip, all layers: (L, Q, K), (L, Q, M), (L, T, Q, 4), (M, T·h·w) → (L, Q)."""
+        if not len(targets.labels):
+            return torch.full(logits.shape[:2], -1, device=logits.device)
+        giou, box_cost = _box_costs(boxes, targets.boxes)
+        mask_cost = mask_costs(coefficients, features, targets.masks.flatten(1))
+        class_cost = -logits.sigmoid()[..., targets.labels]
+        cost = self.class_cost * class_cost + self.box_cost * box_cost + self.mask_cost * mask_cost  # (L, Q, K)
+        cost = torch.where(cost.isfinite(), cost, _UNKNOWN_COST)
+        outside = ~_on_an_object(boxes, targets.boxes, self.center_radius)  # (L, T, Q)
+        cost = cost + _OUTSIDE_COST * outside.sum(1)[..., None]
+        return self.assign(cost, giou.nan_to_num(0))
+
+    def assign(self, cost: Tensor, giou: Tensor) -> Tensor:
+        """Costs and GIoUs (L, Q, K) → the object of every query (L, Q), −1 for none."""
+        best = giou.clamp(min=0).topk(min(self.candidates, giou.shape[1]), dim=1).values.sum(1)  # (L, K)
+        count = best.to(torch.int64).clamp(min=self.min_queries)
+        rank = cost.argsort(dim=1, stable=True).argsort(dim=1)  # (L, Q, K)
+        matched = _settle(cost, rank < count[:, None])
+        while True:
+            free = matched < 0  # (L, Q)
+            alone = ~_takers(matched, cost.shape[2]).any(1)  # (L, K)
+            alone &= free.any(1, keepdim=True)
+            if not alone.any():
+                return matched
+            choice = cost.masked_fill(~free[..., None], _NEVER).argmin(1, keepdim=True)  # (L, 1, K)
+            taken = torch.zeros_like(cost, dtype=torch.bool).scatter(1, choice, alone[:, None])
+            matched = torch.where(free, _settle(cost, taken), matched)
+
+
+def mask_costs(coefficients: Tensor, features: Tensor, masks: Tensor) -> Tensor:
+    """BCE, averaged over the pixels, plus Dice of every query with every object.
+
+    Args:
+        coefficients: (L, Q, M).
+        features: (M, P).
+        masks: (K, P) in [0, 1].
+
+    Returns:
+        (L, Q, K). No tensor of all queries and pixels is held.
+    """
+    rows = coefficients.flatten(0, 1)  # (L·Q, M)
+    pixels = features.shape[1]
+    block = max(_BLOCK // len(rows), 256)
+    softplus, area = rows.new_zeros(len(rows)), rows.new_zeros(len(rows))
+    overlap = rows.new_zeros(len(rows), len(masks))
+    for start in range(0, pixels, block):
+        x = rows @ features[:, start : start + block]
+        softplus += F.softplus(x).sum(1)
+        p = x.sigmoid_()
+        area += p.sum(1)
+        overlap += p @ masks[:, start : start + block].T
+    logits_inside = rows @ (features @ masks.T)  # (L·Q, K)
+    bce = (softplus[:, None] - logits_inside) / pixels
+    dice = 1 - (2 * overlap + 1) / (area[:, None] + masks.sum(1) + 1)
+    return (bce + dice).unflatten(0, coefficients.shape[:2])
+
+
+def _box_costs(boxes: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Boxes (L, T, Q, 4), targets (K, T, 4) → GIoU averaged over an object's frames, L1 + 1 − GIoU: (L, Q, K) each."""
+    a, b = boxes[:, :, :, None], targets.transpose(0, 1)[:, None]  # (L, T, Q, 1, 4), (T, 1, K, 4)
+    there = is_box(b)  # (T, 1, K)
+    giou = torch.where(there, box_giou(a, b), 0).sum(1) / there.sum(0).clamp(min=1)  # (L, Q, K)
+    return giou, (a - b).abs().sum((1, -1)) + 1 - giou
+
+
+def _on_an_object(boxes: Tensor, targets: Tensor, radius: float) -> Tensor:
+    """Where the centres of boxes (L, T, Q, 4) lie in, or near the centre of, a box of targets (K, T, 4): (L, T, Q)."""
+    center = ((boxes[..., :2] + boxes[..., 2:]) / 2)[:, :, :, None]  # (L, T, Q, 1, 2)
+    low, high = (x.transpose(0, 1)[:, None] for x in targets.split(2, -1))  # (T, 1, K, 2)
+    inside = ((center > low) & (center < high)).all(-1)  # (L, T, Q, K)
+    near = ((center - (low + high) / 2).abs() < radius).all(-1)
+    return (inside | near).any(-1)
+
+
+def _takers(matched: Tensor, objects: int) -> Tensor:
+    """Objects (L, Q) → whether a query has an object: (L, Q, K)."""
+    return matched[..., None] == torch.arange(objects, device=matched.device)
+
+
+def _settle(cost: Tensor, taken: Tensor) -> Tensor:
+    """Who takes whom (L, Q, K) → each query's object (L, Q): its taker, of several the cheapest of all; −1 for none."""
+    times = taken.sum(2)
+    matched = torch.where(times > 1, cost.argmin(2), taken.byte().argmax(2))
+    return torch.where(times > 0, matched, -1)

@@ -1,0 +1,89 @@
+"""ClipTargets brought to the scales of the model's outputs: boxes in [0, 1], masks at strides 4 and 8."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mdqe.targets import ClipTargets
+
+
+class ScaledTargets(NamedTuple):
+    """The objects of one clip that are present in some frame, over the padded frame (H, W)."""
+
+    labels: Tensor
+    """(K,)."""
+    ids: Tensor
+    """(K, T), −1 where absent."""
+    boxes: Tensor
+    """(K, T, 4) xyxy in [0, 1]; zeros where absent."""
+    masks: Tensor
+    """(K, T, H / 4, W / 4) in [0, 1]."""
+    inner: Tensor
+    """(K, T, H / 8, W / 8) bool: more than half covered."""
+
+
+class StackedTargets(NamedTuple):
+    """The objects of several clips in one row of N."""
+
+    labels: Tensor
+    """(N,)."""
+    boxes: Tensor
+    """(N, T, 4) xyxy in [0, 1]; zeros where absent."""
+    masks: Tensor
+    """(N, T, H / 4, W / 4) in [0, 1]."""
+    first: Tensor
+    """(B,) where each clip's objects begin."""
+
+
+def scale_targets(
+    targets: ClipTargets, padded_size: tuple[int, int], num_classes: int, dtype: torch.dtype
+) -> ScaledTargets:
+    """Drop what is never present and resize the rest as bilinear interpolation does.
+
+    Args:
+        targets: of one clip.
+        padded_size: (H, W) of the padded frames, multiples of 8.
+        num_classes: categories of the model.
+        dtype: of boxes and masks.
+
+    Raises:
+        ValueError: a label the model does not have, or masks larger than the padded frames.
+    """
+    height, width = targets.masks.shape[-2:]
+    if height > padded_size[0] or width > padded_size[1]:
+        raise ValueError(f"masks is {height}x{width}, expected at most the padded frames' {padded_size}")
+    if targets.labels.numel() and int(targets.labels.max()) >= num_classes:
+        raise ValueError(f"labels is {targets.labels.tolist()}, expected less than num_classes={num_classes}")
+    present = targets.ids >= 0  # (K, T)
+    kept = present.any(1)
+    present, masks = present[kept], targets.masks[kept]
+    scale = targets.boxes.new_tensor([padded_size[1], padded_size[0]] * 2)
+    boxes = (targets.boxes[kept] / scale).clamp(0, 1)
+    boxes = torch.where(present[..., None], boxes, 0).to(dtype)
+    masks = F.pad(masks, (0, padded_size[1] - width, 0, padded_size[0] - height))
+    shown = present[..., None, None]
+    fine, coarse = _quarters(masks, 4) * shown, _quarters(masks, 8) * shown
+    return ScaledTargets(targets.labels[kept], targets.ids[kept], boxes, fine.to(dtype) / 4, coarse > 2)
+
+
+def stack_targets(targets: Sequence[ScaledTargets]) -> StackedTargets:
+    """The objects of all clips in one row."""
+    labels, boxes, masks = (torch.cat([getattr(t, name) for t in targets]) for name in ("labels", "boxes", "masks"))
+    counts = torch.tensor([0, *(len(t.labels) for t in targets[:-1])])
+    return StackedTargets(labels, boxes, masks, counts.cumsum(0).to(labels.device))
+
+
+def _quarters(masks: Tensor, stride: int) -> Tensor:
+    """How many of the four pixels around the centre of each stride × stride cell are set: (…, H / s, W / s) uint8.
+
+    Bilinear interpolation by a whole, even factor is their mean.
+    """
+    low, high = stride // 2 - 1, stride // 2
+    bits = masks.view(torch.uint8)
+    rows = bits[..., low::stride, :] + bits[..., high::stride, :]  # (…, H / s, W)
+    return rows[..., low::stride] + rows[..., high::stride]

@@ -1,0 +1,75 @@
+"""ClipTargets: what is known of the objects of one clip, for training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ClipTargets:
+    """The objects of one clip of T frames.
+
+    Raises:
+        ValueError: shapes or types that do not fit each other; on the CPU also ids that repeat, negative labels, and
+            boxes that are not finite or end before they begin.
+    """
+
+    labels: Tensor
+    """(K,) int64, 0 … number of categories − 1."""
+    ids: Tensor
+    """(K, T) int64: an object's id where it is present, −1 where it is not. What is absent counts as empty."""
+    masks: Tensor
+    """(K, T, H, W) bool, of the frames' own size; K may be 0."""
+    boxes: Tensor
+    """(K, T, 4) xyxy in pixels; anything where absent."""
+
+    def __post_init__(self) -> None:
+        if self.masks.ndim != 4 or self.masks.dtype != torch.bool:
+            raise ValueError(f"masks is {_describe(self.masks)}, expected (K, T, H, W) bool")
+        count, frames = self.masks.shape[:2]
+        for name, shape in (("labels", (count,)), ("ids", (count, frames)), ("boxes", (count, frames, 4))):
+            value = getattr(self, name)
+            integral = not (value.is_floating_point() or value.is_complex() or value.dtype == torch.bool)
+            if tuple(value.shape) != shape or integral != (name != "boxes"):
+                kind = "floating point" if name == "boxes" else "whole numbers"
+                raise ValueError(f"{name} is {_describe(value)}, expected {shape} {kind}: masks has K, T = {shape[:2]}")
+        if self.labels.device.type == "cpu":  # elsewhere it would have to wait for the device
+            self._check_values()
+
+    def _check_values(self) -> None:
+        if (self.labels < 0).any():
+            raise ValueError(f"labels is {self.labels.tolist()}, expected 0 or more")
+        present = self.ids >= 0
+        object_ids = self.object_ids
+        if (present & (self.ids != object_ids[:, None])).any():
+            raise ValueError(f"ids is {self.ids.tolist()}, expected one id an object, −1 where it is absent")
+        known = object_ids[object_ids >= 0]
+        if known.unique().numel() < known.numel():
+            raise ValueError(f"ids is {self.ids.tolist()}, expected ids that differ between the objects")
+        boxes = self.boxes[present]  # (N, 4)
+        wrong = ~(boxes.isfinite().all(-1) & (boxes[:, 2:] >= boxes[:, :2]).all(-1))
+        if wrong.any():
+            raise ValueError(f"boxes has {boxes[wrong][0].tolist()}, expected finite xyxy with x2 >= x1, y2 >= y1")
+
+    @property
+    def object_ids(self) -> Tensor:
+        """(K,): each object's id, −1 where it is never present."""
+        return self.ids.amax(1) if self.ids.shape[1] else self.labels.new_full(self.labels.shape, -1)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> ClipTargets:
+        """The same on another device."""
+        return ClipTargets(*(x.to(device, non_blocking=non_blocking) for x in self._tensors()))
+
+    def pin_memory(self) -> ClipTargets:
+        """The same in page-locked memory; a DataLoader with pin_memory=True calls this."""
+        return ClipTargets(*(x.pin_memory() for x in self._tensors()))
+
+    def _tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return self.labels, self.ids, self.masks, self.boxes
+
+
+def _describe(x: Tensor) -> str:
+    return f"{tuple(x.shape)} {str(x.dtype).removeprefix('torch.')}"
