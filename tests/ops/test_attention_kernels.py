@@ -1,0 +1,159 @@
+"""The compiled CPU kernels, every instruction set that this machine has, against the reference in float64."""
+
+import math
+from collections.abc import Iterator
+
+import pytest
+import torch
+from attention_problems import ENCODER_SHAPES, TOLERANCE, Problem, error, make_problem, problems
+from hypothesis import HealthCheck, given, settings
+
+from mdqe.ops.kernels import kernel_status, limit_cpu
+
+pytestmark = pytest.mark.skipif("cpu" not in kernel_status().compiled, reason=f"no compiled kernels: {kernel_status()}")
+settings.register_profile(
+    "kernels", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+settings.load_profile("kernels")
+
+NAMES = {"default": "plain C++", "avx2": "AVX2", "avx512": "AVX-512"}
+TYPES = [torch.float32, torch.bfloat16, torch.float64]
+B, Q, H, D, P = 2, 900, 4, 8, 2  # enough queries for the visit in tiles, and several threads
+
+
+@pytest.fixture(params=list(NAMES), autouse=True)
+def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
+    name = limit_cpu(request.param)
+    if name != NAMES[request.param]:
+        limit_cpu(None)
+        pytest.skip(f"this processor has no {NAMES[request.param]}")
+    yield name
+    limit_cpu(None)
+
+
+def check(problem: Problem, dtype: torch.dtype) -> None:
+    output, grads = problem.gradients()
+    expected, expected_grads = problem.to(torch.float64).gradients(reference=True)
+    assert output.dtype == dtype
+    assert error(output, expected) <= TOLERANCE[dtype]
+    for tensor, grad, expected_grad in zip(problem.tensors(), grads, expected_grads, strict=True):
+        assert grad.dtype == tensor.dtype
+        assert error(grad, expected_grad) <= TOLERANCE[tensor.dtype]
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_random_problems(dtype: torch.dtype) -> None:
+    @settings(max_examples=60)
+    @given(problems(dtype))
+    def run(problem: Problem) -> None:
+        check(problem, dtype)
+
+    run()
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("shared", [False, True])
+def test_many_queries(fused: bool, shared: bool) -> None:
+    check(make_problem(B, Q, H, D, P, ENCODER_SHAPES, fused=fused, shared_centers=shared), torch.float32)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_locations_that_are_not_finite_add_nothing(fused: bool, dtype: torch.dtype, bad: float) -> None:
+    problem = make_problem(2, 700, 3, 5, 3, ((4, 5), (1, 1)), fused=fused, dtype=dtype)
+    random = torch.rand(problem.position.shape, generator=torch.Generator().manual_seed(2))
+    problem.position[random < 0.2] = bad
+    check(problem, dtype)
+    problem.position.fill_(bad)
+    output, grads = problem.gradients()
+    assert not output.any()
+    assert not any(grad.any() for grad in grads)
+
+
+def test_centers_that_are_not_finite_add_nothing() -> None:
+    problem = make_problem(2, 700, 3, 5, 3, ((4, 5), (1, 1)), fused=True)
+    problem.centers[0, ::3] = math.nan
+    problem.centers[1, 1::3, 0] = math.inf
+    check(problem, torch.float32)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_weights_that_are_not_a_number_are_not_hidden(bad: float) -> None:
+    problem = make_problem(1, 2, 1, 4, 4, ((4, 5),), fused=True)
+    problem.score[0, 1, 0, 0, 2] = bad
+    output = problem.run()
+    assert output[0, 1].isnan().all() and output[0, 0].isfinite().all()
+
+
+def test_masked_logits() -> None:
+    problem = make_problem(1, 3, 2, 4, 4, ((4, 5), (2, 2)), fused=True)
+    problem.score[..., 1] = -math.inf
+    expected = problem.to(torch.float64).run_reference()
+    assert error(problem.run(), expected) <= TOLERANCE[torch.float32]
+
+
+def test_large_logits_do_not_overflow() -> None:
+    problem = make_problem(1, 3, 2, 4, 5, ((4, 5), (2, 2)), fused=True)
+    problem.score.mul_(300).add_(5000)
+    assert error(problem.run(), problem.to(torch.float64).run_reference()) <= TOLERANCE[torch.float32]
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_exactly_on_corners_and_borders(fused: bool) -> None:
+    # Sizes are powers of two, so every location is exact, and so is the choice of pixels.
+    steps = torch.arange(-4, 21) / 16
+    grid = torch.stack(torch.meshgrid(steps, steps, indexing="xy"), -1).view(1, -1, 1, 1, 1, 2)
+    problem = make_problem(1, grid.shape[1], 1, 3, 1, ((4, 8),), fused=fused)
+    problem.position.copy_((grid - 0.5) * 8 if fused else grid)
+    if fused:
+        problem.centers.fill_(0.5)
+    check(problem, torch.float32)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("dtype", TYPES)
+def test_any_strides(fused: bool, dtype: torch.dtype) -> None:
+    plain = make_problem(3, 6, 2, 8, 4, ((4, 5), (2, 2)), fused=fused, dtype=dtype)
+    plain.position = plain.position[:1].expand_as(plain.position)
+    plain.score = plain.score[:, :, :1].expand_as(plain.score)
+    strided = Problem(
+        torch.stack([plain.value, plain.value], -1)[..., 0],
+        plain.shapes,
+        plain.starts,
+        plain.position.flip(-1).contiguous().flip(-1).transpose(1, 2).contiguous().transpose(1, 2),
+        torch.cat([plain.score, plain.score], 1)[:, : plain.score.shape[1]],
+        None if plain.centers is None else plain.centers.transpose(1, 2).contiguous().transpose(1, 2),
+    )
+    assert not strided.value.is_contiguous() and not strided.position.is_contiguous()
+    assert torch.equal(plain.run(), strided.run())
+    check(plain, dtype)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("dtype", TYPES)
+def test_same_bits_for_any_number_of_threads(fused: bool, dtype: torch.dtype) -> None:
+    problem = make_problem(B, Q, H, D, P, ENCODER_SHAPES, fused=fused, dtype=dtype)
+    before = torch.get_num_threads()
+    try:
+        results = []
+        for threads in (1, 2, 7):
+            torch.set_num_threads(threads)
+            output, grads = problem.gradients()
+            results.append([output, *grads])
+    finally:
+        torch.set_num_threads(before)
+    for result in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], result, strict=True))
+
+
+def test_bfloat16_with_float32_positions() -> None:
+    problem = make_problem(2, 5, 3, 24, 4, ((4, 5), (2, 2)), fused=True, dtype=torch.bfloat16)
+    problem.position, problem.score = problem.position.float(), problem.score.float() + 1e-3
+    check(problem, torch.bfloat16)
+
+
+def test_logits_and_offsets_of_different_types() -> None:
+    problem = make_problem(2, 5, 3, 24, 4, ((4, 5), (2, 2)), fused=True)
+    problem.score = problem.score.bfloat16()
+    check(problem, torch.float32)
