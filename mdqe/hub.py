@@ -160,7 +160,7 @@ class PretrainedMixin(
                 )
             except Exception as error:  # also those of the client's HTTP library, which differ between its versions
                 raise explain_hub_error(error, f"upload to {repo_id!r}") from error
-        return str(commit)
+        return str(commit.commit_url)
 
     def _write(self, folder: Path, model_id: str, source: str | None) -> None:
         write_folder(self, self.config, folder, source)
