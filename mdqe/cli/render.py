@@ -76,9 +76,11 @@ def render(
     Raises:
         OSError: a file cannot be written.
     """
-    chosen = choose_frames(result.num_frames) if sheet is None else [i for i in sheet if i < result.num_frames]
+    chosen = choose_frames(result.num_frames) if sheet is None else sheet
     start, fps = frames.start or 0, frames.fps or IMAGES_PER_SECOND
     notes, pictures, captions = [], [], []
+    if missing := [str(i) for i in chosen if i >= result.num_frames]:
+        notes.append(f"not on the contact sheet: {', '.join(missing)}; frames are 0 to {result.num_frames - 1}")
     with ExitStack() as stack:
         writer = None
         if video:

@@ -113,6 +113,8 @@ def segment_video(model: "MDQE", frames: Frames, folder: Path, job: Job) -> Outc
             )
             wanted = {"show": job.show, "video": job.video, "sheet": job.sheet}
             outcome.remarks += render(again, result, folder, views=views, audio_from=audio, **wanted)
+        else:
+            outcome.remarks.append("no contact sheet: frames that come once are kept only for an overlay video")
     finally:
         if recording is not None:
             recording.unlink(missing_ok=True)

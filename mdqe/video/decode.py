@@ -122,7 +122,7 @@ class LiveStream(VideoFile):
         try:
             return av.open(self.path, format=self.container_format, timeout=(OPEN_SECONDS, READ_SECONDS))
         except (av.FFmpegError, OSError, ValueError) as error:
-            raise _unreadable(self.name, error) from error
+            raise VideoError(f"{self.name} cannot be opened: {_reason(error)}") from error
 
     def _items(self, start: Fraction) -> Iterator[tuple[Fraction, Any]]:
         with self._open() as container:

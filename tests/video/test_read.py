@@ -1,13 +1,15 @@
 """Reading real files of many kinds."""
 
+import http.server
 import threading
 import time
 from fractions import Fraction
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from conftest import number_of, picture, turn
+from media import number_of, picture, turn
 from PIL import Image
 
 from mdqe.video.frames import read_ahead
@@ -193,7 +195,7 @@ def test_missing_things_are_named(tmp_path):
         open_frames(str(tmp_path / "*.png"))
     with pytest.raises(VideoError, match="holds no images"):
         open_frames(tmp_path)
-    with pytest.raises(FileNotFoundError, match="camera 97"):
+    with pytest.raises(VideoError, match="camera 97 cannot be opened"):
         list(open_frames(97))
     with pytest.raises(TypeError, match="video is float"):
         open_frames(1.5)
@@ -221,6 +223,40 @@ def test_a_missing_decoder_library_names_its_install(make_video, monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(ImportError, match=r"pip install 'mdqe\[video\]'"):
         open_frames(path)
+
+
+# Sources that come once
+
+
+@pytest.fixture
+def server(tmp_path):
+    """The address of an HTTP server of the folder of files."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *arguments) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path))) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
+
+
+def test_a_network_address(make_video, server):
+    make_video("x.mp4")
+    frames = open_frames(f"{server}/x.mp4", start=0.2, every=3)
+    assert not frames.repeatable
+    assert [number_of(image) for image in frames] == [5, 8, 11, 14, 17]
+    assert (frames.size, frames.fps) == ((64, 96), Fraction(25, 3))
+
+
+def test_network_addresses_that_give_nothing(tmp_path, server):
+    (tmp_path / "text.mp4").write_text("no video")
+    for address in (f"{server}/none.mp4", f"{server}/text.mp4", "http://127.0.0.1:1/x.mp4", "foo://x"):
+        with pytest.raises(VideoError, match="cannot be opened") as error:
+            list(open_frames(address))
+        assert address in str(error.value)
+        assert "\n" not in str(error.value)
 
 
 # Images

@@ -8,7 +8,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
-from conftest import number_of, picture
+from media import number_of, picture
 
 from mdqe.video.write import VideoWriter
 
