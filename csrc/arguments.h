@@ -49,10 +49,14 @@ inline ScalarType compute_type(ScalarType value) {
   return value == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
 
-// The flat level table of the operators' schema: height, width, first row of each level.
-inline std::vector<Level> read_levels(const std::vector<int64_t>& flat, int64_t rows) {
+// Of the flat level table of the operators' schema: height, width, first row of each level.
+inline int64_t count_levels(const std::vector<int64_t>& flat) {
   require(!flat.empty() && flat.size() % 3 == 0,
           "levels must hold height, width and first row of at least one level, got ", flat.size(), " numbers");
+  return int64_t(flat.size() / 3);
+}
+
+inline std::vector<Level> read_levels(const std::vector<int64_t>& flat, int64_t rows) {
   std::vector<Level> levels;
   for (size_t i = 0; i < flat.size(); i += 3) {
     const Level level{flat[i], flat[i + 1], flat[i + 2]};

@@ -141,27 +141,27 @@ std::tuple<Tensor, Tensor, Tensor> run_backward(Arguments& a, bool fused) {
 }
 
 Tensor deform_attn(Tensor value, std::vector<int64_t> levels, Tensor locations, Tensor weights) {
-  Arguments a(value, int64_t(levels.size() / 3), nullptr, locations, weights, nullptr);
+  Arguments a(value, count_levels(levels), nullptr, locations, weights, nullptr);
   a.set_levels(levels);
   return run_forward(a, false);
 }
 
 std::tuple<Tensor, Tensor, Tensor> deform_attn_backward(Tensor grad, Tensor value, std::vector<int64_t> levels,
                                                         Tensor locations, Tensor weights) {
-  Arguments a(value, int64_t(levels.size() / 3), nullptr, locations, weights, &grad);
+  Arguments a(value, count_levels(levels), nullptr, locations, weights, &grad);
   a.set_levels(levels);
   return run_backward(a, false);
 }
 
 Tensor deform_attn_fused(Tensor value, std::vector<int64_t> levels, Tensor centers, Tensor offsets, Tensor logits) {
-  Arguments a(value, int64_t(levels.size() / 3), &centers, offsets, logits, nullptr);
+  Arguments a(value, count_levels(levels), &centers, offsets, logits, nullptr);
   a.set_levels(levels);
   return run_forward(a, true);
 }
 
 std::tuple<Tensor, Tensor, Tensor> deform_attn_fused_backward(Tensor grad, Tensor value, std::vector<int64_t> levels,
                                                               Tensor centers, Tensor offsets, Tensor logits) {
-  Arguments a(value, int64_t(levels.size() / 3), &centers, offsets, logits, &grad);
+  Arguments a(value, count_levels(levels), &centers, offsets, logits, &grad);
   a.set_levels(levels);
   return run_backward(a, true);
 }

@@ -1,0 +1,156 @@
+"""The public functions: what they refuse, and that they work without compiled kernels."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from attention_problems import error, make_problem
+
+from mdqe.ops import deform_attn, deform_attn_fused, kernel_status, ms_deform_attn
+from mdqe.ops.reference import deform_attn_reference
+
+SHAPES = ((3, 4), (2, 3))
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def plain_arguments() -> dict:
+    p = make_problem(2, 5, 3, 8, 2, SHAPES, fused=False)
+    return {"value": p.value, "shapes": SHAPES, "locations": p.position, "weights": p.score}
+
+
+def fused_arguments() -> dict:
+    p = make_problem(2, 5, 3, 8, 2, SHAPES, fused=True)
+    return {"value": p.value, "shapes": SHAPES, "centers": p.centers, "offsets": p.position, "logits": p.score}
+
+
+@pytest.mark.parametrize(
+    ("change", "error_type", "message"),
+    [
+        ({"shapes": ((3, 4), (2, 4))}, ValueError, r"shapes .* add up to 20 rows, but value has N = 18"),
+        ({"shapes": ()}, ValueError, "at least one level"),
+        ({"shapes": ((3, 4), (2, 0))}, ValueError, "at least 1"),
+        ({"shapes": torch.tensor(SHAPES)}, TypeError, "not tensors; ms_deform_attn takes tensors"),
+        ({"starts": (0,)}, ValueError, "2 levels, 1 starts"),
+        ({"starts": (0, 13)}, ValueError, "level 1 .* covers rows 13 to 19, but value has N = 18"),
+        ({"starts": (-1, 12)}, ValueError, "level 0 .* covers rows -1 to 11"),
+        ({"value": None}, TypeError, "value must be a tensor, got NoneType"),
+        ({"value": torch.zeros(18, 3, 8)}, ValueError, r"value must be \(B, N, H, D\), got \(18, 3, 8\)"),
+        ({"value": torch.zeros(2, 18, 3, 8).int()}, ValueError, "value must be float64, .*, got torch.int32"),
+        ({"value": torch.zeros(2, 18, 0, 8)}, ValueError, "at least one head"),
+        ({"value": torch.zeros(2, 18, 3, 8).double()}, ValueError, "locations must have a floating-point type"),
+        ({"value": torch.zeros(2, 18, 3, 8, device="meta")}, ValueError, "locations must be on the device of value"),
+        ({"value": torch.zeros(1, 18, 3, 8)}, ValueError, r"locations must be .*\(1, Q, 3, 2, P, 2\)"),
+        ({"locations": torch.zeros(2, 5, 3, 2, 2)}, ValueError, "locations must be"),
+        ({"locations": torch.zeros(2, 5, 3, 2, 0, 2)}, ValueError, "P at least 1"),
+        (
+            {"weights": torch.zeros(2, 5, 3, 2, 3)},
+            ValueError,
+            r"weights must be \(2, 5, 3, 2, 2\) .*got \(2, 5, 3, 2, 3\)",
+        ),
+        ({"weights": torch.zeros(2, 5, 3, 2, 2).long()}, ValueError, "weights must have a floating-point type"),
+    ],
+)
+def test_what_does_not_fit_is_refused(change: dict, error_type: type, message: str) -> None:
+    with pytest.raises(error_type, match=message):
+        deform_attn(**(plain_arguments() | change))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"centers": torch.zeros(2, 4, 2)}, r"centers must be .*\(2 or 1, 5, 2\), got \(2, 4, 2\)"),
+        ({"centers": torch.zeros(2, 5, 4)}, "centers must be"),
+        ({"offsets": torch.zeros(2, 5, 3, 1, 2, 2)}, "offsets must be"),
+        ({"logits": torch.zeros(2, 5, 3, 4)}, "logits must be"),
+    ],
+)
+def test_what_does_not_fit_the_fused_form_is_refused(change: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        deform_attn_fused(**(fused_arguments() | change))
+
+
+def test_float16_on_the_cpu() -> None:
+    p = make_problem(2, 5, 3, 8, 2, SHAPES, fused=False, dtype=torch.float16)
+    output, grads = p.gradients()
+    expected, expected_grads = p.to(torch.float64).gradients(reference=True)
+    assert output.dtype == torch.float16 and error(output, expected) < 2**-11
+    assert all(error(a, b) < 2**-11 for a, b in zip(grads, expected_grads, strict=True))
+
+
+def test_results_of_the_drop_in_function() -> None:
+    p = make_problem(2, 5, 3, 8, 2, SHAPES, fused=False)
+    starts = torch.tensor(p.starts, dtype=torch.int32)  # some code keeps the table in 32 bits
+    output = ms_deform_attn(p.value, torch.tensor(SHAPES, dtype=torch.int32), starts, p.position, p.score)
+    assert error(output, deform_attn_reference(p.value, SHAPES, p.starts, p.position, p.score)) < 1e-5
+
+
+def test_status_in_words() -> None:
+    text = str(kernel_status())
+    assert text.startswith("CPU: ") and "; CUDA: " in text
+
+
+def without_kernels(code: str, **environment: str) -> dict:
+    """What `code` puts into the dictionary `out`, in a fresh interpreter."""
+    script = f"import json\nout = {{}}\n{code}\nprint(json.dumps(out))"
+    variables = os.environ | {"PYTHONPATH": str(ROOT)} | environment
+    done = subprocess.run([sys.executable, "-c", script], env=variables, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_disabled_kernels_fall_back_to_the_reference() -> None:
+    code = """
+import torch
+from mdqe.ops import deform_attn, kernel_status
+value = torch.ones(1, 4, 1, 2, requires_grad=True)
+result = deform_attn(value, ((2, 2),), torch.full((1, 1, 1, 1, 1, 2), 0.5), torch.ones(1, 1, 1, 1, 1))
+result.sum().backward()
+out |= {"result": result.flatten().tolist(), "grad": value.grad.sum().item(), "status": str(kernel_status()),
+        "compiled": kernel_status().compiled, "defined": hasattr(torch.ops.mdqe, "deform_attn")}
+"""
+    out = without_kernels(code, MDQE_DISABLE_EXT="1")
+    assert out["result"] == [1.0, 1.0] and out["grad"] == 2.0
+    assert out["compiled"] == [] and not out["defined"]
+    assert out["status"].startswith("CPU: plain PyTorch (MDQE_DISABLE_EXT=1)")
+
+
+def test_a_library_that_does_not_load_is_reported(tmp_path: Path) -> None:
+    package = tmp_path / "mdqe"
+    package.mkdir()
+    for name in ("__init__.py", "ops"):
+        (package / name).symlink_to(ROOT / "mdqe" / name)
+    (package / "_C_cpu.abi3.so").write_bytes(b"not a library")
+    code = f"""
+import mdqe.ops.kernels as kernels
+from pathlib import Path
+kernels.PACKAGE = Path({str(package)!r})
+handle, status = kernels._load_all()
+out |= {{"handle": handle is None, "cpu": status.cpu, "cuda": status.cuda, "compiled": status.compiled}}
+"""
+    out = without_kernels(code)
+    assert out["handle"] and out["compiled"] == []
+    assert out["cpu"].startswith("plain PyTorch (_C_cpu.abi3.so does not load: ")
+    assert "CPU library" in out["cuda"]
+
+
+def test_the_reason_on_record_is_told(tmp_path: Path) -> None:
+    (tmp_path / "_build.json").write_text(json.dumps({"cpu": "no compiler was found"}))
+    code = f"""
+import mdqe.ops.kernels as kernels
+from pathlib import Path
+kernels.PACKAGE = Path({str(tmp_path)!r})
+out["cpu"] = kernels._load_all()[1].cpu
+"""
+    assert without_kernels(code)["cpu"] == "plain PyTorch (not compiled: no compiler was found)"
+
+
+@pytest.mark.skipif("cpu" not in kernel_status().compiled, reason="no compiled kernels")
+@pytest.mark.parametrize(("limit", "name"), [("default", "plain C++"), ("avx2", "AVX2")])
+def test_the_instruction_set_can_be_limited(limit: str, name: str) -> None:
+    code = "from mdqe.ops import kernel_status\nout['cpu'] = kernel_status().cpu"
+    cpu = without_kernels(code, ATEN_CPU_CAPABILITY=limit)["cpu"]
+    assert cpu.startswith(f"{name} kernels") or (limit == "avx2" and cpu.startswith("plain C++"))
