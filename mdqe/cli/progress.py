@@ -1,5 +1,6 @@
 """A progress bar on stderr, with speed and time left."""
 
+import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -15,13 +16,15 @@ T = TypeVar("T")
 def shown(items: Iterable[T], doing: str, total: int | None) -> Iterator[T]:
     """Iterate over frames under a bar; where stderr is no terminal, a line at the end instead."""
     start, number = time.monotonic(), 0
-    bar = tqdm(items, desc=doing, total=total, unit="frame", file=sys.stderr, disable=None, dynamic_ncols=True)
+    columns = shutil.get_terminal_size((100, 24)).columns  # tqdm draws nothing where a terminal claims to have none
+    bar = tqdm(items, desc=doing, total=total, unit="frame", file=sys.stderr, disable=None, ncols=columns)
+    silent = bar.disable  # closing it changes that
     try:
         for item in bar:
             yield item
             number += 1
     finally:
         bar.close()
-        if bar.disable:
+        if silent:
             seconds = time.monotonic() - start
             say(f"{doing}: {number} frames in {seconds:.1f} s ({number / max(seconds, 1e-9):.2f} frames/s)")

@@ -1,0 +1,57 @@
+"""The progress bar, in a terminal and without one."""
+
+import os
+import re
+import sys
+
+import pytest
+
+from mdqe.cli.progress import shown
+
+pty = pytest.importorskip("pty", reason="no pseudo-terminals here")
+PROGRAM = """
+import time
+from mdqe.cli.progress import shown
+for _ in shown(range(30), "clip.mp4", 30):
+    time.sleep(0.02)
+"""
+
+
+def in_terminal(program: str) -> str:
+    child, terminal = pty.fork()
+    if child == 0:
+        os.execv(sys.executable, [sys.executable, "-c", program])
+    written = b""
+    while True:
+        try:
+            piece = os.read(terminal, 4096)
+        except OSError:  # Linux's way to say that the other end is closed
+            break
+        if not piece:
+            break
+        written += piece
+    os.waitpid(child, 0)
+    os.close(terminal)
+    return written.decode()
+
+
+def test_a_terminal_shows_speed_and_time_left():
+    written = in_terminal(PROGRAM)
+    assert re.search(r"clip\.mp4: +\d+%.*30 \[\d\d:\d\d<\d\d:\d\d, +[\d.]+frame/s\]", written)
+
+
+def test_elsewhere_it_is_one_line_at_the_end(capsys):
+    assert list(shown(iter([1, 2, 3]), "clip.mp4", None)) == [1, 2, 3]
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert re.fullmatch(r"clip\.mp4: 3 frames in [\d.]+ s \([\d.]+ frames/s\)\n", err)
+
+
+def test_the_line_also_comes_when_the_frames_break_off(capsys):
+    def frames():
+        yield 1
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        list(shown(frames(), "clip.mp4", 9))
+    assert "clip.mp4: 1 frames" in capsys.readouterr().err
