@@ -74,7 +74,7 @@ class MultiScaleDeformableAttention(nn.Module):
         """Tokens (…, N, C) → values (…, N, H, C / H); where padding_mask (broadcast to …, N) is True they are zero."""
         value = self.value_proj(tokens)
         if padding_mask is not None:
-            value = value.masked_fill(padding_mask[..., None], 0.0)
+            value = value.masked_fill_(padding_mask[..., None], 0.0)  # in place: fresh, and unused by the gradient
         return value.unflatten(-1, (self.num_heads, -1))
 
     def sampling(self, query: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
