@@ -16,8 +16,8 @@ T = TypeVar("T")
 def shown(items: Iterable[T], doing: str, total: int | None) -> Iterator[T]:
     """Iterate over frames under a bar; where stderr is no terminal, a line at the end instead."""
     start, number = time.monotonic(), 0
-    columns = shutil.get_terminal_size((100, 24)).columns  # tqdm draws nothing where a terminal claims to have none
-    bar = tqdm(items, desc=doing, total=total, unit="frame", file=sys.stderr, disable=None, ncols=columns)
+    columns, rows = shutil.get_terminal_size((100, 24))  # tqdm draws nothing where a terminal claims to have none
+    bar = tqdm(items, doing, total, unit="frame", file=sys.stderr, disable=None, ncols=columns, nrows=rows)
     silent = bar.disable  # closing it changes that
     try:
         for item in bar:
