@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from mdqe.atomic import whole_file
@@ -51,7 +51,7 @@ def read_config(path: Path) -> MDQEConfig:
         raise ValueError(f"{path}: {error}") from error
 
 
-def read_weights(path: Path) -> dict[str, torch.Tensor]:
+def read_weights(path: Path) -> dict[str, Tensor]:
     """Every tensor of a safetensors file, by name.
 
     Raises:
@@ -66,7 +66,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         ) from error
 
 
-def fill(model: nn.Module, state: dict[str, torch.Tensor], origin: str | Path) -> None:
+def fill(model: nn.Module, state: dict[str, Tensor], origin: str | Path) -> None:
     """Copy a state into the model's parameters and persistent buffers, cast to their types.
 
     Args:
@@ -130,9 +130,9 @@ def _shortened(names: list[str], most: int = 10) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def _own_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+def _own_tensors(model: nn.Module) -> dict[str, Tensor]:
     """The state by name, each tensor once: of two names for one parameter the first counts."""
-    own: dict[int, tuple[str, torch.Tensor]] = {}
+    own: dict[int, tuple[str, Tensor]] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():  # the parameters themselves: equal ids are one tensor
         own.setdefault(id(tensor), (name, tensor))
     return dict(own.values())
@@ -148,17 +148,20 @@ def _as_os_error(error: SafetensorError) -> OSError:
 class SkipRandomInit(TorchFunctionMode):
     """Parameters made under it keep whatever memory they got: for models whose every parameter is loaded next.
 
-    Constants and what modules compute are left alone, so buffers that are not saved come out right.
+    Buffers and what modules compute are left alone, so those that are not saved come out right.
     """
 
+    # The last three scale and clip the uniform values that a truncated normal distribution is made from.
     _SKIPPED = frozenset({
         nn.init.uniform_, nn.init.normal_, nn.init.trunc_normal_, nn.init.kaiming_uniform_, nn.init.kaiming_normal_,
-        nn.init.xavier_uniform_, nn.init.xavier_normal_, torch.Tensor.uniform_, torch.Tensor.normal_,
-        torch.Tensor.erfinv_,
+        nn.init.xavier_uniform_, nn.init.xavier_normal_, Tensor.uniform_, Tensor.normal_, Tensor.erfinv_,
+        Tensor.mul_, Tensor.add_, Tensor.clamp_,
     })  # fmt: skip
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
         if func in self._SKIPPED:
-            return args[0] if args else kwargs["tensor"]
+            target = args[0] if args else kwargs["tensor"]
+            if isinstance(target, nn.Parameter):
+                return target
         return func(*args, **kwargs)
