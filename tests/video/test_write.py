@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from media import number_of, picture
 
+from mdqe.video.read import open_frames
 from mdqe.video.write import VideoWriter
 
 
-def read_back(path):
+def read_back(path, **conversion):
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
-        frames = [(float(f.time), f.to_ndarray(format="rgb24")) for f in container.decode(stream)]
+        frames = [(float(f.time), f.to_ndarray(format="rgb24", **conversion)) for f in container.decode(stream)]
         return stream.codec_context, stream, frames
 
 
@@ -63,10 +64,12 @@ def test_a_file_that_a_browser_plays(tmp_path, fps):
 
 def test_colours_are_kept(tmp_path):
     write(tmp_path / "x.mp4", 3, size=(96, 144), quality=1)
-    context, _, frames = read_back(tmp_path / "x.mp4")
+    context, _, frames = read_back(tmp_path / "x.mp4", src_colorspace="ITU709")
     assert (context.colorspace, context.color_primaries, context.color_trc) == (1, 1, 1)
+    by_ourselves = next(iter(open_frames(tmp_path / "x.mp4")))
     for place in [(5, 5), (90, 140), (50, 100)]:
         assert np.abs(frames[0][1][place].astype(int) - picture(0, (96, 144))[place]).max() <= 5
+        assert np.abs(by_ourselves[place].astype(int) - picture(0, (96, 144))[place]).max() <= 5
 
 
 @pytest.mark.parametrize("size", [(65, 96), (64, 97), (65, 97)])
@@ -179,6 +182,7 @@ def test_a_full_disk_is_an_error_that_names_the_file(tmp_path):
     program = """
 import resource, sys
 import numpy as np
+from mdqe.video.read import open_frames
 from mdqe.video.write import VideoWriter
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 random = np.random.default_rng(0)
