@@ -153,10 +153,10 @@ def make_build_ext(notes):
 
     class BuildKernels(Base):
         def run(self):
-            built = []
+            built, compiler = [], self.compiler
             for extension in list(self.extensions or []):
                 device = extension.name.rpartition("_")[2]
-                self.extensions = [extension]
+                self.extensions, self.compiler = [extension], compiler
                 try:
                     super().run()
                 except Exception as error:

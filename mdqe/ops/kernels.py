@@ -8,6 +8,7 @@ instruction set, as it does for PyTorch's own kernels.
 import ctypes
 import json
 import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,19 @@ def _fake_backward(grad: Tensor, value: Tensor, *rest: Any) -> tuple[Tensor, Ten
     return tuple(value.new_empty(like.shape, dtype=dtype) for like in (value, *rest[-2:]))
 
 
+def _alert_nondeterministic(value: Tensor) -> None:
+    """On CUDA the gradient of value is collected with atomic additions, in any order: say so where the user asked."""
+    if value.device.type != "cuda" or not torch.are_deterministic_algorithms_enabled():
+        return
+    message = (
+        "the backward pass of deformable attention on CUDA has no deterministic implementation, but you set "
+        "torch.use_deterministic_algorithms(True); use warn_only=True, or run the backward pass on the CPU"
+    )
+    if not torch.is_deterministic_algorithms_warn_only_enabled():
+        raise RuntimeError(message)
+    warnings.warn(message, stacklevel=2)
+
+
 def _save(ctx: Any, inputs: tuple, output: Tensor) -> None:
     value, ctx.levels, *rest = inputs
     ctx.save_for_backward(value, *rest)
@@ -115,6 +129,7 @@ def _save(ctx: Any, inputs: tuple, output: Tensor) -> None:
 
 def _backward(ctx: Any, grad: Tensor) -> tuple:
     value, locations, weights = ctx.saved_tensors
+    _alert_nondeterministic(value)
     grads = torch.ops.mdqe.deform_attn_backward(grad, value, ctx.levels, locations, weights)
     return grads[0].to(value.dtype), None, grads[1], grads[2]
 
@@ -125,12 +140,14 @@ def _save_table(ctx: Any, inputs: tuple, output: Tensor) -> None:
 
 def _table_backward(ctx: Any, grad: Tensor) -> tuple:
     value, *rest = ctx.saved_tensors
+    _alert_nondeterministic(value)
     grads = torch.ops.mdqe.deform_attn_table_backward(grad, value, *rest)
     return grads[0].to(value.dtype), None, None, grads[1], grads[2]
 
 
 def _fused_backward(ctx: Any, grad: Tensor) -> tuple:
     value, centers, offsets, logits = ctx.saved_tensors
+    _alert_nondeterministic(value)
     dtype = centers.dtype
     grads = torch.ops.mdqe.deform_attn_fused_backward(
         grad, value, ctx.levels, centers, offsets.to(dtype), logits.to(dtype)

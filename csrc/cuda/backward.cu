@@ -1,0 +1,175 @@
+// The backward kernel. Gradients of positions and weights are sums over a row's threads in a fixed order; the gradient of
+// value is collected with atomic additions in the compute type, 16 bytes at once where the device can, so its last bits
+// depend on the order in which they arrive.
+
+#include "launch.cuh"
+
+namespace mdqe {
+namespace {
+
+// A point's corners: rows of value, -1 outside the map.
+template <typename C>
+struct alignas(16) CornerPoint {
+  int row[4];
+  C fraction_x, fraction_y, weight, unused;
+};
+
+template <typename C, bool kFused>
+__device__ CornerPoint<C> corner_point(const Problem& p, const LevelTable& table, int64_t row, int k,
+                                       const RowSoftmax<C>& softmax) {
+  const DeviceLevel level = level_of(table, p.rows, k / int(p.points));
+  C x, y;
+  locate<C, C, kFused>(p, level, row, k, x, y);
+  const Axis<C> ax(x, level.width), ay(y, level.height);
+  CornerPoint<C> point;
+#pragma unroll
+  for (int corner = 0; corner < 4; ++corner) {
+    const int i = corner & 1, j = corner >> 1;
+    const bool inside = ax.inside[i] && ay.inside[j];
+    point.row[corner] = inside ? level.start + ay.index[j] * level.width + ax.index[i] : -1;
+  }
+  point.fraction_x = ax.fraction, point.fraction_y = ay.fraction;
+  point.weight = weight_of<C, C, kFused>(p, row, k, softmax);
+  point.unused = 0;
+  return point;
+}
+
+template <int kVector, typename C>
+__device__ inline void add_atomically(C* to, const C* gradient, C weight) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900 && CUDART_VERSION >= 12010
+  if constexpr (kVector % 4 == 0 && sizeof(C) == 4) {
+#pragma unroll
+    for (int i = 0; i < kVector; i += 4)
+      atomicAdd(reinterpret_cast<float4*>(to + i), make_float4(weight * gradient[i], weight * gradient[i + 1],
+                                                               weight * gradient[i + 2], weight * gradient[i + 3]));
+  } else
+#endif
+  {
+#pragma unroll
+    for (int i = 0; i < kVector; ++i) atomicAdd(to + i, weight * gradient[i]);
+  }
+}
+
+template <typename C>
+__device__ inline C sum_of_row(C x, int lanes) {
+  for (int step = lanes / 2; step > 0; step /= 2) x += __shfl_xor_sync(0xffffffffu, x, step);
+  return x;
+}
+
+// lanes is a power of two and divides a warp.
+template <typename V, int kVector, bool kFused>
+__global__ void backward_kernel(const Problem p, const __grid_constant__ LevelTable table, const Shape shape) {
+  using C = typename Compute<V>::type;
+  extern __shared__ __align__(16) unsigned char memory[];
+  CornerPoint<C>* points = reinterpret_cast<CornerPoint<C>*>(memory);
+  C* partial = reinterpret_cast<C*>(points + shape.rows * (shape.chunk + 1));
+  RowSoftmax<C>* softmax = reinterpret_cast<RowSoftmax<C>*>(partial + blockDim.x);
+
+  const int count = int(p.levels * p.points), lane = threadIdx.x % shape.lanes, slot = threadIdx.x / shape.lanes;
+  const int64_t total = p.batch * p.queries * p.heads, first = int64_t(blockIdx.x) * shape.rows, row = first + slot;
+  const bool active = row < total;
+  RowSoftmax<C> mine{};
+  if constexpr (kFused) {
+    mine = row_softmax<C, C>(p, row, active, lane, shape.lanes, partial);
+    if (lane == 0) softmax[slot] = mine;
+  }
+
+  const int64_t stride = p.heads * p.channels, item = row / (p.queries * p.heads), head = row % p.heads;
+  const int64_t offset = item * p.rows * stride + head * p.channels;
+  const V* base = static_cast<const V*>(p.value) + offset;
+  C* grad_base = static_cast<C*>(p.grad_value) + offset;
+  const V* grad_output = static_cast<const V*>(p.grad_output) + row * p.channels;
+  C* grad_position = static_cast<C*>(p.grad_position) + row * count * 2;
+  C* grad_score = static_cast<C*>(p.grad_score) + row * count;
+  const int step = shape.lanes * kVector;
+  const bool once = p.channels <= step;  // each thread has one pack of channels
+  C gradient[kVector] = {};
+  if (active && once && lane * kVector < p.channels) load<V, kVector>(grad_output + lane * kVector, gradient);
+
+  C mean = 0;  // of the weights' gradients, under the weights
+  for (int begin = 0; begin < count; begin += shape.chunk) {
+    const int size = min(shape.chunk, count - begin);
+    __syncthreads();
+    for (int i = threadIdx.x; i < shape.rows * size; i += blockDim.x) {
+      const int other = i / size, k = i % size;
+      if (first + other < total)
+        points[other * (shape.chunk + 1) + k] =
+            corner_point<C, kFused>(p, table, first + other, begin + k, softmax[other]);
+    }
+    __syncthreads();
+    for (int k = 0; k < size; ++k) {
+      CornerPoint<C> point{};
+      C dot[4] = {};
+      if (active) {
+        point = points[slot * (shape.chunk + 1) + k];
+        const C fx = point.fraction_x, fy = point.fraction_y;
+        const C bilinear[4] = {(1 - fy) * (1 - fx), (1 - fy) * fx, fy * (1 - fx), fy * fx};
+        for (int64_t channel = lane * kVector; channel < p.channels; channel += step) {
+          if (!once) load<V, kVector>(grad_output + channel, gradient);
+#pragma unroll
+          for (int corner = 0; corner < 4; ++corner) {
+            if (point.row[corner] < 0) continue;
+            const int64_t at = point.row[corner] * stride + channel;
+            C entry[kVector];
+            load<V, kVector>(base + at, entry);
+#pragma unroll
+            for (int i = 0; i < kVector; ++i) dot[corner] = fma(gradient[i], entry[i], dot[corner]);
+            add_atomically<kVector>(grad_base + at, gradient, point.weight * bilinear[corner]);
+          }
+        }
+      }
+      // All threads of a warp come here: the sums below are taken across threads.
+      const C fx = point.fraction_x, fy = point.fraction_y;
+      const C top = (1 - fx) * dot[0] + fx * dot[1], bottom = (1 - fx) * dot[2] + fx * dot[3];
+      const C sample = sum_of_row((1 - fy) * top + fy * bottom, shape.lanes);
+      const C along_x = sum_of_row((1 - fy) * (dot[1] - dot[0]) + fy * (dot[3] - dot[2]), shape.lanes);
+      const C along_y = sum_of_row(bottom - top, shape.lanes);
+      mean += point.weight * sample;
+      if (active && lane == (begin + k) % shape.lanes) {
+        const DeviceLevel level = level_of(table, p.rows, (begin + k) / int(p.points));
+        const C scale = kFused ? point.weight / kOffsetScale : point.weight;
+        grad_position[2 * (begin + k)] = scale * level.width * along_x;
+        grad_position[2 * (begin + k) + 1] = scale * level.height * along_y;
+        grad_score[begin + k] = sample;
+      }
+    }
+  }
+  if constexpr (kFused) {
+    if (!active) return;
+    for (int k = lane; k < count; k += shape.lanes)  // the thread that wrote an entry is the one that reads it
+      grad_score[k] = weight_of<C, C, true>(p, row, k, mine) * (grad_score[k] - mean);
+  }
+}
+
+template <typename V, int kVector, bool kFused>
+void launch(const Problem& p, const LevelTable& table, cudaStream_t stream) {
+  using C = typename Compute<V>::type;
+  const int64_t packs = (p.channels + kVector - 1) / kVector;
+  int lanes = 1;
+  while (lanes < 32 && lanes < packs) lanes *= 2;
+  const Shape shape = make_shape(lanes, sizeof(C));
+  backward_kernel<V, kVector, kFused>
+      <<<make_grid(p, shape, 1), shape.lanes * shape.rows, shape.shared_bytes<CornerPoint<C>, C>(), stream>>>(
+          p, table, shape);
+}
+
+template <typename V, bool kFused>
+void launch(const Problem& p, const LevelTable& table, cudaStream_t stream) {
+  constexpr int kVector = 16 / sizeof(V);
+  if (p.channels % kVector == 0 && aligned(p.value) && aligned(p.grad_output) && aligned(p.grad_value))
+    launch<V, kVector, kFused>(p, table, stream);
+  else
+    launch<V, 1, kFused>(p, table, stream);
+}
+
+}  // namespace
+
+void launch_backward(const Arguments& a, const LevelTable& table, cudaStream_t stream) {
+  for_value_type(a.value_type, [&](auto value) {
+    using V = decltype(value);
+    if (a.problem.centers) launch<V, true>(a.problem, table, stream);
+    else launch<V, false>(a.problem, table, stream);
+  });
+}
+
+}  // namespace mdqe
