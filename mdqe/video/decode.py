@@ -12,7 +12,6 @@ import numpy as np
 from mdqe.video.frames import Frames, VideoError
 
 OPEN_SECONDS, READ_SECONDS = 20.0, 60.0  # how long a network stream may be silent
-BT709 = 1  # libav's number of the colour space of high-definition video
 
 
 def require_av() -> Any:
@@ -208,8 +207,7 @@ def _seek(container: Any, stream: Any, seconds: Fraction) -> bool:
 
 def _upright(frame: Any) -> np.ndarray:
     """A decoded frame as (H, W, 3) uint8 RGB, turned and mirrored as its display matrix says."""
-    bt709 = {"src_colorspace": "ITU709"} if frame.colorspace == BT709 else {}  # older PyAV does not look at it itself
-    image = frame.to_ndarray(format="rgb24", **bt709)
+    image = frame.to_ndarray(format="rgb24")  # by the frame's own colour space and range
     side_data = frame.side_data.get("DISPLAYMATRIX")
     if side_data is None:
         return image
