@@ -1,8 +1,10 @@
 """What `import mdqe` offers, and how little it costs."""
 
+import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -70,6 +72,15 @@ def test_public_names():
         assert part.__name__ == name
         assert part.__doc__
         assert part.__module__.startswith("mdqe.")
+
+
+def test_imports_of_the_documentation_work():
+    root = Path(__file__).resolve().parents[1]
+    texts = [path.read_text() for path in (root / "README.md", *sorted((root / "docs").rglob("*.md")))]
+    found = {line for text in texts for line in re.findall(r"^(?:\| `)?(from mdqe[\w.]* import [\w, ]+)", text, re.M)}
+    assert len(found) >= 7
+    for line in found:
+        exec(line, {})
 
 
 def test_unknown_name():
