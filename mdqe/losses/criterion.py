@@ -165,12 +165,12 @@ class Criterion(nn.Module):
         labels = F.pad(objects.labels, (0, 1), value=-1)[owner]  # (B, Q); no object, −1, is the last place
         clip, query = (owner >= 0).nonzero(as_tuple=True)
         matched = owner[clip, query]  # (N,)
-        boxes, masks = objects.boxes[matched], objects.masks[matched]
         predicted = box_convert(layer.boxes[clip, :, query], "cxcywh", "xyxy")  # (N, T, 4)
-        l1, giou = box_losses(predicted, boxes)
+        l1, giou = box_losses(predicted, objects.boxes[matched])
         coefficients = layer.mask_coefficients[clip, query].split((owner >= 0).sum(1).tolist())
-        logits = torch.cat([mask_logits(c, f) for c, f in zip(coefficients, features, strict=True)])  # (N, T, h, w)
-        bce, dice = self.mask_loss(logits, masks, boxes, clip, normalizer=1)
+        parts = [mask_logits(c, f) for c, f in zip(coefficients, features, strict=True)]  # (n, T, h, w) of each clip
+        logits = torch.cat(parts) if len(parts) > 1 else parts[0]  # (N, T, h, w)
+        bce, dice = self.mask_loss(logits, objects.masks, objects.boxes, objects.clip, matched=matched, normalizer=1)
         return {"class": class_loss(layer.class_logits, labels), "box": l1, "giou": giou, "mask": bce, "dice": dice}
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mdqe.losses.box import box_iou
+from mdqe.losses.mask_terms import MaskTerms
 
 MIN_SIDE = 0.05
 """Boxes count at least this wide and high when neighbours are looked for."""
@@ -17,7 +17,7 @@ class InterInstanceMaskLoss(nn.Module):
 
     An object's neighbours are the other objects of its clip whose boxes overlap its own in some frame. With M its mask
     and M_o the union of theirs, pixels of M and M_o weigh `alpha` in the BCE, and the Dice counts pixels of M_o outside
-    M as a region that must stay empty. Without neighbours the Dice is the ordinary one, and the BCE with alpha = 1 too.
+    M as a region that must stay empty. Without neighbours the Dice is the ordinary one; so is the BCE with alpha = 1.
 
     Args:
         alpha: weight of the pixels of M and M_o; others weigh 1.
@@ -42,29 +42,34 @@ class InterInstanceMaskLoss(nn.Module):
         masks: Tensor,
         boxes: Tensor,
         clip_index: Tensor | None = None,
+        *,
+        matched: Tensor | None = None,
         normalizer: Tensor | float | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Losses of K predicted masks, each with its object. Several may have the same object.
+        """Losses of predicted masks, each with its object.
 
         Args:
-            mask_logits: (K, T, H, W); T = 1 for images.
+            mask_logits: (K, T, H, W), T = 1 for images; or (N, T, H, W) with `matched`.
             masks: (K, T, H, W) of the objects, in [0, 1]; above ½ a pixel belongs to the object.
             boxes: (K, T, 4) of the objects, xyxy in [0, 1] of the frame; zeros where absent.
-            clip_index: (K,) which clip each belongs to, when several are stacked.
-            normalizer: what the sums over K are divided by; None: K, at least 1.
+            clip_index: (K,) the clip of each object, when several clips are stacked.
+            matched: (N,) the object of each predicted mask, when objects have several or none; those with none are
+                nobody's neighbours.
+            normalizer: what the sums over predicted masks are divided by; None: their number, at least 1.
 
         Returns:
             BCE and Dice, two scalars in float32 or wider.
         """
-        _check(mask_logits, masks, boxes, clip_index)
-        with torch.autocast(mask_logits.device.type, enabled=False):
-            x, m = _flat(mask_logits, masks)
-            with torch.no_grad():
-                near = self.neighbors(boxes, clip_index)
-                union = near.float() @ (m > 0.5).float() > 0  # (K, T·H·W): M and M_o together
-                weights = 1 + (self.alpha - 1) * union.to(x.dtype)
-                others = (union & (m < 0.5)).to(x.dtype)  # M_o outside M; a pixel of exactly ½ is in neither
-            return _average(_bce(x, m, weights), normalizer), _average(_dice(x, m, others), normalizer)
+        _check(mask_logits, masks, boxes, clip_index, matched)
+        x, rows, m = _prepare(mask_logits, masks, matched)
+        with torch.no_grad(), torch.autocast(mask_logits.device.type, enabled=False):
+            near = self.neighbors(boxes, clip_index)
+            if matched is not None:
+                near = near & near.new_zeros(len(near)).index_fill(0, rows, True)
+            union = near.float() @ (m > 0.5).float() > 0  # (K, P): M and M_o together
+            others = union & (m < 0.5)  # M_o outside M; a pixel of exactly ½ is in neither
+        bce, dice = MaskTerms.apply(x, rows, m, union.to(m.dtype), others.to(m.dtype), self.alpha)
+        return _average(bce, normalizer), _average(dice, normalizer)
 
     def neighbors(self, boxes: Tensor, clip_index: Tensor | None = None) -> Tensor:
         """Who is whose neighbour, oneself included: (K, K) bool, of boxes (K, T, 4) and clips (K,)."""
@@ -91,49 +96,41 @@ class PlainMaskLoss(nn.Module):
         masks: Tensor,
         boxes: Tensor,
         clip_index: Tensor | None = None,
+        *,
+        matched: Tensor | None = None,
         normalizer: Tensor | float | None = None,
     ) -> tuple[Tensor, Tensor]:
         """As `InterInstanceMaskLoss.forward`; boxes and clip_index make no difference."""
-        _check(mask_logits, masks, boxes, clip_index)
-        with torch.autocast(mask_logits.device.type, enabled=False):
-            x, m = _flat(mask_logits, masks)
-            return _average(_bce(x, m, None), normalizer), _average(_dice(x, m, None), normalizer)
+        _check(mask_logits, masks, boxes, clip_index, matched)
+        x, rows, m = _prepare(mask_logits, masks, matched)
+        bce, dice = MaskTerms.apply(x, rows, m, None, None, 1.0)
+        return _average(bce, normalizer), _average(dice, normalizer)
 
 
-def _bce(x: Tensor, m: Tensor, weights: Tensor | None) -> Tensor:
-    """Weighted mean over the pixels of logits x (K, P), soft masks m (K, P): (K,)."""
-    loss = F.binary_cross_entropy_with_logits(x, m, weight=weights, reduction="none").sum(1)
-    return loss / (x.shape[1] if weights is None else weights.sum(1))
-
-
-def _dice(x: Tensor, m: Tensor, others: Tensor | None) -> Tensor:
-    """1 − (2|p·m| + |(1 − p)·others| + 1) / (|p| + |m| + |others| + 1), p = sigmoid(x): (K, P) → (K,)."""
-    p = x.sigmoid()
-    denominator = p.sum(1) + m.sum(1) + 1
-    if others is None:
-        return 1 - (2 * (p * m).sum(1) + 1) / denominator
-    area = others.sum(1)
-    overlap = (p * (2 * m - others)).sum(1) + area
-    return 1 - (overlap + 1) / (denominator + area)
-
-
-def _flat(mask_logits: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-    """Both as (K, T·H·W) in float32 or wider."""
-    dtype = torch.promote_types(mask_logits.dtype, torch.float32)
-    return mask_logits.flatten(1).to(dtype), masks.flatten(1).to(dtype)
+def _prepare(mask_logits: Tensor, masks: Tensor, matched: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits (N, P), each one's object (N,), and masks (K, P) in float32 or wider; P = T·H·W."""
+    rows = torch.arange(len(masks), device=masks.device) if matched is None else matched
+    masks = masks.detach().flatten(1).to(torch.promote_types(mask_logits.dtype, torch.float32))
+    return mask_logits.flatten(1), rows, masks
 
 
 def _average(losses: Tensor, normalizer: Tensor | float | None) -> Tensor:
     return losses.sum() / (max(len(losses), 1) if normalizer is None else normalizer)
 
 
-def _check(mask_logits: Tensor, masks: Tensor, boxes: Tensor, clip_index: Tensor | None) -> None:
+def _check(
+    mask_logits: Tensor, masks: Tensor, boxes: Tensor, clip_index: Tensor | None, matched: Tensor | None
+) -> None:
     shape = tuple(mask_logits.shape)
     if len(shape) != 4 or not mask_logits.is_floating_point():
         raise ValueError(f"mask_logits is {shape} {mask_logits.dtype}, expected (K, T, H, W) floating point")
+    if matched is not None:
+        if tuple(matched.shape) != shape[:1]:
+            raise ValueError(f"matched is {tuple(matched.shape)}, expected {shape[:1]}: mask_logits is {shape}")
+        shape = (len(masks), *shape[1:])
     if tuple(masks.shape) != shape:
-        raise ValueError(f"masks is {tuple(masks.shape)}, expected the shape of mask_logits, {shape}")
+        raise ValueError(f"masks is {tuple(masks.shape)}, expected {shape}: mask_logits is {tuple(mask_logits.shape)}")
     if tuple(boxes.shape) != (*shape[:2], 4):
-        raise ValueError(f"boxes is {tuple(boxes.shape)}, expected {(*shape[:2], 4)}: mask_logits is {shape}")
+        raise ValueError(f"boxes is {tuple(boxes.shape)}, expected {(*shape[:2], 4)}: masks is {shape}")
     if clip_index is not None and tuple(clip_index.shape) != shape[:1]:
-        raise ValueError(f"clip_index is {tuple(clip_index.shape)}, expected {shape[:1]}: mask_logits is {shape}")
+        raise ValueError(f"clip_index is {tuple(clip_index.shape)}, expected {shape[:1]}: masks is {shape}")

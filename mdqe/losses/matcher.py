@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torchvision.ops import box_convert
 
 from mdqe.losses.box import box_giou, is_box
+from mdqe.losses.mask_terms import block_size, certainty, sum_log
 from mdqe.losses.targets import ScaledTargets
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 _NEVER = float("inf")
 _UNKNOWN_COST = 1000.0  # in place of a cost that is not finite
 _OUTSIDE_COST = 100.0  # for every frame in which a query's box lies on no object
-_BLOCK = 1 << 22  # mask logits held at a time
 
 
 class DynamicMatcher:
@@ -119,15 +118,15 @@ def mask_costs(coefficients: Tensor, features: Tensor, masks: Tensor) -> Tensor:
     """
     rows = coefficients.flatten(0, 1)  # (L·Q, M)
     pixels = features.shape[1]
-    block = max(_BLOCK // len(rows), 256)
-    softplus, area = rows.new_zeros(len(rows)), rows.new_zeros(len(rows))
+    width = max(block_size(rows.device) // len(rows), 1)
+    softplus, area = rows.new_zeros(2, len(rows)).unbind()
     overlap = rows.new_zeros(len(rows), len(masks))
-    for start in range(0, pixels, block):
-        x = rows @ features[:, start : start + block]
-        softplus += F.softplus(x).sum(1)
-        p = x.sigmoid_()
+    for start in range(0, pixels, width):
+        x = rows @ features[:, start : start + width]
+        p = x.sigmoid()
+        softplus += x.clamp_(min=0).sum(1) - sum_log(certainty(p))
         area += p.sum(1)
-        overlap += p @ masks[:, start : start + block].T
+        overlap += p @ masks[:, start : start + width].T
     logits_inside = rows @ (features @ masks.T)  # (L·Q, K)
     bce = (softplus[:, None] - logits_inside) / pixels
     dice = 1 - (2 * overlap + 1) / (area[:, None] + masks.sum(1) + 1)

@@ -1,0 +1,268 @@
+"""The mask losses against sums over sets of pixels, written out in NumPy."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mdqe.losses import InterInstanceMaskLoss, PlainMaskLoss
+
+FLOAT64 = {"rtol": 1e-10, "atol": 1e-12}
+FLOAT32 = {"rtol": 2e-5, "atol": 1e-6}
+
+
+def scene(count: int, frames: int = 3, height: int = 9, width: int = 13, seed: int = 0) -> tuple[Tensor, ...]:
+    """Logits, quarter-valued masks, boxes of which some are empty, and clips of `count` made-up objects."""
+    g = torch.Generator().manual_seed(seed)
+    logits = torch.randn(count, frames, height, width, generator=g, dtype=torch.float64) * 4
+    masks = torch.randint(0, 5, (count, frames, height, width), generator=g).double() / 4
+    corners = torch.rand(count, frames, 2, 2, generator=g, dtype=torch.float64).sort(2).values
+    boxes = corners.flatten(2) * (torch.rand(count, frames, 1, generator=g) > 0.2)
+    return logits, masks, boxes, torch.randint(0, 3, (count,), generator=g)
+
+
+def overlap(a: np.ndarray, b: np.ndarray) -> float:
+    """IoU of two boxes, widths and heights at least 0.05, the union at least 1e-3."""
+    grown = []
+    for box in (a, b):
+        center, half = (box[:2] + box[2:]) / 2, np.maximum(box[2:] - box[:2], 0.05) / 2
+        grown.append((center - half, center + half))
+    sides = np.clip(np.minimum(grown[0][1], grown[1][1]) - np.maximum(grown[0][0], grown[1][0]), 0, None)
+    intersection = sides[0] * sides[1]
+    return intersection / max(sum(np.prod(high - low) for low, high in grown) - intersection, 1e-3)
+
+
+def by_hand(
+    logits: Tensor, masks: Tensor, boxes: Tensor, clips: Tensor, alpha: float = 2.0, threshold: float = 0.1
+) -> tuple[list[float], list[float]]:
+    """BCE and Dice of every object from the sets M > ½ and the union of its neighbours' M > ½."""
+    x, m, boxes, clips = (v.detach().numpy() for v in (logits, masks, boxes, clips))
+    bces, dices = [], []
+    for i in range(len(x)):
+        union_of_others = np.zeros(m.shape[1:], bool)
+        for j in range(len(x)):
+            near = any(overlap(boxes[i, t], boxes[j, t]) > threshold for t in range(x.shape[1]))
+            if j != i and clips[i] == clips[j] and near:
+                union_of_others |= m[j] > 0.5
+        p = 1 / (1 + np.exp(-x[i]))
+        weights = np.where((m[i] > 0.5) | union_of_others, alpha, 1.0)
+        pixels = -(m[i] * np.log(p) + (1 - m[i]) * np.log(1 - p))
+        bces.append((weights * pixels).sum() / weights.sum())
+        outside = union_of_others & (m[i] < 0.5)
+        numerator = 2 * (p * m[i]).sum() + (1 - p)[outside].sum() + 1
+        dices.append(1 - numerator / (p.sum() + m[i].sum() + outside.sum() + 1))
+    return bces, dices
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    count=st.integers(1, 9),
+    frames=st.integers(1, 3),
+    alpha=st.sampled_from([0.5, 1.0, 2.0, 3.5]),
+    threshold=st.sampled_from([0.0, 0.1, 0.4]),
+    seed=st.integers(0, 1000),
+)
+def test_equals_the_sums_over_pixel_sets(count: int, frames: int, alpha: float, threshold: float, seed: int) -> None:
+    logits, masks, boxes, clips = scene(count, frames, seed=seed)
+    bce, dice = InterInstanceMaskLoss(alpha, threshold)(logits, masks, boxes, clips)
+    bces, dices = by_hand(logits, masks, boxes, clips, alpha, threshold)
+    assert float(bce) == pytest.approx(np.mean(bces), rel=1e-10)
+    assert float(dice) == pytest.approx(np.mean(dices), rel=1e-10)
+
+
+def test_stacked_clips_are_the_sum_of_single_ones() -> None:
+    logits, masks, boxes, clips = scene(8)
+    loss = InterInstanceMaskLoss()
+    stacked = torch.stack(loss(logits, masks, boxes, clips, normalizer=1))
+    alone = sum(
+        torch.stack(loss(logits[clips == c], masks[clips == c], boxes[clips == c], normalizer=1))
+        for c in clips.unique()
+    )
+    torch.testing.assert_close(stacked, alone, **FLOAT64)
+
+
+def test_an_image_is_a_clip_of_one_frame() -> None:
+    logits, masks, boxes, _ = scene(5, frames=1)
+    thrice = InterInstanceMaskLoss()(*(x.expand(-1, 3, *x.shape[2:]) for x in (logits, masks, boxes)))
+    once = InterInstanceMaskLoss()(logits, masks, boxes)
+    assert float(once[0]) == pytest.approx(float(thrice[0]), rel=1e-10)  # a mean over pixels, whatever their number
+    bces, dices = by_hand(logits, masks, boxes, torch.zeros(5))
+    assert [float(v) for v in once] == pytest.approx([np.mean(bces), np.mean(dices)])
+
+
+def test_no_objects_give_zero_that_can_be_differentiated() -> None:
+    logits = torch.zeros(0, 2, 4, 4, requires_grad=True)
+    for loss in (InterInstanceMaskLoss(), PlainMaskLoss()):
+        bce, dice = loss(logits, torch.zeros(0, 2, 4, 4), torch.zeros(0, 2, 4), torch.zeros(0, dtype=torch.int64))
+        (bce + dice).backward()
+        assert (float(bce), float(dice)) == (0, 0)
+        assert logits.grad.shape == logits.shape
+
+
+@pytest.mark.parametrize("alpha", [1.0, 2.0])
+def test_one_object_has_the_ordinary_dice_and_a_bce_that_weighs_its_own_pixels(alpha: float) -> None:
+    logits, masks, boxes, _ = scene(1)
+    bce, dice = InterInstanceMaskLoss(alpha)(logits, masks, boxes)
+    weights = 1 + (alpha - 1) * (masks > 0.5)
+    expected = F.binary_cross_entropy_with_logits(logits, masks, weights, reduction="sum") / weights.sum()
+    torch.testing.assert_close(bce, expected, **FLOAT64)
+    plain_bce, plain_dice = PlainMaskLoss()(logits, masks, boxes)
+    torch.testing.assert_close(dice, plain_dice, **FLOAT64)
+    if alpha == 1:
+        torch.testing.assert_close(bce, plain_bce, **FLOAT64)
+
+
+def test_the_plain_loss_is_bce_and_dice() -> None:
+    logits, masks, boxes, clips = scene(6)
+    bce, dice = PlainMaskLoss()(logits, masks, boxes, clips)
+    torch.testing.assert_close(bce, F.binary_cross_entropy_with_logits(logits, masks), **FLOAT64)
+    p = logits.sigmoid()
+    ratio = (2 * (p * masks).sum((1, 2, 3)) + 1) / (p.sum((1, 2, 3)) + masks.sum((1, 2, 3)) + 1)
+    torch.testing.assert_close(dice, (1 - ratio).mean(), **FLOAT64)
+
+
+def test_a_leak_into_a_neighbour_costs_more_than_one_into_the_background() -> None:
+    masks = torch.zeros(2, 1, 8, 16)
+    masks[0, :, :, 4:8] = 1
+    masks[1, :, :, 8:12] = 1
+    boxes = torch.tensor([[[0.2, 0.0, 0.6, 1.0]], [[0.4, 0.0, 0.8, 1.0]]])
+    logits = masks * 8 - 4
+    leak = {"background": slice(0, 4), "neighbour": slice(8, 12)}
+    costs = {}
+    for name, columns in leak.items():
+        leaking = logits.clone()
+        leaking[0, ..., columns] = 4
+        costs[name] = [float(v) for v in InterInstanceMaskLoss()(leaking, masks, boxes)]
+    assert costs["neighbour"][0] > costs["background"][0]
+    assert costs["neighbour"][1] > costs["background"][1]
+
+
+def test_one_object_may_have_several_masks() -> None:
+    logits, masks, boxes, clips = scene(5)
+    matched = torch.tensor([3, 0, 3, 3, 1, 0])  # 2 and 4 have none
+    logits = torch.cat([logits, logits[:1] + 1])
+    bce, dice = InterInstanceMaskLoss()(logits, masks, boxes, clips, matched=matched)
+    repeated = InterInstanceMaskLoss()(logits, masks[matched], boxes[matched], clips[matched])
+    torch.testing.assert_close(torch.stack([bce, dice]), torch.stack(repeated), **FLOAT64)
+    # The masks of objects without a prediction make no difference.
+    others = masks.clone()
+    others[[2, 4]] = 1
+    changed = InterInstanceMaskLoss()(logits, others, boxes, clips, matched=matched)
+    assert torch.equal(torch.stack(changed), torch.stack([bce, dice]))
+
+
+@pytest.mark.parametrize("loss", [InterInstanceMaskLoss(), InterInstanceMaskLoss(0.5, 0.3), PlainMaskLoss()])
+def test_gradients(loss: torch.nn.Module) -> None:
+    logits, masks, boxes, clips = scene(4, 2, 4, 5)
+    matched = torch.tensor([1, 1, 0, 3])
+    logits.requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: loss(x, masks, boxes, clips, matched=matched), logits)
+
+
+def test_gradients_of_float32_rows_in_many_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mdqe.losses.mask_terms.block_size", lambda device: 500)
+    logits, masks, boxes, clips = scene(9, 3, 11, 13)  # 429 pixels: a row a block, and not a multiple of 64
+    exact = logits.clone().requires_grad_()
+    sum(InterInstanceMaskLoss()(exact, masks, boxes, clips)).backward()
+    single = logits.float().requires_grad_()
+    sum(InterInstanceMaskLoss()(single, masks.float(), boxes.float(), clips)).backward()
+    torch.testing.assert_close(single.grad.double(), exact.grad, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("size", [1.0, 6e4])
+def test_half_precision_under_autocast(dtype: torch.dtype, size: float) -> None:
+    logits, masks, boxes, clips = scene(6, 4, 96, 160)
+    logits = (logits / logits.abs().max() * 10 * size).clamp(-6e4, 6e4)
+    half = logits.to(dtype).requires_grad_()
+    with torch.autocast("cpu", dtype):
+        bce, dice = InterInstanceMaskLoss()(half, masks, boxes, clips)
+    (bce + dice).backward()
+    exact = InterInstanceMaskLoss()(half.detach().double(), masks, boxes, clips)
+    assert bce.dtype == torch.float32
+    torch.testing.assert_close(bce.double(), exact[0], **FLOAT32)
+    torch.testing.assert_close(dice.double(), exact[1], **FLOAT32)
+    assert half.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("loss", [InterInstanceMaskLoss(), PlainMaskLoss()])
+def test_compiled_in_one_graph(loss: torch.nn.Module) -> None:
+    torch.compiler.reset()
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    for count in (6, 4):
+        logits, masks, boxes, clips = scene(count, 2, 8, 9)
+        results = []
+        for call in (loss, compiled):
+            x = logits.clone().requires_grad_()
+            bce, dice = call(x, masks, boxes, clips)
+            (bce + 2 * dice).backward()
+            results.append(torch.cat([torch.stack([bce, dice]).detach(), x.grad.flatten()]))
+        torch.testing.assert_close(*results, **FLOAT64)
+
+
+class _Largest(TorchDispatchMode):
+    """Remembers the number of elements of the largest tensor made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for x in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(x, Tensor):
+                self.elements = max(self.elements, x.numel())
+        return result
+
+
+def test_no_tensor_holds_a_pixel_of_every_pair() -> None:
+    logits, masks, boxes, _ = scene(32, 2, 16, 16)
+    logits.requires_grad_()
+    with _Largest() as largest:
+        sum(InterInstanceMaskLoss()(logits, masks, boxes)).backward()
+    assert largest.elements <= logits.numel()
+
+
+def test_needs_torch_alone() -> None:
+    program = (
+        "import sys; from mdqe.losses import InterInstanceMaskLoss; "
+        "print([m for m in sys.modules if m.split('.')[0] in ('timm', 'torchvision', 'scipy', 'einops', 'PIL')"
+        " or m.startswith('mdqe.ops')])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mask_logits": torch.zeros(2, 4, 4)}, r"mask_logits is \(2, 4, 4\)"),
+        ({"mask_logits": torch.zeros(2, 3, 4, 4, dtype=torch.int64)}, "floating point"),
+        ({"masks": torch.zeros(2, 3, 4, 5)}, r"masks is \(2, 3, 4, 5\), expected \(2, 3, 4, 4\)"),
+        ({"boxes": torch.zeros(2, 4)}, r"boxes is \(2, 4\), expected \(2, 3, 4\)"),
+        ({"clip_index": torch.zeros(3)}, r"clip_index is \(3,\), expected \(2,\)"),
+        ({"matched": torch.zeros(3)}, r"matched is \(3,\), expected \(2,\)"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_named(change: dict[str, Tensor], message: str) -> None:
+    inputs = {
+        "mask_logits": torch.zeros(2, 3, 4, 4),
+        "masks": torch.zeros(2, 3, 4, 4),
+        "boxes": torch.zeros(2, 3, 4),
+        **change,
+    }
+    with pytest.raises(ValueError, match=message):
+        InterInstanceMaskLoss()(**inputs)
+
+
+@pytest.mark.parametrize("options", [{"alpha": 0}, {"iou_threshold": 1.0}, {"iou_threshold": -0.1}])
+def test_options_out_of_range_are_named(options: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(options))):
+        InterInstanceMaskLoss(**options)
