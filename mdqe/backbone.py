@@ -138,11 +138,13 @@ def _build(name: str, drop_path: float, pretrained: bool) -> nn.Module:
     if not timm.is_model(name):
         near = ", ".join(timm.list_models(f"*{name[:6]}*")[:5])
         raise ValueError(f"backbone {name!r} is not a timm model" + (f"; near it are {near}" if near else ""))
-    reductions = timm.create_model(name, features_only=True, pretrained=False).feature_info.reduction()
+    with torch.device("meta"):  # to ask what it has, without weights
+        info = timm.create_model(name, features_only=True, pretrained=False).feature_info
+    reductions = info.reduction()
     missing = [s for s in STRIDES if s not in reductions]
     if missing:
         raise ValueError(f"backbone {name!r} has feature maps at strides {reductions}, expected {STRIDES}")
-    indices = [reductions.index(s) for s in STRIDES]
+    indices = [info.out_indices[reductions.index(s)] for s in STRIDES]
     options = {"drop_path_rate": drop_path} if drop_path else {}
     if name.startswith("swin"):
         options["strict_img_size"] = False
