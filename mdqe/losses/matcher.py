@@ -24,8 +24,8 @@ _OUTSIDE_COST = 100.0  # for every frame in which a query's box lies on no objec
 class DynamicMatcher:
     """Dynamic-k matching: an object takes as many queries as the sum of its best boxes' GIoUs, at least `min_queries`.
 
-    A query taken twice keeps its cheapest object. An object left without a query then gets the cheapest free one.
-    Of equal costs the first query counts as cheaper.
+    A query taken twice goes to the cheapest object of all for it, even if that one had not taken it. An object left
+    without a query then gets the cheapest free one. Of equal costs the first counts as cheaper.
 
     Args:
         class_cost, box_cost, mask_cost: weights of the three costs.

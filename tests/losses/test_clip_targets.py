@@ -1,0 +1,103 @@
+"""ClipTargets and their way to the scales of the losses."""
+
+import dataclasses
+from typing import Any
+
+import clips
+import pytest
+import torch
+from torch.nn import functional as F
+
+from mdqe.losses.targets import scale_targets, stack_targets
+from mdqe.targets import ClipTargets
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"masks": torch.zeros(3, 2, 64, 96)}, r"masks is \(3, 2, 64, 96\) float32, expected \(K, T, H, W\) bool"),
+        ({"masks": torch.zeros(3, 64, 96, dtype=torch.bool)}, "masks"),
+        ({"labels": torch.zeros(2, dtype=torch.int64)}, r"labels is \(2,\) int64, expected \(3,\)"),
+        ({"labels": torch.zeros(3)}, "labels .* whole numbers"),
+        ({"ids": torch.zeros(3, dtype=torch.int64)}, r"ids is \(3,\) int64, expected \(3, 2\)"),
+        ({"boxes": torch.zeros(3, 2, 4, dtype=torch.int64)}, "boxes .* floating point"),
+        ({"labels": torch.tensor([0, -1, 1])}, r"labels is \[0, -1, 1\]"),
+        ({"ids": torch.tensor([[0, 0], [1, 2], [3, 3]])}, "one id an object"),
+        ({"ids": torch.tensor([[0, 0], [1, 1], [1, -1]])}, "ids that differ"),
+        ({"boxes": torch.full((3, 2, 4), float("nan"))}, "boxes has .*nan.*expected finite"),
+        ({"boxes": torch.tensor([5.0, 5, 4, 9]).expand(3, 2, 4)}, "x2 >= x1"),
+    ],
+)
+def test_what_does_not_fit_is_named(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(clips.targets(3), **change)
+
+
+def test_no_objects_are_fine() -> None:
+    nothing = clips.targets(0)
+    assert nothing.object_ids.shape == (0,)
+    assert nothing.to("cpu").masks.shape == (0, clips.FRAMES, *clips.SIZE)
+
+
+@pytest.mark.parametrize("size", [clips.SIZE, (50, 61)])
+def test_masks_are_resized_as_bilinear_interpolation_does(size: tuple[int, int]) -> None:
+    ragged = torch.rand(3, clips.FRAMES, *size) > 0.4
+    target = dataclasses.replace(clips.targets(3, size=size), masks=ragged)
+    scaled = scale_targets(target, clips.SIZE, clips.CLASSES, torch.float64)
+    present = (target.ids >= 0)[..., None, None]
+    padded = F.pad(ragged.double(), (0, clips.SIZE[1] - size[1], 0, clips.SIZE[0] - size[0]))
+    for stride, actual in ((4, scaled.masks), (8, scaled.inner)):
+        resized = F.interpolate(padded, scale_factor=1 / stride, mode="bilinear", align_corners=False) * present
+        assert torch.equal(actual, resized if stride == 4 else resized > 0.5)
+
+
+def test_boxes_are_relative_to_the_padded_frame() -> None:
+    target = clips.targets(4, size=(50, 61))
+    scaled = scale_targets(target, (64, 64), clips.CLASSES, torch.float64)
+    present = target.ids >= 0
+    torch.testing.assert_close(scaled.boxes[present], (target.boxes[present] / 64).double())
+    assert not scaled.boxes[~present].any()
+
+
+def test_what_is_absent_may_hold_anything() -> None:
+    target = clips.targets(3)
+    boxes, masks = target.boxes.clone(), target.masks.clone()
+    boxes[0, 0], masks[0, 0] = float("nan"), True
+    changed = dataclasses.replace(target, boxes=boxes, masks=masks)
+    for expected, actual in zip(
+        scale_targets(target, clips.SIZE, clips.CLASSES, torch.float32),
+        scale_targets(changed, clips.SIZE, clips.CLASSES, torch.float32),
+        strict=True,
+    ):
+        assert torch.equal(expected, actual)
+
+
+def test_objects_that_are_never_present_are_dropped() -> None:
+    target = clips.targets(3)
+    ids = target.ids.clone()
+    ids[1] = -1
+    scaled = scale_targets(dataclasses.replace(target, ids=ids), clips.SIZE, clips.CLASSES, torch.float32)
+    assert scaled.ids.tolist() == [[-1, 0], [2, 2]]
+    assert torch.equal(scaled.labels, target.labels[[0, 2]])
+
+
+def test_stacked_clips_keep_their_places() -> None:
+    scaled = [scale_targets(clips.targets(n, seed=n), clips.SIZE, clips.CLASSES, torch.float32) for n in (2, 0, 3)]
+    stacked = stack_targets(scaled)
+    assert stacked.first.tolist() == [0, 2, 2]
+    assert stacked.clip.tolist() == [0, 0, 2, 2, 2]
+    assert torch.equal(stacked.boxes[2:], scaled[2].boxes)
+
+
+def test_labels_and_sizes_that_the_model_does_not_have_are_named() -> None:
+    target = dataclasses.replace(clips.targets(2), labels=torch.tensor([1, clips.CLASSES]))
+    with pytest.raises(ValueError, match=r"labels is \[1, 4\], expected less than num_classes=4"):
+        scale_targets(target, clips.SIZE, clips.CLASSES, torch.float32)
+    with pytest.raises(ValueError, match="masks is 64x96"):
+        scale_targets(clips.targets(2), (64, 64), clips.CLASSES, torch.float32)
+
+
+def test_moves_and_pins_all_of_it() -> None:
+    moved = clips.targets(2).to("meta")
+    assert isinstance(moved, ClipTargets)
+    assert {x.device.type for x in (moved.labels, moved.ids, moved.masks, moved.boxes)} == {"meta"}

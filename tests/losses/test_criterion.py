@@ -1,0 +1,183 @@
+"""The criterion as a whole: names, weights, normalisers, empty clips, variants, several processes."""
+
+import socket
+from pathlib import Path
+from typing import Any
+
+import clips
+import pytest
+import torch
+from torch import Tensor, distributed, multiprocessing
+
+from mdqe import MDQE, MDQEConfig
+from mdqe.losses import Criterion, PlainMaskLoss
+from mdqe.losses.criterion import clip_losses
+from mdqe.model import ClipOutput
+
+NAMES = ["class", "box", "giou", "mask", "dice"]
+INIT_NAMES = ["init_sem", "init_reid", "init_reid_aux"]
+
+
+@pytest.fixture
+def no_chance(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random subsets are the first candidates."""
+    monkeypatch.setattr(torch, "randperm", torch.arange)
+
+
+def total(losses: dict[str, Tensor]) -> Tensor:
+    return sum(losses.values())
+
+
+def test_names() -> None:
+    losses = Criterion()(clips.output(2), [clips.targets(3), clips.targets(2, seed=1)])
+    expected = INIT_NAMES + NAMES + [f"{name}_{i}" for i in range(2) for name in NAMES]
+    assert sorted(losses) == sorted(expected)
+    assert all(loss.ndim == 0 and loss.isfinite() for loss in losses.values())
+
+
+def test_weights_are_arguments(no_chance: None) -> None:
+    out, objects = clips.output(1), [clips.targets(3)]
+    once = Criterion()(out, objects)
+    changed = Criterion(class_weight=20.0, dice_weight=0.0, init_reid_weight=1.0)(out, objects)
+    factors = {"class": 10, "dice": 0, "init_reid": 2}
+    for name, loss in once.items():
+        factor = factors.get(name.rstrip("_0123456789"), 1)
+        assert float(changed[name].detach()) == pytest.approx(factor * float(loss.detach()))
+
+
+def test_a_batch_is_its_clips_together(no_chance: None) -> None:
+    """Sums over matched queries are divided by the batch's number of them, other means by the clips."""
+    out = clips.output(3)
+    objects = [clips.targets(n, seed=n) for n in (4, 0, 2)]
+    criterion = Criterion()
+    scaled = criterion.scale(out, objects)
+    owner = criterion.matcher(out.layers, out.mask_features, scaled)
+    batch = criterion(out, objects)
+    parts = []
+    for b in range(3):
+        one = ClipOutput(
+            [type(layer)(*(x[b : b + 1] for x in layer)) for layer in out.layers],
+            out.mask_features[b : b + 1],
+            type(out.queries)(*(x[b : b + 1] for x in out.queries)),
+        )
+        parts.append(criterion(one, objects[b : b + 1]))
+    for layer, suffix in enumerate(("_0", "_1", "")):
+        matched = (owner[layer] >= 0).sum(1)
+        for name in ("box", "giou", "mask", "dice"):
+            expected = sum(m * p[name + suffix] for m, p in zip(matched, parts, strict=True)) / matched.sum()
+            torch.testing.assert_close(batch[name + suffix], expected)
+        torch.testing.assert_close(batch["class" + suffix], sum(p["class" + suffix] for p in parts) / 3)
+    torch.testing.assert_close(batch["init_sem"], sum(p["init_sem"] for p in parts) / 3)
+
+
+@pytest.mark.parametrize("counts", [(0,), (0, 0), (3, 0)])
+def test_clips_without_objects_teach_that_there_is_nothing(counts: tuple[int, ...]) -> None:
+    out = clips.output(len(counts))
+    losses = Criterion()(out, [clips.targets(n, seed=n) for n in counts])
+    gradients = torch.autograd.grad(total(losses), clips.leaves(out))
+    assert all(g.isfinite().all() for g in gradients)
+    if not any(counts):
+        assert {n for n, v in losses.items() if v != 0} == {"init_sem", "class", "class_0", "class_1"}
+
+
+def test_the_plain_mask_loss_changes_the_mask_terms_alone(no_chance: None) -> None:
+    out, objects = clips.output(2), [clips.targets(4), clips.targets(3, seed=1)]
+    full, plain = Criterion()(out, objects), Criterion(mask_loss=PlainMaskLoss())(out, objects)
+    changed = {name for name in full if full[name] != plain[name]}
+    assert changed == {f"{kind}{suffix}" for kind in ("mask", "dice") for suffix in ("", "_0", "_1")}
+
+
+def test_half_precision_outputs(no_chance: None) -> None:
+    objects = [clips.targets(4), clips.targets(3, seed=1)]
+    half = clips.output(2, dtype=torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = Criterion()(half, objects)
+    total(losses).backward()
+    assert all(loss.dtype == torch.float32 for loss in losses.values())
+    assert all(x.grad is not None and x.grad.isfinite().all() for x in clips.leaves(half))
+
+    def exact(x: Any) -> Any:
+        return x._make(v.detach().double() for v in x)
+
+    same = ClipOutput([exact(p) for p in half.layers], half.mask_features.detach().double(), exact(half.queries))
+    for name, expected in Criterion()(same, objects).items():
+        assert float(losses[name].detach()) == pytest.approx(float(expected), rel=1e-4), name
+
+
+def small_model(**options: Any) -> MDQE:
+    config = MDQEConfig(
+        backbone="resnet18", hidden_dim=32, num_heads=4, encoder_layers=1, decoder_layers=2, grid_size=4, embed_dim=8,
+        num_classes=clips.CLASSES, clip_length=clips.FRAMES, test_clip_length=clips.FRAMES, dropout=0.0, **options,
+    )  # fmt: skip
+    return MDQE(config)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"query_initialization": False},
+        {"query_association": False},
+        {"temporal_cross_attention": False},
+        {"decoder": "i2o"},
+    ],
+)
+def test_every_variant_of_the_model_trains_all_of_its_parameters(options: dict[str, Any]) -> None:
+    model = small_model(**options)
+    frames = torch.randint(0, 256, (2, clips.FRAMES, 3, *clips.SIZE), dtype=torch.uint8)
+    losses = clip_losses(model, frames, [clips.targets(3), clips.targets(2, seed=1)])
+    assert (set(INIT_NAMES) <= set(losses)) == options.get("query_initialization", True)
+    total(losses).backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []
+
+
+def test_clips_of_different_sizes_in_one_batch(no_chance: None) -> None:
+    """The smaller clip's losses are those it has alone on the same padded frame."""
+    model = small_model().double()
+    frames = torch.randint(0, 256, (2, clips.FRAMES, 3, *clips.SIZE), dtype=torch.uint8)
+    frames[1, ..., 50:, :], frames[1, ..., 70:] = 0, 0
+    objects = [clips.targets(3), clips.targets(3, seed=5, size=(50, 70))]
+    both = clip_losses(model, frames, objects)
+    alone = [clip_losses(model, frames[b : b + 1], objects[b : b + 1]) for b in range(2)]
+    torch.testing.assert_close(both["init_sem"], (alone[0]["init_sem"] + alone[1]["init_sem"]) / 2)
+
+
+def test_frames_and_targets_that_do_not_fit_are_named() -> None:
+    model = small_model()
+    frames = torch.zeros(2, clips.FRAMES, 3, *clips.SIZE, dtype=torch.uint8)
+    with pytest.raises(ValueError, match=r"frames is \(2, 2, 3, 64, 96\) with 1 targets"):
+        clip_losses(model, frames, [clips.targets(2)])
+    with pytest.raises(ValueError, match=r"masks of targets\[1\] is \(2, 2, 65, 96\)"):
+        clip_losses(model, frames, [clips.targets(2), clips.targets(2, size=(65, 96))])
+
+
+def _half_a_batch(rank: int, port: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    torch.randperm = torch.arange
+    out, objects = _batch()
+    half = slice(2 * rank, 2 * rank + 2)
+    own = ClipOutput(
+        [type(p)(*(x[half] for x in p)) for p in out.layers],
+        out.mask_features[half],
+        type(out.queries)(*(x[half] for x in out.queries)),
+    )
+    gradients = torch.autograd.grad(total(Criterion()(own, objects[half])), clips.leaves(out))
+    torch.save(gradients, Path(folder) / f"{rank}.pt")
+    distributed.destroy_process_group()
+
+
+def _batch() -> tuple[ClipOutput, list[Any]]:
+    return clips.output(4), [clips.targets(n, seed=n) for n in (5, 1, 2, 0)]
+
+
+def test_two_processes_average_to_the_gradients_of_one(no_chance: None, tmp_path: Path) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    multiprocessing.spawn(_half_a_batch, (port, str(tmp_path)), nprocs=2)
+    halves = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    out, objects = _batch()
+    whole = torch.autograd.grad(total(Criterion()(out, objects)), clips.leaves(out))
+    for a, b, expected in zip(*halves, whole, strict=True):
+        torch.testing.assert_close((a + b) / 2, expected, rtol=1e-9, atol=1e-12)
