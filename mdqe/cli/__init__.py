@@ -15,7 +15,7 @@ from typing import NoReturn
 
 import mdqe
 
-COMMANDS = ("segment", "demo", "convert", "info")
+COMMANDS = ("segment", "demo", "make-data", "convert", "info")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"mdqe {mdqe.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name in COMMANDS:
-        module = import_module(f"mdqe.cli.{name}")
+        module = import_module("mdqe.cli." + name.replace("-", "_"))
         command = commands.add_parser(
             name,
             help=module.HELP,

@@ -1,0 +1,1 @@
+"""What a model learns from: clips of videos and what is known of their objects."""

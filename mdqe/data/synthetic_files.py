@@ -1,0 +1,195 @@
+"""A synthetic set as files: a folder of frames per video, and annotations in the JSON of YouTube-VIS and OVIS."""
+
+import json
+import shutil
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+
+from mdqe.atomic import partial_path
+from mdqe.data.scene import DIFFICULTIES, Difficulty
+from mdqe.data.synthetic import CATEGORIES, Drawing, draw_video
+from mdqe.inference import rle
+
+IMAGES, ANNOTATIONS, VIDEOS = "JPEGImages", "annotations.json", "videos"
+FORMATS = ("jpg", "png")
+SLIGHT, SEVERE = 0.05, 0.5
+"""Hidden shares from which a shape counts as slightly and as severely occluded, as people would say it does."""
+_AT_ONCE = 16  # frames in memory
+
+
+def write_set(
+    folder: str | Path,
+    *,
+    videos: int,
+    frames: int = 12,
+    seed: int = 0,
+    size: tuple[int, int] = (128, 192),
+    difficulty: str | Difficulty = "standard",
+    images: str = "jpg",
+    mp4: bool = False,
+    fps: int = 12,
+) -> Iterator[Path]:
+    """Write the first `videos` scenes of a seed; yields every frame's path in the folder when it is written.
+
+    The folder is whole or not there: until the end it is "FOLDER.partial", which is removed if anything goes wrong.
+
+        FOLDER/annotations.json            videos, categories, annotations
+        FOLDER/JPEGImages/00000/00000.jpg  the frames; "file_names" are relative to JPEGImages
+        FOLDER/videos/00000.mp4            with `mp4`, the same as video files
+
+    Args:
+        folder: a new or an empty one.
+        videos, frames: how many, and how long each is.
+        seed, size, difficulty: as in `draw_video`.
+        images: "jpg", or "png" for pixels exactly as drawn.
+        mp4: write video files too.
+        fps: of the video files.
+
+    Raises:
+        ValueError: a value out of range.
+        FileExistsError: the folder has files in it, or its partial one is there from a run that was killed.
+        OSError: a file cannot be written.
+        ImportError: `mp4` without PyAV.
+    """
+    if videos < 1 or frames < 1:
+        raise ValueError(f"videos is {videos} and frames is {frames}; expected 1 or more")
+    if images not in FORMATS:
+        raise ValueError(f"images is {images!r}; expected {' or '.join(FORMATS)}")
+    draw_video(seed, frames=1, size=size, difficulty=difficulty)  # checks the rest
+    if mp4:
+        from mdqe.video.decode import require_av
+
+        require_av()
+    folder, partial = Path(folder), partial_path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder} is there already; choose a new or an empty folder")
+    if partial.exists():
+        raise FileExistsError(f"{partial} is left from a run that was killed; remove it first")
+    partial.mkdir(parents=True)
+    try:
+        annotations: list[dict[str, Any]] = []
+        for index in range(videos):
+            chunks = (
+                draw_video(
+                    seed,
+                    index,
+                    frames=min(_AT_ONCE, frames - start),
+                    size=size,
+                    difficulty=difficulty,
+                    start=start,
+                    scene_frames=frames,
+                )
+                for start in range(0, frames, _AT_ONCE)
+            )
+            annotations += yield from _write_video(partial, index, chunks, images, fps if mp4 else None)
+        document = {
+            "info": _describe(seed, difficulty),
+            "licenses": [],
+            "videos": [
+                {
+                    "id": index + 1,
+                    "height": size[0],
+                    "width": size[1],
+                    "length": frames,
+                    "file_names": [_frame_name(index, i, images) for i in range(frames)],
+                }
+                for index in range(videos)
+            ],
+            "categories": [{"id": i, "name": name, "supercategory": "shape"} for i, name in enumerate(CATEGORIES, 1)],
+            "annotations": [{"id": number, **found} for number, found in enumerate(annotations, 1)],
+        }
+        (partial / ANNOTATIONS).write_text(json.dumps(document, separators=(",", ":")))
+        partial.replace(folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _write_video(
+    folder: Path, index: int, chunks: Iterator[Drawing], images: str, fps: int | None
+) -> Generator[Path, None, list[dict[str, Any]]]:
+    """Write a video that is drawn in chunks; yields the frames' paths in the folder, returns what is annotated."""
+    from PIL import Image
+
+    options: dict[str, Any] = {"quality": 95, "subsampling": 0} if images == "jpg" else {"compress_level": 6}
+    parts = []
+    with ExitStack() as stack:
+        writer = None
+        if fps is not None:
+            from mdqe.video.write import VideoWriter
+
+            (folder / VIDEOS).mkdir(exist_ok=True)
+            writer = stack.enter_context(VideoWriter(folder / VIDEOS / f"{index:05}.mp4", fps))
+        number = 0
+        for chunk in chunks:
+            parts.append(_annotate(chunk))
+            for frame in chunk.frames:
+                path = Path(IMAGES, _frame_name(index, number, images))
+                (folder / path.parent).mkdir(parents=True, exist_ok=True)
+                Image.fromarray(frame).save(folder / path, **options)
+                if writer is not None:
+                    writer.write(frame)
+                number += 1
+                yield path
+    size = chunk.frames.shape[1:3]
+    found = []
+    for label, *per_part in zip(chunk.labels.tolist(), *parts, strict=True):
+        per_frame = {key: [value for part in per_part for value in part[key]] for key in per_part[0]}
+        if any(one is not None for one in per_frame["segmentations"]):
+            head = {"video_id": index + 1, "category_id": label + 1, "iscrowd": 0}
+            # The published files give 1 as the length of every annotation.
+            found.append({**head, "height": size[0], "width": size[1], "length": 1, **per_frame})
+    return found
+
+
+def _annotate(drawing: Drawing) -> list[dict[str, list[Any]]]:
+    """Per shape the lists of an annotation, one entry a frame; null where nothing of it is seen.
+
+    "occlusion_degree" holds the hidden share itself, also where it is 1; null where the shape is outside the picture.
+    """
+    count, frames, *size = drawing.masks.shape
+    counts = rle.encode(drawing.masks.reshape(-1, *size))  # (N · T, H, W)
+    areas = rle.area(counts, tuple(size)).tolist()
+    boxes = rle.boxes(counts, tuple(size))
+    boxes[:, 2:] -= boxes[:, :2]
+    shapes = []
+    for i in range(0, count * frames, frames):
+        seen = [area > 0 for area in areas[i : i + frames]]
+        hidden = drawing.hidden[i // frames].tolist()
+        values = {
+            "segmentations": [rle.to_coco(one, tuple(size)) for one in counts[i : i + frames]],
+            "bboxes": boxes[i : i + frames].tolist(),
+            "areas": areas[i : i + frames],
+            "occlusion": [_occlusion(share) for share in hidden],
+        }
+        shape = {
+            key: [one if held else None for one, held in zip(ones, seen, strict=True)] for key, ones in values.items()
+        }
+        shape["occlusion_degree"] = [None if share != share else round(share, 4) for share in hidden]
+        shapes.append(shape)
+    return shapes
+
+
+def _occlusion(hidden: float) -> str:
+    if hidden < SLIGHT:
+        return "no_occlusion"
+    return "slight_occlusion" if hidden < SEVERE else "severe_occlusion"
+
+
+def _frame_name(index: int, number: int, images: str) -> str:
+    return f"{index:05}/{number:05}.{images}"
+
+
+def _describe(seed: int, difficulty: str | Difficulty) -> dict[str, Any]:
+    """What the set was made with."""
+    dial = DIFFICULTIES[difficulty] if isinstance(difficulty, str) else difficulty
+    return {
+        "description": "textured shapes that cross and hide one another, drawn by mdqe make-data",
+        "seed": seed,
+        "objects": list(dial.objects),
+        "similarity": dial.similarity,
+        "occlusion": dial.occlusion,
+    }
