@@ -70,7 +70,7 @@ BackwardKernel backward_kernel(const Arguments& a, bool fused) {
 
 // Many queries are visited tile by tile of the image, so that the rows that neighbours share, on all levels, stay in
 // cache. The order depends on the positions alone, never on the number of threads. A query's place is its center or, for
-// locations, its first point.
+// locations, its first point; where that point tells nothing of its neighbours, the queries stay as they come.
 template <typename C>
 std::vector<int32_t> tile_order(const Problem& p) {
   constexpr int64_t kTile = 80;  // queries in a tile, about: their rows fill a third of a cache of one megabyte
@@ -87,11 +87,14 @@ std::vector<int32_t> tile_order(const Problem& p) {
   std::vector<int32_t> tile(size_t(p.queries)), first(size_t(lines * columns + 1));
   for (int64_t item = 0; item < items; ++item) {
     std::fill(first.begin(), first.end(), 0);
+    int64_t jumps = 0;
     for (int64_t q = 0; q < p.queries; ++q, place += step) {
       const int64_t x = cell(place[0], columns), y = cell(place[1], lines);
       tile[q] = int32_t(y * columns + (y % 2 ? columns - 1 - x : x));  // back and forth: the next is a neighbour
       ++first[tile[q] + 1];
+      jumps += q > 0 && tile[q] != tile[q - 1];
     }
+    if (!p.centers && 2 * jumps > p.queries) return {};
     for (int64_t i = 0; i < lines * columns; ++i) first[i + 1] += first[i];
     for (int64_t q = 0; q < p.queries; ++q) order[item * p.queries + first[tile[q]]++] = int32_t(q);
   }
