@@ -1,0 +1,87 @@
+"""The CUDA kernels' own source, run thread by thread on the CPU: their arithmetic and indexing, without a GPU."""
+
+import math
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from attention_problems import ENCODER_SHAPES, TOLERANCE, Problem, compute, error, make_problem, problems
+from hypothesis import given, settings
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")]
+HERE = Path(__file__).resolve().parent / "cuda_on_cpu"
+CUDA = HERE.parents[2] / "csrc" / "cuda"
+TYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
+
+
+def as_cpp(source: str) -> str:
+    """Shared memory and the launch are the two things that are not C++ already."""
+    source, found = re.subn(r"extern __shared__ \S+ unsigned char memory\[\];", "auto* memory = SHARED;", source)
+    source, launches = re.subn(
+        r"(\w+_kernel<[\w, ]+>)\s*<<<(.*?)>>>\(\s*(p, table, shape)\);",
+        r"simulated::launch(\2, [&] { \1(\3); });",
+        source,
+        flags=re.DOTALL,
+    )
+    assert found == launches == 1
+    return source.replace("SHARED", "simulated::shared_memory")
+
+
+@pytest.fixture(scope="module")
+def kernels(tmp_path_factory: pytest.TempPathFactory) -> object:
+    folder = tmp_path_factory.mktemp("cuda_on_cpu")
+    for name in ("forward", "backward"):
+        (folder / f"{name}.cpp").write_text(as_cpp((CUDA / f"{name}.cu").read_text()))
+    root = Path(torch.__file__).parent
+    flags = [f"-I{HERE}", f"-I{CUDA}", f"-I{root}/include", "-DTORCH_TARGET_VERSION=0x020a000000000000"]
+    flags += ["-std=c++20", "-O1", "-fPIC", "-shared", "-w", "-ffp-contract=off"]
+    library = folder / "simulated.so"
+    sources = [folder / "forward.cpp", folder / "backward.cpp", HERE / "simulated.cpp"]
+    link = [f"-L{root}/lib", "-lc10", "-ltorch", "-ltorch_cpu"]
+    subprocess.run(["g++", *flags, *map(str, sources), *link, "-o", str(library)], check=True)
+    torch.ops.load_library(library)
+    return torch.ops.mdqe_simulated
+
+
+def check(kernels: object, problem: Problem, dtype: torch.dtype) -> None:
+    levels = [n for (h, w), start in zip(problem.shapes, problem.starts, strict=True) for n in (h, w, start)]
+    expected, gradients = problem.to(torch.float64).gradients(reference=True)
+    expected_grads = [gradients[0], *gradients[-2:]]
+    random = torch.Generator().manual_seed(1)
+    grad = torch.randn(expected.shape, generator=random, dtype=torch.float64).bfloat16().to(dtype)
+    wide = compute(dtype)
+    for on_device in (False, True):
+        output = kernels.forward(problem.value, levels, problem.centers, problem.position, problem.score, on_device)
+        assert error(output, expected) <= TOLERANCE[dtype]
+        position, score = problem.position.to(wide), problem.score.to(wide)
+        grads = kernels.backward(grad, problem.value, levels, problem.centers, position, score, on_device)
+        for result, expected_grad in zip(grads, expected_grads, strict=True):
+            assert error(result, expected_grad) <= TOLERANCE[wide]
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_random_problems(kernels: object, dtype: torch.dtype) -> None:
+    @settings(max_examples=40, deadline=None, derandomize=True)
+    @given(problems(dtype))
+    def run(problem: Problem) -> None:
+        check(kernels, problem, dtype)
+
+    run()
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("channels", [8, 24, 32, 33, 256, 1100])
+def test_channels(kernels: object, dtype: torch.dtype, channels: int) -> None:
+    for fused in (False, True):
+        check(kernels, make_problem(2, 9, 3, channels, 2, ENCODER_SHAPES, fused=fused, dtype=dtype), dtype)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_locations_that_are_not_finite_add_nothing(kernels: object, bad: float) -> None:
+    for fused in (False, True):
+        problem = make_problem(2, 40, 3, 8, 3, ((4, 5), (1, 1)), fused=fused)
+        problem.position[torch.rand(problem.position.shape) < 0.2] = bad
+        check(kernels, problem, torch.float32)
