@@ -2,11 +2,10 @@
 
 import json
 import shutil
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
-
 
 from mdqe.atomic import partial_path
 from mdqe.data.scene import DIFFICULTIES, Difficulty
@@ -31,7 +30,7 @@ def write_set(
     images: str = "jpg",
     mp4: bool = False,
     fps: int = 12,
-) -> Iterator[Path]:
+) -> Generator[Path, None, None]:
     """Write the first `videos` scenes of a seed; yields every frame's path in the folder when it is written.
 
     The folder is whole or not there: until the end it is "FOLDER.partial", which is removed if anything goes wrong.
@@ -63,45 +62,43 @@ def write_set(
         from mdqe.video.decode import require_av
 
         require_av()
-    folder, partial = Path(folder), partial_path(folder)
+        if fps < 1:
+            raise ValueError(f"fps is {fps}; expected 1 or more")
+    folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} is there already; choose a new or an empty folder")
-    if partial.exists():
-        raise FileExistsError(f"{partial} is left from a run that was killed; remove it first")
+    if partial_path(folder).exists():
+        raise FileExistsError(f"{partial_path(folder)} is left from a run that was killed; remove it first")
+
+    def draw(index: int, start: int) -> Drawing:
+        count = min(_AT_ONCE, frames - start)
+        return draw_video(seed, index, frames=count, size=size, difficulty=difficulty, start=start, scene_frames=frames)
+
+    document = {
+        "info": _describe(seed, difficulty),
+        "licenses": [],
+        "videos": [_describe_video(index, frames, size, images) for index in range(videos)],
+        "categories": [{"id": i, "name": name, "supercategory": "shape"} for i, name in enumerate(CATEGORIES, 1)],
+    }
+    return _write(folder, document, draw, images, fps if mp4 else None)
+
+
+def _write(
+    folder: Path, document: dict[str, Any], draw: Callable[[int, int], Drawing], images: str, fps: int | None
+) -> Generator[Path, None, None]:
+    """Write the videos of the document, drawn part by part from (index, first frame), and the document with them."""
+    partial = partial_path(folder)
     partial.mkdir(parents=True)
     try:
-        annotations: list[dict[str, Any]] = []
-        for index in range(videos):
-            chunks = (
-                draw_video(
-                    seed,
-                    index,
-                    frames=min(_AT_ONCE, frames - start),
-                    size=size,
-                    difficulty=difficulty,
-                    start=start,
-                    scene_frames=frames,
-                )
-                for start in range(0, frames, _AT_ONCE)
-            )
-            annotations += yield from _write_video(partial, index, chunks, images, fps if mp4 else None)
-        document = {
-            "info": _describe(seed, difficulty),
-            "licenses": [],
-            "videos": [
-                {
-                    "id": index + 1,
-                    "height": size[0],
-                    "width": size[1],
-                    "length": frames,
-                    "file_names": [_frame_name(index, i, images) for i in range(frames)],
-                }
-                for index in range(videos)
-            ],
-            "categories": [{"id": i, "name": name, "supercategory": "shape"} for i, name in enumerate(CATEGORIES, 1)],
-            "annotations": [{"id": number, **found} for number, found in enumerate(annotations, 1)],
-        }
-        (partial / ANNOTATIONS).write_text(json.dumps(document, separators=(",", ":")))
+        found: list[dict[str, Any]] = []
+        for index, video in enumerate(document["videos"]):
+            parts = (draw(index, start) for start in range(0, video["length"], _AT_ONCE))
+            found += yield from _write_video(partial, index, parts, images, fps)
+        annotations = [{"id": number, **one} for number, one in enumerate(found, 1)]
+        text = json.dumps({**document, "annotations": annotations}, separators=(",", ":"))
+        (partial / ANNOTATIONS).write_text(text)
+        if folder.exists():
+            folder.rmdir()  # it is empty, and not every system replaces it
         partial.replace(folder)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -109,13 +106,13 @@ def write_set(
 
 
 def _write_video(
-    folder: Path, index: int, chunks: Iterator[Drawing], images: str, fps: int | None
+    folder: Path, index: int, parts: Iterable[Drawing], images: str, fps: int | None
 ) -> Generator[Path, None, list[dict[str, Any]]]:
-    """Write a video that is drawn in chunks; yields the frames' paths in the folder, returns what is annotated."""
+    """Write a video that comes in parts; yields the frames' paths in the folder, returns its annotations."""
     from PIL import Image
 
     options: dict[str, Any] = {"quality": 95, "subsampling": 0} if images == "jpg" else {"compress_level": 6}
-    parts = []
+    annotated = []
     with ExitStack() as stack:
         writer = None
         if fps is not None:
@@ -124,9 +121,9 @@ def _write_video(
             (folder / VIDEOS).mkdir(exist_ok=True)
             writer = stack.enter_context(VideoWriter(folder / VIDEOS / f"{index:05}.mp4", fps))
         number = 0
-        for chunk in chunks:
-            parts.append(_annotate(chunk))
-            for frame in chunk.frames:
+        for part in parts:
+            annotated.append(_annotate(part))
+            for frame in part.frames:
                 path = Path(IMAGES, _frame_name(index, number, images))
                 (folder / path.parent).mkdir(parents=True, exist_ok=True)
                 Image.fromarray(frame).save(folder / path, **options)
@@ -134,10 +131,10 @@ def _write_video(
                     writer.write(frame)
                 number += 1
                 yield path
-    size = chunk.frames.shape[1:3]
+    size = part.frames.shape[1:3]
     found = []
-    for label, *per_part in zip(chunk.labels.tolist(), *parts, strict=True):
-        per_frame = {key: [value for part in per_part for value in part[key]] for key in per_part[0]}
+    for label, *per_part in zip(part.labels.tolist(), *annotated, strict=True):
+        per_frame = {key: [value for one in per_part for value in one[key]] for key in per_part[0]}
         if any(one is not None for one in per_frame["segmentations"]):
             head = {"video_id": index + 1, "category_id": label + 1, "iscrowd": 0}
             # The published files give 1 as the length of every annotation.
@@ -181,6 +178,11 @@ def _occlusion(hidden: float) -> str:
 
 def _frame_name(index: int, number: int, images: str) -> str:
     return f"{index:05}/{number:05}.{images}"
+
+
+def _describe_video(index: int, frames: int, size: tuple[int, int], images: str) -> dict[str, Any]:
+    names = [_frame_name(index, number, images) for number in range(frames)]
+    return {"id": index + 1, "height": size[0], "width": size[1], "length": frames, "file_names": names}
 
 
 def _describe(seed: int, difficulty: str | Difficulty) -> dict[str, Any]:
