@@ -62,14 +62,25 @@ class InterInstanceMaskLoss(nn.Module):
         """
         _check(mask_logits, masks, boxes, clip_index, matched)
         x, rows, m = _prepare(mask_logits, masks, matched)
-        with torch.no_grad(), torch.autocast(mask_logits.device.type, enabled=False):
-            near = self.neighbors(boxes, clip_index)
-            if matched is not None:
-                near = near & near.new_zeros(len(near)).index_fill(0, rows, True)
-            union = near.float() @ (m > 0.5).float() > 0  # (K, P): M and M_o together
-            others = union & (m < 0.5)  # M_o outside M; a pixel of exactly ½ is in neither
-        bce, dice = MaskTerms.apply(x, rows, m, union.to(m.dtype), others.to(m.dtype), self.alpha)
+        emphasis, others = (r.flatten(1).to(m.dtype) for r in self.regions(masks, boxes, clip_index, matched))
+        bce, dice = MaskTerms.apply(x, rows, m, emphasis, others, self.alpha)
         return _average(bce, normalizer), _average(dice, normalizer)
+
+    @torch.no_grad()
+    def regions(
+        self, masks: Tensor, boxes: Tensor, clip_index: Tensor | None = None, matched: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Where the BCE weighs alpha, M and M_o together, and what the Dice wants empty, M_o outside M.
+
+        Arguments as in `forward`; both results are (K, T, H, W) bool.
+        """
+        near = self.neighbors(boxes, clip_index)
+        if matched is not None:
+            near = near & near.new_zeros(len(near)).index_fill(0, matched, True)
+        with torch.autocast(masks.device.type, enabled=False):
+            union = near.float() @ (masks > 0.5).flatten(1).float() > 0  # (K, T·H·W)
+        union = union.view(masks.shape)
+        return union, union & (masks < 0.5)  # a pixel of exactly ½ is in neither
 
     def neighbors(self, boxes: Tensor, clip_index: Tensor | None = None) -> Tensor:
         """Who is whose neighbour, oneself included: (K, K) bool, of boxes (K, T, 4) and clips (K,)."""
