@@ -65,10 +65,7 @@ def write_set(
         if fps < 1:
             raise ValueError(f"fps is {fps}; expected 1 or more")
     folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder} is there already; choose a new or an empty folder")
-    if partial_path(folder).exists():
-        raise FileExistsError(f"{partial_path(folder)} is left from a run that was killed; remove it first")
+    _check_free(folder)
 
     def draw(index: int, start: int) -> Drawing:
         count = min(_AT_ONCE, frames - start)
@@ -81,6 +78,13 @@ def write_set(
         "categories": [{"id": i, "name": name, "supercategory": "shape"} for i, name in enumerate(CATEGORIES, 1)],
     }
     return _write(folder, document, draw, images, fps if mp4 else None)
+
+
+def _check_free(folder: Path) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder} is there already; choose a new or an empty folder")
+    if partial_path(folder).exists():
+        raise FileExistsError(f"{partial_path(folder)} is left from a run that was killed; remove it first")
 
 
 def _write(
