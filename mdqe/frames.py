@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -42,11 +45,25 @@ def normalize(frames: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     return F.pad(x, (0, padded_width - width, 0, padded_height - height))
 
 
-def check_frame(frame: Tensor, index: int, size: tuple[int, int] | None = None) -> None:
-    """Raise a ValueError unless the frame is (H, W, 3) uint8 and, when given, of `size`."""
-    if frame.dtype != torch.uint8 or frame.ndim != 3 or frame.shape[-1] != 3:
-        raise ValueError(f"frame {index} is {tuple(frame.shape)} {frame.dtype}, expected (height, width, 3) uint8")
-    if 0 in frame.shape:
-        raise ValueError(f"frame {index} is empty: {tuple(frame.shape)}")
-    if size is not None and tuple(frame.shape[:2]) != size:
-        raise ValueError(f"frame {index} is {frame.shape[1]}x{frame.shape[0]}, the first one is {size[1]}x{size[0]}")
+def as_frame(frame: Any, index: int, size: tuple[int, int] | None = None) -> Tensor:
+    """A frame, an (H, W, 3) uint8 array, tensor or image, as a tensor.
+
+    Args:
+        frame: the frame; an array may be read-only or flipped (`bgr[..., ::-1]`).
+        index: its number, for the error.
+        size: (height, width) that it must have; None: any.
+
+    Raises:
+        ValueError: anything else.
+    """
+    held = frame if isinstance(frame, Tensor) else np.asarray(frame)
+    kind = str(held.dtype).removeprefix("torch.")
+    if kind != "uint8" or held.ndim != 3 or held.shape[-1] != 3:
+        given = f"{tuple(held.shape)} {kind}" if held.ndim else f"a {type(frame).__name__}"
+        raise ValueError(f"frame {index} is {given}, expected (height, width, 3) uint8")
+    if 0 in held.shape:
+        raise ValueError(f"frame {index} is empty: {tuple(held.shape)}")
+    if size is not None and tuple(held.shape[:2]) != size:
+        raise ValueError(f"frame {index} is {held.shape[1]}x{held.shape[0]}, the first one is {size[1]}x{size[0]}")
+    # PyTorch takes no arrays with negative strides, and warns of those that it must not write to.
+    return held if isinstance(held, Tensor) else torch.from_numpy(np.require(held, requirements=["C", "W"]))

@@ -14,7 +14,7 @@ from mdqe.backbone import Backbone
 from mdqe.config import MDQEConfig
 from mdqe.decoder import Decoder, DecoderState, I2ODecoderLayer, LayerValues, O2IDecoderLayer
 from mdqe.encoder import Encoder, SpatialShapes, Tokens
-from mdqe.frames import check_frame, normalize, padded_size, resize, resized_size
+from mdqe.frames import as_frame, normalize, padded_size, resize, resized_size
 from mdqe.hub import PretrainedMixin
 from mdqe.inference.image import filter_image
 from mdqe.inference.result import VideoInstances
@@ -226,7 +226,7 @@ class MDQE(PretrainedMixin, nn.Module):
         """Every instance of one image by the COCO protocol: (query, class) pairs above 0.05, best first.
 
         Args:
-            image: (H, W, 3) uint8 RGB, an array or tensor.
+            image: (H, W, 3) uint8 RGB, an array, tensor or PIL image.
             output_size: (height, width) of the masks; None: that of the image.
 
         Returns:
@@ -235,8 +235,7 @@ class MDQE(PretrainedMixin, nn.Module):
         Raises:
             ValueError: an image of another type or shape.
         """
-        image = torch.as_tensor(image)
-        check_frame(image, 0)
+        image = as_frame(image, 0)
         size = resized_size(tuple(image.shape[:2]), self.config.test_shorter_edge, self.config.test_longer_edge)
         with torch.inference_mode(), evaluating(self):
             output = self(resize(image.permute(2, 0, 1), size)[None, None].to(self.device))  # (1, 1, 3, H, W)

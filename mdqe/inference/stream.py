@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mdqe.frames import check_frame, resize, resized_size
+from mdqe.frames import as_frame, resize, resized_size
 from mdqe.inference.encoded import EncodedFrames, encode_frames
 from mdqe.inference.filtering import DUPLICATE_SIMILARITY, ClipDetections, filter_clip
 from mdqe.inference.result import VideoInstances
@@ -79,8 +79,7 @@ class VideoSession:
         Raises:
             ValueError: a frame of another type, shape, or size than the first one.
         """
-        frame = torch.as_tensor(frame)
-        check_frame(frame, self._num_frames, self.frame_size)
+        frame = as_frame(frame, self._num_frames, self.frame_size)
         if self.frame_size is None:
             self.frame_size = (frame.shape[0], frame.shape[1])
         size = resized_size(self.frame_size, self.config.test_shorter_edge, self.config.test_longer_edge)
