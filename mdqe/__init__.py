@@ -14,10 +14,12 @@ _HOME = {
     "QueryInitializer": "mdqe.query_init",
     "O2IDecoderLayer": "mdqe.decoder",
     "TemporalCrossAttention": "mdqe.decoder",
+    "InterInstanceMaskLoss": "mdqe.losses.mask",
+    "ClipTargets": "mdqe.targets",
     "ClipTracker": "mdqe.inference.tracker",
     "VideoInstances": "mdqe.inference.result",
 }
-_SUBMODULES = ("checkpoint", "inference", "ops", "video")
+_SUBMODULES = ("checkpoint", "data", "inference", "losses", "ops", "video")
 
 __all__ = ["__version__", *_HOME, *_SUBMODULES]
 
