@@ -93,9 +93,16 @@ struct Vec {
     y = in_order(_mm256_shuffle_ps(low, high, 0xdd));
   }
   static void load_pairs(const BFloat16* p, int64_t n, F& x, F& y) {
-    const I pairs = _mm256_maskload_epi32(reinterpret_cast<const int*>(p), first(n));
-    x = _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16));
-    y = _mm256_castsi256_ps(_mm256_and_si256(pairs, set(int32_t(0xffff0000u))));
+    split(_mm256_maskload_epi32(reinterpret_cast<const int*>(p), first(n)), x, y);
+  }
+  static void load_pairs(const BFloat16* p, F& x, F& y) {
+    split(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)), x, y);
+  }
+  static void store_pairs(BFloat16* p, F x, F y) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), join(x, y));
+  }
+  static void store_pairs(BFloat16* p, int64_t n, F x, F y) {
+    _mm256_maskstore_epi32(reinterpret_cast<int*>(p), first(n), join(x, y));
   }
   static void store_pairs(float* p, int64_t n, F x, F y) {
     const F a = _mm256_unpacklo_ps(x, y), b = _mm256_unpackhi_ps(x, y);
@@ -131,12 +138,23 @@ struct Vec {
   // A shuffle of two registers works on halves: this puts the first register's lanes first again.
   static F in_order(F a) { return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(a), 0xd8)); }
   static F widen(__m128i bits) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16)); }
-  static __m128i narrow(F a) {
+  // Rounded to bfloat16, in the upper half of each lane.
+  static I rounded(F a) {
     const I bits = _mm256_castps_si256(a);
     const I odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), set(1));
-    const I rounded = _mm256_srli_epi32(_mm256_add_epi32(bits, _mm256_add_epi32(odd, set(0x7fff))), 16);
-    const I nan = _mm256_castps_si256(_mm256_cmp_ps(a, a, _CMP_UNORD_Q));
-    const I wide = _mm256_blendv_epi8(rounded, set(0x7fc0), nan);
+    const I sum = _mm256_add_epi32(bits, _mm256_add_epi32(odd, set(0x7fff)));
+    return _mm256_blendv_epi8(sum, set(0x7fc00000), _mm256_castps_si256(_mm256_cmp_ps(a, a, _CMP_UNORD_Q)));
+  }
+  static I upper() { return set(int32_t(0xffff0000u)); }
+  static void split(I pairs, F& x, F& y) {
+    x = _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16));
+    y = _mm256_castsi256_ps(_mm256_and_si256(pairs, upper()));
+  }
+  static I join(F x, F y) {
+    return _mm256_or_si256(_mm256_srli_epi32(rounded(x), 16), _mm256_and_si256(rounded(y), upper()));
+  }
+  static __m128i narrow(F a) {
+    const I wide = _mm256_srli_epi32(rounded(a), 16);
     return _mm_packus_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
   }
 };

@@ -85,10 +85,11 @@ struct Vec {
     y = _mm512_permutex2var_ps(low, odds(), high);
   }
   static void load_pairs(const BFloat16* p, int64_t n, F& x, F& y) {
-    const I both = _mm512_maskz_loadu_epi32(first(n), p);
-    x = _mm512_castsi512_ps(_mm512_slli_epi32(both, 16));
-    y = _mm512_castsi512_ps(_mm512_and_si512(both, set(int32_t(0xffff0000u))));
+    split(_mm512_maskz_loadu_epi32(first(n), p), x, y);
   }
+  static void load_pairs(const BFloat16* p, F& x, F& y) { split(_mm512_loadu_si512(p), x, y); }
+  static void store_pairs(BFloat16* p, F x, F y) { _mm512_storeu_si512(p, join(x, y)); }
+  static void store_pairs(BFloat16* p, int64_t n, F x, F y) { _mm512_mask_storeu_epi32(p, first(n), join(x, y)); }
   static void store_pairs(float* p, int64_t n, F x, F y) {
     const F low = _mm512_permutex2var_ps(x, first_pairs(), y), high = _mm512_permutex2var_ps(x, last_pairs(), y);
     store(p, low, n < 8 ? 2 * n : 16);
@@ -120,12 +121,21 @@ struct Vec {
   static I first_pairs() { return _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23); }
   static I last_pairs() { return _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31); }
   static F widen(__m256i bits) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16)); }
-  static __m256i narrow(F a) {
+  // Rounded to bfloat16, in the upper half of each lane.
+  static I rounded(F a) {
     const I bits = _mm512_castps_si512(a);
     const I odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), set(1));
-    const I rounded = _mm512_srli_epi32(_mm512_add_epi32(bits, _mm512_add_epi32(odd, set(0x7fff))), 16);
-    return _mm512_cvtepi32_epi16(
-        _mm512_mask_mov_epi32(rounded, _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), set(0x7fc0)));
+    const I sum = _mm512_add_epi32(bits, _mm512_add_epi32(odd, set(0x7fff)));
+    return _mm512_mask_mov_epi32(sum, _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), set(0x7fc00000));
+  }
+  static __m256i narrow(F a) { return _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded(a), 16)); }
+  static I upper() { return set(int32_t(0xffff0000u)); }
+  static void split(I pairs, F& x, F& y) {
+    x = _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16));
+    y = _mm512_castsi512_ps(_mm512_and_si512(pairs, upper()));
+  }
+  static I join(F x, F y) {
+    return _mm512_or_si512(_mm512_srli_epi32(rounded(x), 16), _mm512_and_si512(rounded(y), upper()));
   }
 };
 

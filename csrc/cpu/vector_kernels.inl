@@ -43,22 +43,27 @@ inline F exp_nonpositive(F x) {
   return Vec::drop(tiny, Vec::mul(sum, Vec::power_of_two(n)));
 }
 
-// What the points of every (batch, query, head) have in common, and the buffer for one of them. K = L * P points, padded
-// to a multiple of kWidth; padding has weight zero.
+// The points of one (batch, query, head), ready to be sampled.
+struct Corners {
+  Buffer<float> weight;         // (4, K) attention weight times bilinear weight
+  Buffer<int32_t> offset;       // (4, K) of the row, in elements of value
+  explicit Corners(int64_t padded) : weight(4 * padded), offset(4 * padded) {}
+};
+
+// What the points of every (batch, query, head) have in common. K = L * P points, padded to a multiple of kWidth; padding
+// has weight zero.
 struct Points {
   const Problem& p;
   const int64_t count, padded;
   Buffer<float> width, height;        // (K) of each point's level
   Buffer<int32_t> row_stride, start;  // (K) in elements of value
   Buffer<float> weight;               // (K) attention weights
-  Buffer<float> corner_weight;        // (4, K) times the bilinear weights
-  Buffer<int32_t> corner_offset;      // (4, K)
   const int32_t pixel_stride;
 
   explicit Points(const Problem& problem)
       : p(problem), count(p.levels * p.points), padded((count + kWidth - 1) / kWidth * kWidth),
         width(padded), height(padded), row_stride(padded), start(padded), weight(padded),
-        corner_weight(4 * padded), corner_offset(4 * padded), pixel_stride(int32_t(p.heads * p.channels)) {
+        pixel_stride(int32_t(p.heads * p.channels)) {
     for (int64_t k = 0; k < padded; ++k) {
       const Level& level = p.level[k < count ? k / p.points : 0];
       width[k] = float(level.width), height[k] = float(level.height);
@@ -127,9 +132,9 @@ struct Points {
     F weight1() const { return Vec::keep(inside1, fraction); }
   };
 
-  // Fills corner_weight and corner_offset from the weights and positions.
+  // The corners from the weights and positions.
   template <typename S>
-  void locate(const S* position, const float* center) {
+  void locate(const S* position, const float* center, Corners& corners) const {
     const I pixel = Vec::set(pixel_stride);
     for (int64_t k = 0; k < count; k += kWidth) {
       F x, y;
@@ -138,27 +143,27 @@ struct Points {
       const F scale = Vec::load(weight + k);
       const F top = Vec::mul(scale, ay.weight0()), bottom = Vec::mul(scale, ay.weight1());
       const F wx0 = ax.weight0(), wx1 = ax.weight1();
-      Vec::store(corner_weight + k, Vec::mul(top, wx0));
-      Vec::store(corner_weight + padded + k, Vec::mul(top, wx1));
-      Vec::store(corner_weight + 2 * padded + k, Vec::mul(bottom, wx0));
-      Vec::store(corner_weight + 3 * padded + k, Vec::mul(bottom, wx1));
+      Vec::store(corners.weight + k, Vec::mul(top, wx0));
+      Vec::store(corners.weight + padded + k, Vec::mul(top, wx1));
+      Vec::store(corners.weight + 2 * padded + k, Vec::mul(bottom, wx0));
+      Vec::store(corners.weight + 3 * padded + k, Vec::mul(bottom, wx1));
       const I stride = Vec::load(row_stride + k), first = Vec::load(start + k);
       const I row0 = Vec::add(first, Vec::mul(ay.index0, stride)), row1 = Vec::add(first, Vec::mul(ay.index1, stride));
       const I column0 = Vec::mul(ax.index0, pixel), column1 = Vec::mul(ax.index1, pixel);
-      Vec::store(corner_offset + k, Vec::add(row0, column0));
-      Vec::store(corner_offset + padded + k, Vec::add(row0, column1));
-      Vec::store(corner_offset + 2 * padded + k, Vec::add(row1, column0));
-      Vec::store(corner_offset + 3 * padded + k, Vec::add(row1, column1));
+      Vec::store(corners.offset + k, Vec::add(row0, column0));
+      Vec::store(corners.offset + padded + k, Vec::add(row0, column1));
+      Vec::store(corners.offset + 2 * padded + k, Vec::add(row1, column0));
+      Vec::store(corners.offset + 3 * padded + k, Vec::add(row1, column1));
     }
   }
 
-  // Weights, corner weights and offsets of one (batch, query, head).
   template <typename S, bool kFused>
-  void prepare(int64_t item, int64_t query, int64_t index) {
+  void prepare(int64_t item, int64_t query, int64_t head, Corners& corners) {
+    const int64_t index = (item * p.queries + query) * p.heads + head;
     const S* score = static_cast<const S*>(p.score) + index * count;
     if (kFused) softmax(score);
     else load_weights(score);
-    locate(static_cast<const S*>(p.position) + index * count * 2, center<kFused>(item, query));
+    locate(static_cast<const S*>(p.position) + index * count * 2, center<kFused>(item, query), corners);
   }
 
   template <bool kFused>
@@ -182,7 +187,7 @@ inline void store_part(T* row, int v, F a, int64_t tail) {
 
 // out[0 : channels] = sum of corner weights * rows, for kVectors vectors of channels.
 template <int kVectors, bool kTail, typename V>
-inline void accumulate(const Points& points, const V* base, V* out, int64_t tail) {
+inline void accumulate(const Points& points, const Corners& corners, const V* base, V* out, int64_t tail) {
   constexpr int kChains = kVectors * 4 * 2 <= Vec::kRegisters ? 4 : 2;  // one of them per corner, or per two
   F sum[kChains][kVectors];
   for (int c = 0; c < kChains; ++c)
@@ -191,8 +196,8 @@ inline void accumulate(const Points& points, const V* base, V* out, int64_t tail
   for (int64_t k = 0; k < points.count; ++k) {
 #pragma GCC unroll 4
     for (int c = 0; c < 4; ++c) {
-      const F weight = Vec::set(points.corner_weight[c * padded + k]);
-      const V* row = base + points.corner_offset[c * padded + k];
+      const F weight = Vec::set(corners.weight[c * padded + k]);
+      const V* row = base + corners.offset[c * padded + k];
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v)
         sum[c % kChains][v] = Vec::fma(weight, load_part<kVectors, kTail>(row, v, tail), sum[c % kChains][v]);
@@ -203,6 +208,44 @@ inline void accumulate(const Points& points, const V* base, V* out, int64_t tail
     F total = Vec::add(sum[0][v], sum[1][v]);
     if (kChains == 4) total = Vec::add(total, Vec::add(sum[kChains - 2][v], sum[kChains - 1][v]));
     store_part<kVectors, kTail>(out, v, total, tail);
+  }
+}
+
+// The same for bfloat16 with an even number of channels, two at a time: the even ones are the lower halves of 32-bit
+// lanes, the odd ones the upper halves, and a float's upper half is all that a bfloat16 is. kVectors counts vectors of
+// pairs.
+template <int kVectors, bool kTail>
+inline void accumulate_pairs(const Points& points, const Corners& corners, const BFloat16* base, BFloat16* out,
+                             int64_t tail) {
+  constexpr int kChains = kVectors * 8 * 2 <= Vec::kRegisters ? 4 : 2;
+  F even[kChains][kVectors], odd[kChains][kVectors];
+  for (int c = 0; c < kChains; ++c)
+    for (int v = 0; v < kVectors; ++v) even[c][v] = odd[c][v] = Vec::zero();
+  const int64_t padded = points.padded;
+  for (int64_t k = 0; k < points.count; ++k) {
+#pragma GCC unroll 4
+    for (int c = 0; c < 4; ++c) {
+      const F weight = Vec::set(corners.weight[c * padded + k]);
+      const BFloat16* row = base + corners.offset[c * padded + k];
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) {
+        F x, y;
+        if (kTail && v == kVectors - 1) Vec::load_pairs(row + 2 * v * kWidth, tail, x, y);
+        else Vec::load_pairs(row + 2 * v * kWidth, x, y);
+        even[c % kChains][v] = Vec::fma(weight, x, even[c % kChains][v]);
+        odd[c % kChains][v] = Vec::fma(weight, y, odd[c % kChains][v]);
+      }
+    }
+  }
+#pragma GCC unroll 4
+  for (int v = 0; v < kVectors; ++v) {
+    F x = Vec::add(even[0][v], even[1][v]), y = Vec::add(odd[0][v], odd[1][v]);
+    if (kChains == 4) {
+      x = Vec::add(x, Vec::add(even[kChains - 2][v], even[kChains - 1][v]));
+      y = Vec::add(y, Vec::add(odd[kChains - 2][v], odd[kChains - 1][v]));
+    }
+    if (kTail && v == kVectors - 1) Vec::store_pairs(out + 2 * v * kWidth, tail, x, y);
+    else Vec::store_pairs(out + 2 * v * kWidth, x, y);
   }
 }
 
@@ -227,14 +270,38 @@ inline void for_blocks(int64_t channels, const Visit& visit) {
 template <typename V>
 struct Accumulate {
   const Points& points;
+  const Corners& corners;
   const V* base;
   V* out;
 
   template <int kVectors, bool kTail>
   void run(int64_t d, int64_t tail) const {
-    accumulate<kVectors, kTail>(points, base + d, out + d, tail);
+    accumulate<kVectors, kTail>(points, corners, base + d, out + d, tail);
   }
 };
+
+struct AccumulatePairs {
+  const Points& points;
+  const Corners& corners;
+  const BFloat16* base;
+  BFloat16* out;
+
+  template <int kVectors, bool kTail>
+  void run(int64_t pair, int64_t tail) const {
+    accumulate_pairs<kVectors, kTail>(points, corners, base + 2 * pair, out + 2 * pair, tail);
+  }
+};
+
+template <typename V>
+inline void sample(const Points& points, const Corners& corners, const V* base, V* out) {
+  for_blocks(points.p.channels, Accumulate<V>{points, corners, base, out});
+}
+
+inline void sample(const Points& points, const Corners& corners, const BFloat16* base, BFloat16* out) {
+  const int64_t channels = points.p.channels;
+  if (channels % 2 == 0) for_blocks(channels / 2, AccumulatePairs{points, corners, base, out});
+  else for_blocks(channels, Accumulate<BFloat16>{points, corners, base, out});
+}
 
 template <bool kWrite>
 inline void prefetch(const void* data, int64_t index, int64_t bytes) {
@@ -271,18 +338,28 @@ inline void look_ahead(const Points& points, int64_t i, int64_t end) {
   }
 }
 
+// The points of a head are made ready before those of the head before it are sampled: one is a long chain of dependent
+// steps, the other plain throughput, and so they overlap.
 template <typename V, typename S, bool kFused>
 void forward(const Problem& p, int64_t begin, int64_t end) {
   Points points(p);
+  Corners even(points.padded), odd(points.padded);
+  Corners *now = &even, *next = &odd;
+  const auto item_of = [&](int64_t i) { return i / p.queries; };
+  const auto query_of = [&](int64_t i) { return p.query(i / p.queries, i % p.queries); };
+  if (begin < end) points.prepare<S, kFused>(item_of(begin), query_of(begin), 0, *now);
   for (int64_t i = begin; i < end; ++i) {
     if (p.order) look_ahead<V, S, kFused>(points, i, end);
-    const int64_t item = i / p.queries, query = p.query(item, i % p.queries);
+    const int64_t item = item_of(i), query = query_of(i);
     const V* value = static_cast<const V*>(p.value) + item * p.rows * p.heads * p.channels;
+    V* out = static_cast<V*>(p.output) + (item * p.queries + query) * p.heads * p.channels;
     for (int64_t head = 0; head < p.heads; ++head) {
-      const int64_t index = (item * p.queries + query) * p.heads + head;
-      points.prepare<S, kFused>(item, query, index);
-      V* out = static_cast<V*>(p.output) + index * p.channels;
-      for_blocks(p.channels, Accumulate<V>{points, value + head * p.channels, out});
+      if (head + 1 < p.heads) points.prepare<S, kFused>(item, query, head + 1, *next);
+      else if (i + 1 < end) points.prepare<S, kFused>(item_of(i + 1), query_of(i + 1), 0, *next);
+      const int64_t first = head * p.channels;
+      sample(points, *now, value + first, out + first);
+      Corners* used = now;
+      now = next, next = used;
     }
   }
 }
@@ -292,6 +369,7 @@ void forward(const Problem& p, int64_t begin, int64_t end) {
 template <typename V>
 struct Scatter {
   const Points& points;
+  const Corners& corners;
   const V* base;
   float* grad_base;
   const V* grad;
@@ -307,8 +385,8 @@ struct Scatter {
       F dot[4];
 #pragma GCC unroll 4
       for (int c = 0; c < 4; ++c) {
-        const F weight = Vec::set(points.corner_weight[c * padded + k]);
-        const int64_t offset = points.corner_offset[c * padded + k] + d;
+        const F weight = Vec::set(corners.weight[c * padded + k]);
+        const int64_t offset = corners.offset[c * padded + k] + d;
         const V* row = base + offset;
         float* grad_row = grad_base + offset;
         dot[c] = Vec::zero();
@@ -364,6 +442,7 @@ inline void finish(const Points& points, const float* position, const float* cen
 template <typename V, bool kFused>
 void backward(const Problem& p, int64_t item, int64_t head_begin, int64_t head_end) {
   Points points(p);
+  Corners corners(points.padded);
   Buffer<float> dots(4 * points.padded);
   const int64_t first_row = item * p.rows * p.heads * p.channels;
   for (int64_t place = 0; place < p.queries; ++place) {
@@ -371,8 +450,8 @@ void backward(const Problem& p, int64_t item, int64_t head_begin, int64_t head_e
     for (int64_t head = head_begin; head < head_end; ++head) {
       const int64_t index = (item * p.queries + query) * p.heads + head;
       const int64_t first = first_row + head * p.channels;
-      points.prepare<float, kFused>(item, query, index);
-      for_blocks(p.channels, Scatter<V>{points, static_cast<const V*>(p.value) + first,
+      points.prepare<float, kFused>(item, query, head, corners);
+      for_blocks(p.channels, Scatter<V>{points, corners, static_cast<const V*>(p.value) + first,
                                         static_cast<float*>(p.grad_value) + first,
                                         static_cast<const V*>(p.grad_output) + index * p.channels, dots + 0});
       finish<kFused>(points, static_cast<const float*>(p.position) + index * points.count * 2,
