@@ -20,3 +20,15 @@ def shared() -> Path:
 def seeded() -> None:
     """Every test starts from the same random state."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty folder."""
+    return tmp_path_factory.mktemp("elsewhere")
+
+
+@pytest.fixture(autouse=True)
+def away_from_the_checkout(monkeypatch: pytest.MonkeyPatch, elsewhere: Path) -> None:
+    """Interpreters that tests start import the package that is installed, not the sources that lie about."""
+    monkeypatch.chdir(elsewhere)
