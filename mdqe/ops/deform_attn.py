@@ -95,7 +95,8 @@ class MultiScaleDeformableAttention(nn.Module):
 
         Args:
             query: (B, Q, C).
-            reference: float32 or float64, points (B or 1, Q, 2) xy or, with boxes=True, boxes (B, Q, 4) cxcywh; in [0, 1] of the image.
+            reference: float32 or float64, in [0, 1] of the padded image: points (B or 1, Q, 2) xy or, with boxes=True,
+                boxes (B, Q, 4) cxcywh.
             value: (B, N, H, C / H) from `project_value`.
             spatial_shapes: (h, w) of each level; their areas sum to N.
 
