@@ -106,7 +106,7 @@ def extensions(notes):
     flags = ["/O2"] if os.name == "nt" else ["-O3", "-g0", "-fvisibility=hidden"]
     link = []
     if os.environ.get("MDQE_SANITIZE") == "1":
-        flags, link = [flag for flag in flags if flag != "-g0"] + SANITIZE, SANITIZE[:1]
+        flags, link = ["-O1", "-fvisibility=hidden", *SANITIZE], SANITIZE[:1]
     headers = sources("*.h", "cpu/*.h", "cpu/*.inl", "cuda/*.h", "cuda/*.cuh")
     found = [
         CppExtension(
@@ -142,6 +142,8 @@ def keep_notes(notes, command):
     folder = (ROOT if inplace else Path(command.build_lib)) / "mdqe"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "_build.json").write_text(json.dumps(notes, indent=1) + "\n")
+    for device, note in notes.items():
+        print(f"mdqe: {device} kernels: {note}", file=sys.stderr)
 
 
 def make_build_ext(notes):
@@ -163,7 +165,6 @@ def make_build_ext(notes):
                     if MODE == "1":
                         raise
                     notes[device] = f"the build failed: {self.reason(error)}"
-                    print(f"mdqe: {device} kernels left out, {notes[device]}", file=sys.stderr)
                 else:
                     built.append(extension)
                     notes[device] = f"built with torch {sys.modules['torch'].__version__}"

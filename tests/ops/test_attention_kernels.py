@@ -8,7 +8,8 @@ import torch
 from attention_problems import ENCODER_SHAPES, TOLERANCE, Problem, error, make_problem, problems
 from hypothesis import HealthCheck, given, settings
 
-from mdqe.ops.kernels import kernel_status, limit_cpu
+from mdqe.ops.kernels import compiled_for, kernel_status, limit_cpu
+from mdqe.ops.library import deform_attn_fused
 
 pytestmark = pytest.mark.skipif("cpu" not in kernel_status().compiled, reason=f"no compiled kernels: {kernel_status()}")
 settings.register_profile(
@@ -145,6 +146,27 @@ def test_same_bits_for_any_number_of_threads(fused: bool, dtype: torch.dtype) ->
         torch.set_num_threads(before)
     for result in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], result, strict=True))
+
+
+def test_attention_over_time_is_one_call() -> None:
+    # Three frames of a window of five, two scales; the same offsets at both, logits shared: the mean over the scales.
+    frames, scales, rows = (1, 3, 4), ((4, 5), (2, 3)), 26
+    p = make_problem(1, 7, 2, 8, 4, ((4, 5),) * 3, fused=True)  # a level per frame
+    window = torch.randn(5, rows, 2, 8).flatten(0, 1)[None]  # (1, 5 * rows, H, D)
+    shapes = tuple(size for _ in frames for size in scales)
+    starts = tuple(frame * rows + first for frame in frames for first in (0, 20))
+    offsets, logits = p.position.repeat_interleave(2, 3), p.score.repeat_interleave(2, 3)
+    together = deform_attn_fused(window, shapes, p.centers, offsets, logits, starts)
+    apart = [
+        deform_attn_fused(window, (size,) * 3, p.centers, p.position, p.score, tuple(f * rows + first for f in frames))
+        for size, first in zip(scales, (0, 20), strict=True)
+    ]
+    assert error(together, torch.stack(apart).mean(0)) <= TOLERANCE[torch.float32]
+
+
+def test_values_too_large_for_the_kernels_go_to_the_reference() -> None:
+    assert compiled_for(torch.zeros(1).expand(2, 2**20, 32, 63))
+    assert not compiled_for(torch.zeros(1).expand(2, 2**20, 32, 64))
 
 
 def test_bfloat16_with_float32_positions() -> None:
