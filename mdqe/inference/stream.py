@@ -32,7 +32,7 @@ class FrameView(NamedTuple):
     track_ids: np.ndarray
     """(Q,): the track that the query, or one like it, was matched to; −1 for none."""
     activation: np.ndarray
-    """(h, w) in [0, 1]: the largest class activation at stride 8."""
+    """(h, w) in [0, 1]: the largest class activation at stride 8; all 0 where queries are learned, for want of one."""
 
 
 class VideoSession:
@@ -165,20 +165,23 @@ class VideoSession:
     def _show(
         self, start: int, coords: Tensor, clip: EncodedFrames, queries: Tensor, found: ClipDetections, ids: Tensor
     ) -> None:
-        """Report the frames up to the clip's centre, in a clip that is cut at the video's end all of them."""
+        """Report the frames up to the clip's centre, and further where no later clip has them."""
         length = len(coords)
         cut = length < self.config.test_clip_length
+        shown = length if cut else max((length - 1) // 2 + 1, self.config.clip_stride)
         similarity = F.normalize(queries, dim=1) @ F.normalize(found.embeddings, dim=1).T  # (Q, D)
         best, which = similarity.max(1) if len(ids) else (queries.new_zeros(len(queries)), None)
         tracks = torch.full((len(queries),), -1, device=queries.device)
         if which is not None:
             tracks = torch.where(best >= DUPLICATE_SIMILARITY, ids[which], tracks)
         scale = coords.new_tensor(clip.padded_size[::-1]) / coords.new_tensor(clip.size[::-1])
-        for t in range(self._viewed - start, length if cut else (length - 1) // 2 + 1):
-            saliency = clip.queries.activation[0, t].float().sigmoid().amax(0)
+        for t in range(self._viewed - start, shown):
             h, w = (-(-edge // 8) for edge in clip.size)
+            saliency = coords.new_zeros(h, w)
+            if clip.queries.activation is not None:
+                saliency = clip.queries.activation[0, t, :, :h, :w].float().sigmoid().amax(0)
             points = (coords[t] * scale).cpu().numpy()
-            self.on_frame(FrameView(start + t, points, tracks.cpu().numpy(), saliency[:h, :w].cpu().numpy()))
+            self.on_frame(FrameView(start + t, points, tracks.cpu().numpy(), saliency.cpu().numpy()))
             self._viewed = start + t + 1
 
 
