@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -44,6 +45,9 @@ class VideoSession:
         frames_at_once: frames that are encoded together. More is faster on a GPU, one is the least delay for a
             camera. None: 4 on a CPU, 16 elsewhere.
         on_frame: called with a `FrameView` of every frame, in order.
+        choose: the rows of a window's result, from the class scores (N, K) of all tracks so far: scores, labels and
+            track_ids (n,), best first. Rows of tracks that the window did not see are left out. None: every track that
+            it saw, with its best class.
 
     Holds the encoded frames that clips still need, the tracker's sums of the current window and, of the whole video,
     per-track class scores and embeddings.
@@ -56,12 +60,14 @@ class VideoSession:
         output_size: tuple[int, int] | None = None,
         frames_at_once: int | None = None,
         on_frame: Callable[[FrameView], None] | None = None,
+        choose: Callable[[Tensor], dict[str, np.ndarray]] | None = None,
     ) -> None:
         c = self.config = model.config
         self.model = model
         self.output_size = output_size
         self.frames_at_once = frames_at_once or (4 if model.device.type == "cpu" else 16)
         self.on_frame = on_frame
+        self.choose = choose
         self.tracker = ClipTracker(c.test_clip_length, c.clip_stride, c.window_length, c.score_threshold)
         self.frame_size: tuple[int, int] | None = None
         self._waiting: list[Tensor] = []  # resized frames (3, H, W) not yet encoded
@@ -74,7 +80,7 @@ class VideoSession:
     def push(self, frame: np.ndarray | Tensor) -> list[VideoInstances]:
         """Take the next frame, (H, W, 3) uint8 RGB; return the windows that became final, often none.
 
-        Each result holds every track seen in its window; scores and labels are those so far.
+        Scores and labels are those of the windows so far.
 
         Raises:
             ValueError: a frame of another type, shape, or size than the first one.
@@ -146,12 +152,13 @@ class VideoSession:
     def _take_window(self, last: bool) -> VideoInstances:
         window = self.tracker.take_window(last)
         self._sums = add_window(self._sums, window.class_scores)
-        scores, labels = video_scores(self._sums)[window.track_ids].max(-1)
+        class_scores = self.class_scores()
+        scores, labels = class_scores[window.track_ids].max(-1)
         size = self.output_size or self.frame_size
         resized = resized_size(self.frame_size, self.config.test_shorter_edge, self.config.test_longer_edge)
         masks = window_masks(window.mask_logits, resized, size)
-        return VideoInstances.from_masks(
-            scores.float().cpu(),
+        result = VideoInstances.from_masks(
+            scores.cpu().double(),
             labels.cpu(),
             window.track_ids,
             (mask.cpu().numpy() for mask in chain.from_iterable(masks)),
@@ -161,6 +168,11 @@ class VideoSession:
             categories=self.config.categories,
             category_ids=self.config.label_ids,
         )
+        if self.choose is None:
+            return result
+        rows = self.choose(class_scores)
+        seen = np.isin(rows["track_ids"], result.track_ids)
+        return VideoInstances.concatenate([result], **{name: values[seen] for name, values in rows.items()})
 
     def _show(
         self, start: int, coords: Tensor, clip: EncodedFrames, queries: Tensor, found: ClipDetections, ids: Tensor
@@ -195,11 +207,8 @@ def stream(
 ) -> Iterator[VideoInstances]:
     """Results window by window; see `MDQE.stream`."""
     _check_threshold(score_threshold)
-    session = VideoSession(model, output_size=output_size)
-    for window in _windows(session, frames):
-        rows = _select(session.class_scores(), score_threshold, multi_label)
-        seen = np.isin(rows["track_ids"], window.track_ids)
-        yield VideoInstances.concatenate([window], **{name: values[seen] for name, values in rows.items()})
+    choose = partial(_select, score_threshold=score_threshold, multi_label=multi_label)
+    yield from _windows(VideoSession(model, output_size=output_size, choose=choose), frames)
 
 
 def segment(

@@ -212,6 +212,22 @@ def test_windows_of_a_stream(model):
         assert score == final[track]
 
 
+def test_windows_hold_the_tracks_that_pass_so_far(model):
+    """A window's scores are those of the windows up to it; what is below the threshold or not seen is left out."""
+    video = moving_squares(15)
+    plain, threshold = plain_run(model, video), 0.15
+    kept = 0
+    for k, chunk in enumerate(model.stream(video, score_threshold=threshold), start=1):
+        scores = (0.75 * plain.class_scores[:k].mean(0) + 0.25 * plain.class_scores[:k].amax(0)).amax(1)
+        shown = plain.masks[:, chunk.first_frame : chunk.first_frame + chunk.num_frames].any((1, 2, 3))
+        expected = {int(i): float(scores[i]) for i in np.flatnonzero(shown) if scores[i] >= threshold}
+        got = dict(zip(chunk.track_ids.tolist(), chunk.scores.tolist(), strict=True))
+        assert got == pytest.approx(expected, rel=1e-10)
+        assert (np.diff(chunk.scores) <= 0).all()
+        kept += len(got)
+    assert 0 < kept < plain.masks.any((2, 3)).sum()
+
+
 def test_a_threshold_selects_from_the_same_tracks(model):
     video = moving_squares(15)
     every = model.segment(video, score_threshold=0)
