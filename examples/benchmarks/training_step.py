@@ -112,9 +112,7 @@ def measure_losses(
     scaled = clock(f"{case}: targets resized", lambda: criterion.scale(cut, targets))
     owner = clock(f"{case}: matching", lambda: criterion.matcher(cut.layers, cut.mask_features, scaled))
     with torch.no_grad():
-        clock(
-            f"{case}: semantic targets, query-initialisation losses", lambda: criterion._init_sums(cut.queries, scaled)
-        )
+        clock(f"{case}: initialisation", lambda: criterion._init_sums(cut.queries, scaled))
     losses = clock(f"{case}: all of the forward", lambda: criterion(cut, targets))
     total = sum(losses.values())
     gradients = clock(f"{case}: backward", lambda: torch.autograd.grad(total, copies))
