@@ -246,7 +246,7 @@ class MDQE(PretrainedMixin, nn.Module):
                 output_size or tuple(image.shape[:2]),
             )
         return VideoInstances.from_masks(
-            found.scores.cpu(),
+            found.scores.cpu().double(),
             found.labels.cpu(),
             range(len(found.scores)),
             found.masks[:, None].cpu().numpy(),
