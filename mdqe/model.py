@@ -126,6 +126,9 @@ class MDQE(PretrainedMixin, nn.Module):
             sizes: (height, width) of each clip's frames; None: all of them fill (H, W).
             association_window: cells that an object may move per frame; None: the test window, half of the
                 configured one. Training passes `config.association_window`.
+
+        Raises:
+            ValueError: frames or sizes of another shape.
         """
         window = self.config.association_window / 2 if association_window is None else association_window
         tokens = self.encode(frames, sizes)
@@ -154,6 +157,7 @@ class MDQE(PretrainedMixin, nn.Module):
         """Backbone and encoder: frames and sizes as in `forward` → tokens of all levels."""
         clips, size = frames.shape[0], (frames.shape[-2], frames.shape[-1])
         sizes = [size] if sizes is None else list(sizes)
+        _check_clips(frames, sizes)
         mean, std = (self.encoder.level_embed.new_tensor(v) for v in (self.config.pixel_mean, self.config.pixel_std))
         x = normalize(frames.flatten(0, 1), mean, std)  # (B·T, 3, H, W)
         for i, (height, width) in enumerate(sizes):
@@ -253,3 +257,15 @@ class MDQE(PretrainedMixin, nn.Module):
             categories=self.config.categories,
             category_ids=self.config.label_ids,
         )
+
+
+def _check_clips(frames: Tensor, sizes: Sequence[tuple[int, int]]) -> None:
+    if frames.ndim != 5 or frames.shape[2] != 3:
+        raise ValueError(f"frames is {tuple(frames.shape)}, expected (B, T, 3, H, W)")
+    if len(sizes) not in (1, frames.shape[0]):
+        raise ValueError(f"sizes has {len(sizes)} entries, expected 1 or one for each of {frames.shape[0]} clips")
+    for height, width in sizes:
+        if not (0 < height <= frames.shape[-2] and 0 < width <= frames.shape[-1]):
+            raise ValueError(
+                f"sizes has {(height, width)}, expected at most the frames' {tuple(frames.shape[-2:])} and at least 1"
+            )
