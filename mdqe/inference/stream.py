@@ -253,10 +253,11 @@ def _check_threshold(score_threshold: float) -> None:
 
 @contextmanager
 def evaluating(model: MDQE) -> Iterator[None]:
-    """The model in evaluation mode, and afterwards as it was."""
-    training = model.training
+    """The model in evaluation mode, and afterwards each of its modules as it was."""
+    training = {module: module.training for module in model.modules()}
     model.eval()
     try:
         yield
     finally:
-        model.train(training)
+        for module, mode in training.items():
+            module.training = mode
