@@ -20,7 +20,6 @@ from torch.utils.data import DataLoader, Subset
 
 from mdqe import MDQE, MDQEConfig
 from mdqe.data.synthetic import CATEGORIES, SyntheticClips
-from mdqe.losses.criterion import clip_losses
 
 CONFIG = MDQEConfig(
     backbone="resnet10t",
@@ -96,7 +95,7 @@ def main() -> None:
     for frames, targets in loader:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, options.steps, options.rate)
-        losses = clip_losses(model, frames, targets)
+        losses = model.loss(frames, targets)
         loss = sum(losses.values())
         if not loss.isfinite():
             raise FloatingPointError(f"loss is {loss.item()} at step {step}: {losses}")

@@ -19,9 +19,11 @@ from mdqe.hub import PretrainedMixin
 from mdqe.inference.image import filter_image
 from mdqe.inference.result import VideoInstances
 from mdqe.inference.stream import evaluating, segment, stream
+from mdqe.losses.criterion import clip_losses
 from mdqe.mask_head import MaskHead, mask_logits
 from mdqe.mlp import MLP
 from mdqe.query_init import FrameQueries, LearnedQueries, QueryInitializer
+from mdqe.targets import ClipTargets
 from mdqe.video.read import open_frames
 
 
@@ -177,6 +179,17 @@ class MDQE(PretrainedMixin, nn.Module):
         """The heads on the clip queries of a decoder layer."""
         x = self.decoder.norm(state.clip_queries)
         return ClipPrediction(self.class_head(x), self.coefficient_head(x).tanh(), state.boxes, state.clip_queries)
+
+    def loss(self, frames: Tensor, targets: Sequence[ClipTargets]) -> dict[str, Tensor]:
+        """The weighted training losses of clips by name; their sum is what training minimises (paper Sec. 3.4).
+
+        Args:
+            frames: (B, T, 3, H, W) RGB on 0 … 255; zeros right and below where a clip is smaller.
+            targets: of each clip; their masks have the clip's own size.
+
+        `mdqe.losses.criterion.clip_losses` takes other losses and weights than the published ones.
+        """
+        return clip_losses(self, frames, targets)
 
     def segment(
         self,
