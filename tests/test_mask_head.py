@@ -1,0 +1,103 @@
+"""MaskHead: pyramid fusion and upsampling against plain arithmetic, masks as products."""
+
+import math
+
+import pytest
+import torch
+from slow_attention import spread
+from torch import Tensor
+from torch.nn import functional as F
+
+from mdqe.mask_head import MaskHead, mask_logits
+
+SHAPES = ((8, 12), (4, 6), (2, 3), (1, 2))
+TOKENS = sum(h * w for h, w in SHAPES)
+
+
+def group_norm(x: Tensor, groups: int, weight: Tensor, bias: Tensor) -> Tensor:
+    parts = x.unflatten(1, (groups, -1))  # (B, G, C / G, h, w)
+    mean = parts.mean((2, 3, 4), keepdim=True)
+    variance = parts.var((2, 3, 4), unbiased=False, keepdim=True)
+    normal = ((parts - mean) / (variance + 1e-5).sqrt()).flatten(1, 2)
+    return normal * weight[:, None, None] + bias[:, None, None]
+
+
+def separable(module: torch.nn.Sequential, x: Tensor, groups: int) -> Tensor:
+    depthwise, pointwise, norm, _ = module
+    padded = F.pad(x, (2, 2, 2, 2))
+    h, w = x.shape[-2:]
+    x = depthwise.bias[:, None, None] + sum(
+        depthwise.weight[:, 0, i, j, None, None] * padded[..., i : i + h, j : j + w] for i in range(5) for j in range(5)
+    )
+    x = torch.einsum("bchw,oc->bohw", x, pointwise.weight[:, :, 0, 0]) + pointwise.bias[:, None, None]
+    return group_norm(x, groups, norm.weight, norm.bias).clamp(min=0)
+
+
+def slow_forward(head: MaskHead, frame: Tensor, groups: tuple[int, int]) -> Tensor:
+    """One frame's tokens (N, C) → (M, 4·h, 4·w of stride 16)."""
+    parts = frame.split([h * w for h, w in SHAPES])[:3]
+    fine, mid, coarse = (part.T.unflatten(1, shape)[None] for part, shape in zip(parts, SHAPES, strict=False))
+    x = None
+    for i, level in enumerate((coarse, mid, fine)):
+        conv, norm, _ = head.fuse[i]
+        if x is None:
+            x = level
+        else:
+            lateral = head.lateral[i - 1]
+            x = x.repeat_interleave(2, 2).repeat_interleave(2, 3)
+            x = x + torch.einsum("bchw,oc->bohw", level, lateral.weight[:, :, 0, 0]) + lateral.bias[:, None, None]
+        x = group_norm(F.conv2d(x, conv.weight, conv.bias, padding=1), 8, norm.weight, norm.bias)
+        x = 0.5 * x * (1 + torch.erf(x / math.sqrt(2)))
+    x = separable(head.refine, x, groups[0])
+    spaced = head.upsample.bias[:, None, None].expand(1, -1, 2 * x.shape[2], 2 * x.shape[3]).clone()
+    spaced[..., ::2, ::2] += head.upsample.weight[:, 0] * x[0]
+    return separable(head.project, spaced, groups[1])[0]
+
+
+@pytest.mark.parametrize(
+    ("dim", "mask_dim", "groups"),
+    [(64, 32, (32, 32)), (192, 24, (32, 24)), (48, 24, (24, 24)), (40, 5, (8, 1)), (32, 4, (32, 4))],
+)
+def test_equals_plain_arithmetic(dim, mask_dim, groups):
+    """GroupNorm has 32 groups, or 24 where the channels do not divide by 32, or what divides small ones."""
+    head = spread(MaskHead(dim, mask_dim), 0.1)
+    memory = torch.randn(2, 2, TOKENS, dim, dtype=torch.float64)
+    with torch.no_grad():
+        got = head(memory, SHAPES)
+        assert got.shape == (2, mask_dim, 2, 16, 24)
+        for b in range(2):
+            for t in range(2):
+                torch.testing.assert_close(got[b, :, t], slow_forward(head, memory[b, t], groups), rtol=1e-8, atol=1e-9)
+
+
+def test_the_coarsest_level_has_no_part():
+    head, memory = MaskHead(32, 4), torch.randn(1, 1, TOKENS, 32)
+    other = memory.clone()
+    other[:, :, -2:] = 0
+    with torch.no_grad():
+        assert torch.equal(head(memory, SHAPES), head(other, SHAPES))
+        other[:, :, 0] = 0
+        assert not torch.equal(head(memory, SHAPES), head(other, SHAPES))
+
+
+def test_three_levels_are_enough():
+    with torch.no_grad():
+        assert MaskHead(32, 4)(torch.randn(1, 2, TOKENS - 2, 32), SHAPES[:3]).shape == (1, 4, 2, 16, 24)
+
+
+def test_masks_are_coefficients_times_features():
+    coefficients, features = torch.randn(2, 3, 4).double(), torch.randn(2, 4, 2, 5, 6).double()
+    got = mask_logits(coefficients, features)
+    assert got.shape == (2, 3, 2, 5, 6)
+    for b in range(2):
+        for q in range(3):
+            want = sum(coefficients[b, q, m] * features[b, m] for m in range(4))
+            torch.testing.assert_close(got[b, q], want, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(mask_logits(coefficients[0], features[0]), got[0])
+
+
+def test_every_parameter_learns():
+    """With two channels in a group; of a single one GroupNorm takes away what a bias before it adds."""
+    head = spread(MaskHead(128, 64), 0.1)
+    head(torch.randn(1, 2, TOKENS, 128).double(), SHAPES).square().sum().backward()
+    assert {name for name, p in head.named_parameters() if p.grad.abs().max() < 1e-9} == set()
