@@ -61,18 +61,15 @@ def video(frames: int) -> torch.Tensor:
 
 def use_grid_sample() -> None:
     """Let the modules call the oracle instead of the library's own choice of operator."""
-    from mdqe.ops import deform_attn as module
+    import mdqe.decoder
     from mdqe.ops.reference import deform_attn_fused_reference
 
     def grid_sample(value, shapes, centers, offsets, logits, starts=None):
-        rows, row = [], 0
-        for h, w in shapes:
-            rows.append(row)
-            row += h * w
+        rows = [sum(h * w for h, w in shapes[:i]) for i in range(len(shapes))]
         return deform_attn_fused_reference(value, list(shapes), list(starts or rows), centers, offsets, logits)
 
-    sys.modules[module.MultiScaleDeformableAttention.__module__].deform_attn_fused = grid_sample
-    sys.modules["mdqe.decoder"].deform_attn_fused = grid_sample
+    sys.modules["mdqe.ops.deform_attn"].deform_attn_fused = grid_sample
+    mdqe.decoder.deform_attn_fused = grid_sample
 
 
 def run_simple(model, frames: torch.Tensor, again: bool, clips: int) -> tuple[float, str]:
