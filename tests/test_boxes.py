@@ -24,7 +24,7 @@ def test_inverse_sigmoid_is_finite_at_the_ends(x):
     at = torch.tensor([x], dtype=torch.float64, requires_grad=True)
     value = inverse_sigmoid(at)
     value.backward()
-    assert float(value) == pytest.approx(math.copysign(math.log(1e5), x - 0.5), rel=1e-4)
+    assert value.item() == pytest.approx(math.copysign(math.log(1e5), x - 0.5), rel=1e-4)
     assert at.grad.isfinite().all()
 
 
