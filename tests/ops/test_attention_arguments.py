@@ -93,10 +93,11 @@ def test_status_in_words() -> None:
     assert text.startswith("CPU: ") and "; CUDA: " in text
 
 
-def without_kernels(code: str, **environment: str) -> dict:
+def in_fresh_interpreter(code: str, **environment: str) -> dict:
     """What `code` puts into the dictionary `out`, in a fresh interpreter."""
     script = f"import json\nout = {{}}\n{code}\nprint(json.dumps(out))"
-    variables = os.environ | {"PYTHONPATH": str(ROOT)} | environment
+    inherited = {name: x for name, x in os.environ.items() if name not in ("MDQE_DISABLE_EXT", "ATEN_CPU_CAPABILITY")}
+    variables = inherited | {"PYTHONPATH": str(ROOT)} | environment
     done = subprocess.run([sys.executable, "-c", script], env=variables, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
@@ -112,7 +113,7 @@ result.sum().backward()
 out |= {"result": result.flatten().tolist(), "grad": value.grad.sum().item(), "status": str(kernel_status()),
         "compiled": kernel_status().compiled, "defined": hasattr(torch.ops.mdqe, "deform_attn")}
 """
-    out = without_kernels(code, MDQE_DISABLE_EXT="1")
+    out = in_fresh_interpreter(code, MDQE_DISABLE_EXT="1")
     assert out["result"] == [1.0, 1.0] and out["grad"] == 2.0
     assert out["compiled"] == [] and not out["defined"]
     assert out["status"].startswith("CPU: plain PyTorch (MDQE_DISABLE_EXT=1)")
@@ -131,7 +132,7 @@ kernels.PACKAGE = Path({str(package)!r})
 handle, status = kernels._load_all()
 out |= {{"handle": handle is None, "cpu": status.cpu, "cuda": status.cuda, "compiled": status.compiled}}
 """
-    out = without_kernels(code)
+    out = in_fresh_interpreter(code)
     assert out["handle"] and out["compiled"] == []
     assert out["cpu"].startswith("plain PyTorch (_C_cpu.abi3.so does not load: ")
     assert "CPU library" in out["cuda"]
@@ -145,12 +146,12 @@ from pathlib import Path
 kernels.PACKAGE = Path({str(tmp_path)!r})
 out["cpu"] = kernels._load_all()[1].cpu
 """
-    assert without_kernels(code)["cpu"] == "plain PyTorch (not compiled: no compiler was found)"
+    assert in_fresh_interpreter(code)["cpu"] == "plain PyTorch (not compiled: no compiler was found)"
 
 
 @pytest.mark.skipif("cpu" not in kernel_status().compiled, reason="no compiled kernels")
 @pytest.mark.parametrize(("limit", "name"), [("default", "plain C++"), ("avx2", "AVX2")])
 def test_the_instruction_set_can_be_limited(limit: str, name: str) -> None:
     code = "from mdqe.ops import kernel_status\nout['cpu'] = kernel_status().cpu"
-    cpu = without_kernels(code, ATEN_CPU_CAPABILITY=limit)["cpu"]
+    cpu = in_fresh_interpreter(code, ATEN_CPU_CAPABILITY=limit)["cpu"]
     assert cpu.startswith(f"{name} kernels") or (limit == "avx2" and cpu.startswith("plain C++"))
