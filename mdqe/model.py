@@ -13,7 +13,7 @@ from tqdm import tqdm
 from mdqe.backbone import Backbone
 from mdqe.config import MDQEConfig
 from mdqe.decoder import Decoder, DecoderState, I2ODecoderLayer, LayerValues, O2IDecoderLayer
-from mdqe.encoder import Encoder, SpatialShapes, Tokens
+from mdqe.encoder import Encoder, SpatialShapes, Tokens, at_least_float32
 from mdqe.frames import as_frame, normalize, padded_size, resize, resized_size
 from mdqe.hub import PretrainedMixin
 from mdqe.inference.image import filter_image
@@ -160,8 +160,10 @@ class MDQE(PretrainedMixin, nn.Module):
         clips, size = frames.shape[0], (frames.shape[-2], frames.shape[-1])
         sizes = [size] if sizes is None else list(sizes)
         _check_clips(frames, sizes)
-        mean, std = (self.encoder.level_embed.new_tensor(v) for v in (self.config.pixel_mean, self.config.pixel_std))
-        x = normalize(frames.flatten(0, 1), mean, std)  # (B·T, 3, H, W)
+        # In half precision the mean alone would be off by half a grey level.
+        options = {"dtype": at_least_float32(self.dtype), "device": self.device}
+        mean, std = (torch.tensor(v, **options) for v in (self.config.pixel_mean, self.config.pixel_std))
+        x = normalize(frames.flatten(0, 1), mean, std).to(self.dtype)  # (B·T, 3, H, W)
         for i, (height, width) in enumerate(sizes):
             if len(sizes) > 1 or (height, width) != size:
                 rows = x.unflatten(0, (clips, -1))[i] if len(sizes) > 1 else x

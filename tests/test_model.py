@@ -201,6 +201,19 @@ def test_half_precision_runs(dtype):
     assert len(image) > 0
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_rounds_colours_once(dtype):
+    """Frames are normalised before they are rounded."""
+    model, seen = small_model(), []
+    model.backbone.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
+    with torch.no_grad():
+        model(clips(1))
+        model.to(dtype)(clips(1))
+    wide, half = seen
+    assert half.dtype == dtype
+    assert torch.equal(half, wide.float().to(dtype))
+
+
 def test_the_mode_has_no_part_in_inference_and_is_kept():
     """Also where only a part of the model is in evaluation mode, and where the inference fails."""
     model, video = small_model(dropout=0.5), moving_squares(5)
