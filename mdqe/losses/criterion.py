@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.nn import functional as F
 from torchvision.ops import box_convert
 
 from mdqe.losses.box import box_losses
@@ -18,7 +17,6 @@ from mdqe.losses.matcher import DynamicMatcher
 from mdqe.losses.query_init import activation_loss, association_losses
 from mdqe.losses.semantic import ids_at, semantic_targets
 from mdqe.losses.targets import ScaledTargets, StackedTargets, scale_targets, stack_targets
-from mdqe.mask_head import mask_logits
 from mdqe.targets import ClipTargets
 
 if TYPE_CHECKING:
@@ -118,20 +116,19 @@ class Criterion(nn.Module):
         with torch.autocast(output.mask_features.device.type, enabled=False):
             output = _widen(output)
             scaled = self.scale(output, targets)
-            objects = stack_targets(scaled)
             owner = self.matcher(output.layers, output.mask_features, scaled)  # (L, B, Q)
-            owner = torch.where(owner >= 0, owner + objects.first[:, None], -1)
+            matches, objects = _matches(owner), stack_targets(scaled)
             sums, found = self._init_sums(output.queries, scaled)
             clips = owner.new_tensor(owner.shape[1])
             counts = torch.stack([clips, found, *(owner >= 0).sum((1, 2))]).to(output.mask_features.dtype)
-            clips, found, *matches = _average_over_processes(counts).unbind()
+            clips, found, *matched = _average_over_processes(counts).unbind()
             frames, queries = output.layers[0].boxes.shape[1:3]
             counts = {"init_sem": clips * frames, "init_reid": found, "init_reid_aux": found}
             losses = {name: loss / counts[name] for name, loss in sums.items()}
             for i, layer in enumerate(output.layers):
                 suffix = "" if i == len(output.layers) - 1 else f"_{i}"
-                sums = self._layer_sums(layer, output.mask_features, owner[i], objects)
-                m = matches[i].clamp(min=1)
+                sums = self._layer_sums(layer, output.mask_features, matches[i], scaled, objects)
+                m = matched[i].clamp(min=1)
                 counts = {"class": clips * queries, "box": m * frames, "giou": m * frames, "mask": m, "dice": m}
                 losses.update({name + suffix: loss / counts[name] for name, loss in sums.items()})
             return {name: self.weights[re.sub(r"_\d+$", "", name)] * loss for name, loss in losses.items()}
@@ -159,19 +156,52 @@ class Criterion(nn.Module):
         return {"init_sem": sum(sem), "init_reid": sum(reid), "init_reid_aux": sum(aux)}, sum(found)
 
     def _layer_sums(
-        self, layer: ClipPrediction, features: Tensor, owner: Tensor, objects: StackedTargets
+        self,
+        layer: ClipPrediction,
+        features: Tensor,
+        matches: Matches,
+        targets: Sequence[ScaledTargets],
+        objects: StackedTargets,
     ) -> dict[str, Tensor]:
-        """One layer's losses, summed: its prediction, features (B, M, T, h, w), and each query's object (B, Q)."""
-        labels = F.pad(objects.labels, (0, 1), value=-1)[owner]  # (B, Q); no object, −1, is the last place
-        clip, query = (owner >= 0).nonzero(as_tuple=True)
-        matched = owner[clip, query]  # (N,)
+        """One layer's losses, summed, of its prediction and features (B, M, T, h, w)."""
+        clip, query, place = matches.clip, matches.query, objects.first[matches.clip] + matches.object  # (N,) each
+        labels = query.new_full(layer.class_logits.shape[:2], -1).index_put((clip, query), objects.labels[place])
         predicted = box_convert(layer.boxes[clip, :, query], "cxcywh", "xyxy")  # (N, T, 4)
-        l1, giou = box_losses(predicted, objects.boxes[matched])
-        coefficients = layer.mask_coefficients[clip, query].split((owner >= 0).sum(1).tolist())
-        parts = [mask_logits(c, f) for c, f in zip(coefficients, features, strict=True)]  # (n, T, h, w) of each clip
-        logits = torch.cat(parts) if len(parts) > 1 else parts[0]  # (N, T, h, w)
-        bce, dice = self.mask_loss(logits, objects.masks, objects.boxes, objects.clip, matched=matched, normalizer=1)
+        l1, giou = box_losses(predicted, objects.boxes[place])
+        masks = [
+            self.mask_loss((coefficients, f), t.masks, t.boxes, matched=k, normalizer=1)
+            for coefficients, k, f, t in zip(
+                layer.mask_coefficients[clip, query].split(matches.counts),
+                matches.object.split(matches.counts),
+                features,
+                targets,
+                strict=True,
+            )
+        ]
+        bce, dice = (sum(terms) for terms in zip(*masks, strict=True))
         return {"class": class_loss(layer.class_logits, labels), "box": l1, "giou": giou, "mask": bce, "dice": dice}
+
+
+class Matches(NamedTuple):
+    """Who is matched with whom in one layer, clip after clip."""
+
+    clip: Tensor
+    """(N,)."""
+    query: Tensor
+    """(N,)."""
+    object: Tensor
+    """(N,) counted within its clip."""
+    counts: list[int]
+    """How many in each of the B clips."""
+
+
+def _matches(owner: Tensor) -> list[Matches]:
+    """Each query's object (L, B, Q) → matches of each layer."""
+    layer, clip, query = (owner >= 0).nonzero(as_tuple=True)
+    counts = (owner >= 0).sum(2).tolist()
+    sizes = [sum(c) for c in counts]
+    parts = zip(*(x.split(sizes) for x in (clip, query, owner[layer, clip, query])), counts, strict=True)
+    return [Matches(*part) for part in parts]
 
 
 def _average_over_processes(counts: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ class InterInstanceMaskLoss(nn.Module):
 
     def forward(
         self,
-        mask_logits: Tensor,
+        mask_logits: Tensor | tuple[Tensor, Tensor],
         masks: Tensor,
         boxes: Tensor,
         clip_index: Tensor | None = None,
@@ -49,7 +49,8 @@ class InterInstanceMaskLoss(nn.Module):
         """Losses of predicted masks, each with its object.
 
         Args:
-            mask_logits: (K, T, H, W), T = 1 for images; or (N, T, H, W) with `matched`.
+            mask_logits: (K, T, H, W), T = 1 for images; or (N, T, H, W) with `matched`. Where they are products of
+                coefficients (N, M) and mask features (M, T, H, W), the pair of these saves the memory of all N masks.
             masks: (K, T, H, W) of the objects, in [0, 1]; above ½ a pixel belongs to the object.
             boxes: (K, T, 4) of the objects, xyxy in [0, 1] of the frame; zeros where absent.
             clip_index: (K,) the clip of each object, when several clips are stacked.
@@ -61,9 +62,9 @@ class InterInstanceMaskLoss(nn.Module):
             BCE and Dice, two scalars in float32 or wider.
         """
         _check(mask_logits, masks, boxes, clip_index, matched)
-        x, rows, m = _prepare(mask_logits, masks, matched)
+        *logits, rows, m = _prepare(mask_logits, masks, matched)
         emphasis, others = (r.flatten(1).to(m.dtype) for r in self.regions(masks, boxes, clip_index, matched))
-        bce, dice = MaskTerms.apply(x, rows, m, emphasis, others, self.alpha)
+        bce, dice = MaskTerms.apply(*logits, rows, m, emphasis, others, self.alpha)
         return _average(bce, normalizer), _average(dice, normalizer)
 
     @torch.no_grad()
@@ -103,7 +104,7 @@ class PlainMaskLoss(nn.Module):
 
     def forward(
         self,
-        mask_logits: Tensor,
+        mask_logits: Tensor | tuple[Tensor, Tensor],
         masks: Tensor,
         boxes: Tensor,
         clip_index: Tensor | None = None,
@@ -113,16 +114,19 @@ class PlainMaskLoss(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """As `InterInstanceMaskLoss.forward`; boxes and clip_index make no difference."""
         _check(mask_logits, masks, boxes, clip_index, matched)
-        x, rows, m = _prepare(mask_logits, masks, matched)
-        bce, dice = MaskTerms.apply(x, rows, m, None, None, 1.0)
+        *logits, rows, m = _prepare(mask_logits, masks, matched)
+        bce, dice = MaskTerms.apply(*logits, rows, m, None, None, 1.0)
         return _average(bce, normalizer), _average(dice, normalizer)
 
 
-def _prepare(mask_logits: Tensor, masks: Tensor, matched: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits (N, P), each one's object (N,), and masks (K, P) in float32 or wider; P = T·H·W."""
+def _prepare(
+    mask_logits: Tensor | tuple[Tensor, Tensor], masks: Tensor, matched: Tensor | None
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+    """Logits (N, P), or coefficients (N, M) and features (M, P); each one's object (N,); masks (K, P). P = T·H·W."""
     rows = torch.arange(len(masks), device=masks.device) if matched is None else matched
-    masks = masks.detach().flatten(1).to(torch.promote_types(mask_logits.dtype, torch.float32))
-    return mask_logits.flatten(1), rows, masks
+    source, features = (mask_logits.flatten(1), None) if isinstance(mask_logits, Tensor) else mask_logits
+    masks = masks.detach().flatten(1).to(torch.promote_types(source.dtype, torch.float32))
+    return source, None if features is None else features.flatten(1), rows, masks
 
 
 def _average(losses: Tensor, normalizer: Tensor | float | None) -> Tensor:
@@ -130,18 +134,35 @@ def _average(losses: Tensor, normalizer: Tensor | float | None) -> Tensor:
 
 
 def _check(
-    mask_logits: Tensor, masks: Tensor, boxes: Tensor, clip_index: Tensor | None, matched: Tensor | None
+    mask_logits: Tensor | tuple[Tensor, Tensor],
+    masks: Tensor,
+    boxes: Tensor,
+    clip_index: Tensor | None,
+    matched: Tensor | None,
 ) -> None:
-    shape = tuple(mask_logits.shape)
-    if len(shape) != 4 or not mask_logits.is_floating_point():
-        raise ValueError(f"mask_logits is {shape} {mask_logits.dtype}, expected (K, T, H, W) floating point")
+    shape = _shape(mask_logits)
     if matched is not None:
         if tuple(matched.shape) != shape[:1]:
             raise ValueError(f"matched is {tuple(matched.shape)}, expected {shape[:1]}: mask_logits is {shape}")
         shape = (len(masks), *shape[1:])
     if tuple(masks.shape) != shape:
-        raise ValueError(f"masks is {tuple(masks.shape)}, expected {shape}: mask_logits is {tuple(mask_logits.shape)}")
+        raise ValueError(f"masks is {tuple(masks.shape)}, expected {shape}: mask_logits is {_shape(mask_logits)}")
     if tuple(boxes.shape) != (*shape[:2], 4):
         raise ValueError(f"boxes is {tuple(boxes.shape)}, expected {(*shape[:2], 4)}: masks is {shape}")
     if clip_index is not None and tuple(clip_index.shape) != shape[:1]:
         raise ValueError(f"clip_index is {tuple(clip_index.shape)}, expected {shape[:1]}: masks is {shape}")
+
+
+def _shape(mask_logits: Tensor | tuple[Tensor, Tensor]) -> tuple[int, ...]:
+    if isinstance(mask_logits, Tensor):
+        shape = tuple(mask_logits.shape)
+        if len(shape) != 4 or not mask_logits.is_floating_point():
+            raise ValueError(f"mask_logits is {shape} {mask_logits.dtype}, expected (K, T, H, W) floating point")
+        return shape
+    coefficients, features = mask_logits
+    if coefficients.ndim != 2 or features.ndim != 4 or coefficients.shape[1] != len(features):
+        raise ValueError(
+            f"mask_logits is a pair of {tuple(coefficients.shape)} and {tuple(features.shape)}, "
+            "expected (N, M) and (M, T, H, W)"
+        )
+    return (len(coefficients), *features.shape[1:])

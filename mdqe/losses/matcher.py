@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.ops import box_convert
 
 from mdqe.losses.box import box_giou, is_box
-from mdqe.losses.mask_terms import block_size, certainty, sum_log
+from mdqe.losses.mask_terms import certainty, pixel_blocks, sum_log
 from mdqe.losses.targets import ScaledTargets
 
 if TYPE_CHECKING:
@@ -118,15 +118,14 @@ def mask_costs(coefficients: Tensor, features: Tensor, masks: Tensor) -> Tensor:
     """
     rows = coefficients.flatten(0, 1)  # (L·Q, M)
     pixels = features.shape[1]
-    width = max(block_size(rows.device) // len(rows), 1)
     softplus, area = rows.new_zeros(2, len(rows)).unbind()
     overlap = rows.new_zeros(len(rows), len(masks))
-    for start in range(0, pixels, width):
-        x = rows @ features[:, start : start + width]
+    for part in pixel_blocks(len(rows), pixels, rows.device):
+        x = rows @ features[:, part]
         p = x.sigmoid()
         softplus += x.clamp_(min=0).sum(1) - sum_log(certainty(p))
         area += p.sum(1)
-        overlap += p @ masks[:, start : start + width].T
+        overlap += p @ masks[:, part].T
     logits_inside = rows @ (features @ masks.T)  # (L·Q, K)
     bce = (softplus[:, None] - logits_inside) / pixels
     dice = 1 - (2 * overlap + 1) / (area[:, None] + masks.sum(1) + 1)

@@ -34,10 +34,6 @@ class StackedTargets(NamedTuple):
     """(N,)."""
     boxes: Tensor
     """(N, T, 4) xyxy in [0, 1]; zeros where absent."""
-    masks: Tensor
-    """(N, T, H / 4, W / 4) in [0, 1]."""
-    clip: Tensor
-    """(N,) the clip of each."""
     first: Tensor
     """(B,) where each clip's objects begin."""
 
@@ -74,12 +70,10 @@ def scale_targets(
 
 
 def stack_targets(targets: Sequence[ScaledTargets]) -> StackedTargets:
-    """The objects of all clips in one row."""
-    labels, boxes, masks = (torch.cat([getattr(t, name) for t in targets]) for name in ("labels", "boxes", "masks"))
+    """Labels and boxes of all clips in one row."""
+    labels, boxes = torch.cat([t.labels for t in targets]), torch.cat([t.boxes for t in targets])
     counts = torch.tensor([len(t.labels) for t in targets])
-    clip = torch.arange(len(targets)).repeat_interleave(counts)
-    first = counts.cumsum(0) - counts
-    return StackedTargets(labels, boxes, masks, clip.to(labels.device), first.to(labels.device))
+    return StackedTargets(labels, boxes, (counts.cumsum(0) - counts).to(labels.device))
 
 
 def _quarters(masks: Tensor, stride: int) -> Tensor:

@@ -158,6 +158,39 @@ def test_one_object_may_have_several_masks() -> None:
     assert torch.equal(torch.stack(changed), torch.stack([bce, dice]))
 
 
+@pytest.mark.parametrize("loss", [InterInstanceMaskLoss(), PlainMaskLoss()])
+@pytest.mark.parametrize("block", [64, 1 << 18])
+def test_coefficients_and_features_stand_for_their_product(
+    loss: torch.nn.Module, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mdqe.losses.mask_terms.block_elements", lambda device: block)
+    _, masks, boxes, clips = scene(4)
+    coefficients = torch.randn(6, 5, dtype=torch.float64, requires_grad=True)
+    features = torch.randn(5, *masks.shape[1:], dtype=torch.float64, requires_grad=True)
+    matched = torch.tensor([1, 1, 0, 3, 1, 0])
+    results = []
+    for logits in ((coefficients, features), torch.einsum("nm,mthw->nthw", coefficients, features)):
+        bce, dice = loss(logits, masks, boxes, clips, matched=matched)
+        gradients = torch.autograd.grad(bce + 2 * dice, (coefficients, features))
+        results.append(torch.cat([torch.stack([bce, dice]).detach(), *(g.flatten() for g in gradients)]))
+    torch.testing.assert_close(*results, **FLOAT64)
+
+
+def test_coefficients_and_features_in_half_precision() -> None:
+    _, masks, boxes, clips = scene(4)
+    coefficients = torch.randn(4, 5).bfloat16().requires_grad_()
+    features = torch.randn(5, *masks.shape[1:]).bfloat16().requires_grad_()
+    exact = torch.einsum("nm,mthw->nthw", coefficients.detach().double(), features.detach().double())
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = InterInstanceMaskLoss()((coefficients, features), masks, boxes, clips)
+        sum(losses).backward()
+    expected = InterInstanceMaskLoss()(exact, masks, boxes, clips)
+    torch.testing.assert_close(torch.stack(losses).double(), torch.stack(expected), **FLOAT32)
+    for x in (coefficients, features):
+        assert x.grad.dtype == torch.bfloat16
+        assert x.grad.isfinite().all()
+
+
 @pytest.mark.parametrize("loss", [InterInstanceMaskLoss(), InterInstanceMaskLoss(0.5, 0.3), PlainMaskLoss()])
 def test_gradients(loss: torch.nn.Module) -> None:
     logits, masks, boxes, clips = scene(4, 2, 4, 5)
@@ -167,8 +200,8 @@ def test_gradients(loss: torch.nn.Module) -> None:
 
 
 def test_gradients_of_float32_rows_in_many_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mdqe.losses.mask_terms.block_size", lambda device: 500)
-    logits, masks, boxes, clips = scene(9, 3, 11, 13)  # 429 pixels: a row a block, and not a multiple of 64
+    monkeypatch.setattr("mdqe.losses.mask_terms.block_elements", lambda device: 1200)
+    logits, masks, boxes, clips = scene(9, 3, 11, 13)  # blocks of 128 of 429 pixels
     exact = logits.clone().requires_grad_()
     sum(InterInstanceMaskLoss()(exact, masks, boxes, clips)).backward()
     single = logits.float().requires_grad_()
@@ -230,6 +263,16 @@ def test_no_tensor_holds_a_pixel_of_every_pair() -> None:
     assert largest.elements <= logits.numel()
 
 
+def test_of_coefficients_and_features_not_even_the_logits_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mdqe.losses.mask_terms.block_elements", lambda device: 64 * 64)
+    _, masks, boxes, _ = scene(4, 2, 16, 16)
+    coefficients, features = torch.randn(64, 3, requires_grad=True), torch.randn(3, 2, 16, 16, requires_grad=True)
+    with _Largest() as largest:
+        matched = torch.arange(64) % 4
+        sum(InterInstanceMaskLoss()((coefficients, features), masks, boxes, matched=matched)).backward()
+    assert largest.elements <= 64 * 64 < 64 * 2 * 16 * 16
+
+
 def test_needs_torch_alone() -> None:
     program = (
         "import sys; from mdqe.losses import InterInstanceMaskLoss; "
@@ -245,6 +288,8 @@ def test_needs_torch_alone() -> None:
     [
         ({"mask_logits": torch.zeros(2, 4, 4)}, r"mask_logits is \(2, 4, 4\)"),
         ({"mask_logits": torch.zeros(2, 3, 4, 4, dtype=torch.int64)}, "floating point"),
+        ({"mask_logits": (torch.zeros(2, 5), torch.zeros(6, 3, 4, 4))}, r"pair of \(2, 5\) and \(6, 3, 4, 4\)"),
+        ({"mask_logits": (torch.zeros(2, 5), torch.zeros(5, 3, 4, 5))}, r"masks is .* mask_logits is \(2, 3, 4, 5\)"),
         ({"masks": torch.zeros(2, 3, 4, 5)}, r"masks is \(2, 3, 4, 5\), expected \(2, 3, 4, 4\)"),
         ({"boxes": torch.zeros(2, 4)}, r"boxes is \(2, 4\), expected \(2, 3, 4\)"),
         ({"clip_index": torch.zeros(3)}, r"clip_index is \(3,\), expected \(2,\)"),

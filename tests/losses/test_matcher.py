@@ -152,7 +152,7 @@ def test_what_is_not_finite_is_expensive_and_no_more() -> None:
 @pytest.mark.parametrize("pixels", [1, 63, 64, 1000])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_mask_costs_in_blocks(pixels: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mdqe.losses.matcher.block_size", lambda device: 14 * 70)  # 70 pixels wide
+    monkeypatch.setattr("mdqe.losses.mask_terms.block_elements", lambda device: 14 * 128)
     coefficients, features = torch.randn(2, 7, 4, dtype=torch.float64), torch.randn(4, pixels, dtype=torch.float64) * 9
     masks = torch.rand(3, pixels, dtype=torch.float64)
     x = (coefficients @ features)[:, :, None].expand(2, 7, 3, pixels)
