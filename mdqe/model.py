@@ -160,7 +160,7 @@ class MDQE(PretrainedMixin, nn.Module):
         clips, size = frames.shape[0], (frames.shape[-2], frames.shape[-1])
         sizes = [size] if sizes is None else list(sizes)
         _check_clips(frames, sizes)
-        # In half precision the mean alone would be off by half a grey level.
+        # In half precision the mean alone would be off by a quarter of a grey level.
         options = {"dtype": at_least_float32(self.dtype), "device": self.device}
         mean, std = (torch.tensor(v, **options) for v in (self.config.pixel_mean, self.config.pixel_std))
         x = normalize(frames.flatten(0, 1), mean, std).to(self.dtype)  # (B·T, 3, H, W)
