@@ -98,7 +98,7 @@ def test_coordinates_are_never_in_half_precision(dtype, wide):
 
 @pytest.mark.parametrize("levels", [3, 4, 5])
 def test_levels_without_layers(levels):
-    """Projections and final norm alone: 1×1 convolutions, and for further levels stride-2 convolutions of the last map."""
+    """Projections and final norm alone: 1×1 convolutions, and beyond them stride-2 convolutions of the last map."""
     made, inputs = encoder(layers=0, num_levels=levels), maps(6)
     with torch.no_grad():
         out = made(inputs, 2, PADDED, [PADDED])
