@@ -24,6 +24,7 @@ TYPES = {
     "cpu": (torch.float64, torch.float32, torch.bfloat16),
     "cuda": (torch.float64, torch.float32, torch.bfloat16, torch.float16),
 }
+FORWARD = ("deform_attn", "deform_attn_fused", "deform_attn_table")
 MAX_ITEM_ELEMENTS = 2**31 - 1  # of one batch item of value: the CPU kernels' offsets have 32 bits
 
 
@@ -71,7 +72,11 @@ def _load_all() -> tuple[ctypes.CDLL | None, KernelStatus]:
     cpu, cpu_text = _load("cpu")
     if not cpu:
         return None, KernelStatus(cpu_text, "plain PyTorch (the CPU library, which it builds on, is not loaded)", ())
+    missing = [name for op in FORWARD for name in (op, f"{op}_backward") if not hasattr(torch.ops.mdqe, name)]
     handle = ctypes.CDLL(str(find_library("_C_cpu")))
+    if missing or not hasattr(handle, "mdqe_limit_cpu_kernels"):  # of an editable install whose sources went on
+        text = f"plain PyTorch ({find_library('_C_cpu').name} is of another version of this package: build it again)"
+        return None, KernelStatus(text, text, ())
     handle.mdqe_limit_cpu_kernels.restype = ctypes.c_char_p
     cuda, cuda_text = (False, "plain PyTorch (this torch has no CUDA)") if torch.version.cuda is None else _load("cuda")
     return handle, KernelStatus("", cuda_text, ("cpu", "cuda") if cuda else ("cpu",))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -136,6 +137,24 @@ out |= {{"handle": handle is None, "cpu": status.cpu, "cuda": status.cuda, "comp
     assert out["handle"] and out["compiled"] == []
     assert out["cpu"].startswith("plain PyTorch (_C_cpu.abi3.so does not load: ")
     assert "CPU library" in out["cuda"]
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
+def test_a_library_of_another_version_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "empty.c").write_text("int nothing;")
+    subprocess.run(
+        ["gcc", "-shared", "-fPIC", "-o", tmp_path / "_C_cpu.abi3.so", tmp_path / "empty.c"], check=True, cwd=tmp_path
+    )
+    code = f"""
+import mdqe.ops.kernels as kernels
+from pathlib import Path
+kernels.PACKAGE = Path({str(tmp_path)!r})
+handle, status = kernels._load_all()
+out |= {{"handle": handle is None, "cpu": status.cpu, "compiled": status.compiled}}
+"""
+    out = in_fresh_interpreter(code)
+    assert out["handle"] and out["compiled"] == []
+    assert "_C_cpu.abi3.so is of another version of this package: build it again" in out["cpu"]
 
 
 def test_the_reason_on_record_is_told(tmp_path: Path) -> None:
