@@ -214,6 +214,29 @@ def test_half_precision_rounds_colours_once(dtype):
     assert torch.equal(half, wide.float().to(dtype))
 
 
+@pytest.mark.parametrize("options", [{}, {"decoder": "i2o"}])
+def test_autocast(options):
+    """Matrix products in bfloat16, boxes in float32: forward, backward and a whole video."""
+    model = small_model(dropout=0.1, **options).float().train()
+    with torch.autocast("cpu", torch.bfloat16):
+        out = model(clips(2), [(60, 90), (64, 96)])
+        loss = sum((value.float() * torch.randn(value.shape)).sum() for value in tensors(out).values())
+    assert out.layers[-1].class_logits.dtype == torch.bfloat16
+    assert out.layers[-1].boxes.dtype == torch.float32
+    loss.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert len(model.segment(moving_squares(7), score_threshold=0)) > 0
+        assert len(model.segment_image(moving_squares(1)[0])) > 0
+
+
+def test_compiles_in_one_graph():
+    model = small_model(decoder_layers=1)
+    with torch.no_grad():
+        compiled = torch.compile(model, backend="eager", fullgraph=True)
+        assert_equal(compiled(clips(1)), model(clips(1)))
+
+
 def test_the_mode_has_no_part_in_inference_and_is_kept():
     """Also where only a part of the model is in evaluation mode, and where the inference fails."""
     model, video = small_model(dropout=0.5), moving_squares(5)

@@ -119,7 +119,7 @@ def test_scores(device, dtype):
         assert difference.abs().max() < TOLERANCE[dtype], name
 
 
-@pytest.mark.parametrize(("device", "dtype"), TYPES)
+@pytest.mark.parametrize(("device", "dtype"), TYPES[1:])
 def test_a_video_is_segmented(device, dtype):
     result = rounded(device, dtype).segment(golden.core("r50_ovis")["frames"][:7], multi_label=True)
     assert len(result) >= 10
