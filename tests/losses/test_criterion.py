@@ -104,6 +104,23 @@ def test_half_precision_outputs(no_chance: None) -> None:
         assert float(losses[name].detach()) == pytest.approx(float(expected), rel=1e-4), name
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_gives_the_same(no_chance: None) -> None:
+    objects = [clips.targets(n, seed=n) for n in (4, 0, 3)]
+    here, there = clips.output(3), clips.output(3)
+    there = ClipOutput(
+        [type(p)(*(x.detach().cuda().requires_grad_() for x in p)) for p in there.layers],
+        there.mask_features.detach().cuda().requires_grad_(),
+        type(there.queries)(*(x.detach().cuda().requires_grad_() for x in there.queries)),
+    )
+    expected, losses = Criterion()(here, objects), Criterion()(there, [t.to("cuda") for t in objects])
+    gradients = [torch.autograd.grad(total(v), clips.leaves(out)) for v, out in ((expected, here), (losses, there))]
+    for name, loss in expected.items():
+        torch.testing.assert_close(losses[name].cpu(), loss)
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(b.cpu(), a)
+
+
 def small_model(**options: Any) -> MDQE:
     config = MDQEConfig(
         backbone="resnet18", hidden_dim=32, num_heads=4, encoder_layers=1, decoder_layers=2, grid_size=4, embed_dim=8,
@@ -125,7 +142,7 @@ def small_model(**options: Any) -> MDQE:
 def test_every_variant_of_the_model_trains_all_of_its_parameters(options: dict[str, Any]) -> None:
     model = small_model(**options)
     frames = torch.randint(0, 256, (2, clips.FRAMES, 3, *clips.SIZE), dtype=torch.uint8)
-    losses = clip_losses(model, frames, [clips.targets(3), clips.targets(2, seed=1)])
+    losses = model.loss(frames, [clips.targets(3), clips.targets(2, seed=1)])
     assert (set(INIT_NAMES) <= set(losses)) == options.get("query_initialization", True)
     total(losses).backward()
     assert [name for name, p in model.named_parameters() if p.grad is None] == []
