@@ -181,6 +181,7 @@ class O2IDecoderLayer(nn.Module):
             Frame queries (B, T′, Q, C) and clip queries (B, Q, C).
         """
         position = _position(position_proj, state.boxes)  # (B, T, Q, C)
+        state = state._replace(boxes=state.boxes.detach())  # references carry no gradient, their embedding does
         seen = self._look_at_frames(state.frame_queries, position, state.boxes, values, spatial_shapes)
         frame_queries = self.frame.talk(seen.flatten(0, 1), position.flatten(0, 1))
         frame_queries = self.frame.think(frame_queries).unflatten(0, seen.shape[:2])  # (B, T, Q, C)
@@ -236,9 +237,10 @@ class I2ODecoderLayer(O2IDecoderLayer):
         self, state: DecoderState, values: LayerValues, spatial_shapes: SpatialShapes, position_proj: nn.Linear
     ) -> tuple[Tensor, Tensor]:
         """As `O2IDecoderLayer.forward`."""
+        position = _position(position_proj, state.boxes)  # (B, T, Q, C)
+        state = state._replace(boxes=state.boxes.detach())  # references carry no gradient, their embedding does
         box, box_position = self._clip_box(state.boxes, position_proj)
         clip_queries = self.clip.talk(state.clip_queries, box_position)
-        position = _position(position_proj, state.boxes)  # (B, T, Q, C)
         spread = clip_queries[:, None].expand_as(position)  # (B, T, Q, C)
         seen = self._look_at_frames(spread, position, state.boxes, values, spatial_shapes)
         frame_queries = self.frame.think(seen)
@@ -287,10 +289,8 @@ class Decoder(nn.Module):
         state = DecoderState(content, content[:, center], self._refine(boxes, content))
         states = [state]
         for layer, layer_values in zip(self.layers, values, strict=True):
-            # No gradient flows through the references.
-            entering = state._replace(boxes=state.boxes.detach())
-            frame_queries, clip_queries = layer(entering, layer_values, spatial_shapes, self.position_proj)
-            state = DecoderState(frame_queries, clip_queries, self._refine(entering.boxes, frame_queries))
+            frame_queries, clip_queries = layer(state, layer_values, spatial_shapes, self.position_proj)
+            state = DecoderState(frame_queries, clip_queries, self._refine(state.boxes.detach(), frame_queries))
             states.append(state)
         return states
 
