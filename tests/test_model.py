@@ -104,12 +104,15 @@ def test_shapes_and_gradients_of_every_variant(options):
     assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
-def test_heads_read_nothing_through_the_references():
-    """Boxes are references of the next layer without gradient, so classes and masks do not train the box head."""
+@pytest.mark.parametrize("blind", [False, True])
+def test_classes_and_masks_train_boxes_through_their_position_embedding_alone(blind):
+    """Boxes are references of the next layer without gradient."""
     model = small_model()
+    if blind:
+        torch.nn.init.zeros_(model.decoder.position_proj.weight)
     last = model(clips(1)).layers[-1]
     (last.class_logits.sum() + last.mask_coefficients.sum()).backward(retain_graph=True)
-    assert all(p.grad is None or not p.grad.any() for p in model.decoder.box_head.parameters())
+    assert any(p.grad is not None and p.grad.any() for p in model.decoder.box_head.parameters()) != blind
     last.boxes.sum().backward()
     assert all(p.grad.any() for p in model.decoder.box_head.parameters())
 
