@@ -11,11 +11,11 @@ import pytest
 import torch
 from attention_problems import error, make_problem
 
-from mdqe.ops import deform_attn, deform_attn_fused, kernel_status, ms_deform_attn
+from mdqe.ops import deform_attn, deform_attn_fused, kernel_status, kernels, ms_deform_attn
 from mdqe.ops.reference import deform_attn_reference
 
 SHAPES = ((3, 4), (2, 3))
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = kernels.PACKAGE.parent  # of the package under test, which may be an installed one
 
 
 def plain_arguments() -> dict:
