@@ -62,6 +62,10 @@ class VideoSession:
         on_frame: Callable[[FrameView], None] | None = None,
         choose: Callable[[Tensor], dict[str, np.ndarray]] | None = None,
     ) -> None:
+        if output_size is not None and (len(output_size) != 2 or min(output_size) < 1):
+            raise ValueError(f"output_size is {output_size}, expected (height, width) in pixels")
+        if frames_at_once is not None and frames_at_once < 1:
+            raise ValueError(f"frames_at_once is {frames_at_once}, expected at least 1")
         c = self.config = model.config
         self.model = model
         self.output_size = output_size

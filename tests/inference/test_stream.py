@@ -1,6 +1,7 @@
 """Near-online inference: every frame is encoded once, and the result is that of a plain run, clip by clip."""
 
 import gc
+import re
 from collections import Counter
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -354,6 +355,13 @@ def test_thresholds_that_are_refused(model, threshold):
     for run in (model.segment, lambda *args, **options: list(model.stream(*args, **options))):
         with pytest.raises(ValueError, match=f"score_threshold is {threshold}, expected a number from 0 to 1"):
             run(VIDEO, score_threshold=threshold)
+
+
+@pytest.mark.parametrize("options", [{"output_size": (0, 5)}, {"output_size": (4,)}, {"frames_at_once": 0}])
+def test_sizes_that_are_refused(model, options):
+    name, value = next(iter(options.items()))
+    with pytest.raises(ValueError, match=re.escape(f"{name} is {value}, expected")):
+        VideoSession(model, **options)
 
 
 def test_a_session_refuses_what_does_not_follow(model):
