@@ -43,7 +43,13 @@ class Environment:
             self.lend()
 
     def lend(self) -> None:
-        (self.site / "lent.pth").write_text(SITE + "\n")
+        """All that is installed there but this package, which would be found before an editable install."""
+        lent = self.site.parent / "lent"
+        lent.mkdir()
+        for entry in Path(SITE).iterdir():
+            if "mdqe" not in entry.name:
+                (lent / entry.name).symlink_to(entry)
+        (self.site / "lent.pth").write_text(f"{lent}\n")
 
     def install(self, *arguments: object, **environment: str) -> str:
         return run(self.python, "-m", "pip", "install", "-v", "--no-deps", *arguments, **environment)
