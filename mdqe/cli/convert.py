@@ -19,6 +19,7 @@ EXAMPLE = "mdqe convert MDQE_R50_OVIS.pth -o models/r50_ovis --preset r50_ovis_3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
     parser.add_argument("checkpoint", metavar="OFFICIAL.pth", type=Path, help="file of the released code")
     parser.add_argument("-o", "--output", metavar="FOLDER", type=Path, required=True, help="folder of the new model")
     parser.add_argument(

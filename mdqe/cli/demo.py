@@ -16,6 +16,7 @@ FPS = 12
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
     parser.add_argument(
         "-o", "--output", metavar="DIR", type=Path, default=Path("mdqe-demo"), help="results (default: %(default)s)"
     )

@@ -16,6 +16,7 @@ EXAMPLE = "mdqe info --model models/r50_ovis"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
     add_model_arguments(parser)
 
 

@@ -9,6 +9,7 @@ EXAMPLE = "mdqe make-data -o shapes --videos 40 --frames 12 --seed 1 --difficult
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
     parser.add_argument("-o", "--output", metavar="DIR", type=Path, required=True, help="a new or an empty folder")
     parser.add_argument("--videos", metavar="N", type=int, default=40, help="how many (default: %(default)s)")
     parser.add_argument("--frames", metavar="T", type=int, default=12, help="of each (default: %(default)s)")

@@ -20,6 +20,7 @@ SHOWN = ("queries", "activation")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
     parser.add_argument(
         "videos",
         metavar="VIDEO",
