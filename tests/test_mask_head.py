@@ -101,3 +101,13 @@ def test_every_parameter_learns():
     head = spread(MaskHead(128, 64), 0.1)
     head(torch.randn(1, 2, TOKENS, 128).double(), SHAPES).square().sum().backward()
     assert {name for name, p in head.named_parameters() if p.grad.abs().max() < 1e-9} == set()
+
+
+def test_a_new_head_is_smooth():
+    # Whether a pixel's row and column are even must not be what its features tell: training would not get over it.
+    torch.manual_seed(0)
+    shapes = ((16, 24), (8, 12), (4, 6))
+    memory = torch.randn(1, 2, sum(h * w for h, w in shapes), 64) + torch.randn(64)  # channels have means of their own
+    features = MaskHead(64, 8)(memory, shapes)[0]  # (M, T, h, w)
+    phases = torch.stack([features[..., y::2, x::2].mean((1, 2, 3)) for y in (0, 1) for x in (0, 1)])  # (4, M)
+    assert (phases.var(0, unbiased=False) < 0.05 * features.var((1, 2, 3))).all()
