@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mdqe.mlp import MLP
-from mdqe.ops.deform_attn import MultiScaleDeformableAttention
+from mdqe.ops.attention import MultiScaleDeformableAttention
 
 SpatialShapes = tuple[tuple[int, int], ...]
 
