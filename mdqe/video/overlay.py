@@ -23,11 +23,11 @@ _HEAT = np.array(  # black over violet, red and yellow to white: lighter all the
 def track_color(track_id: int) -> tuple[int, int, int]:
     """The RGB colour of a track: always the same, far from its neighbours', seen on light and on dark ground.
 
-    Hues advance by the golden angle in OKLCH, where equal steps look equal, so any run of ids is spread evenly;
-    lightness alternates between three middle values.
+    Hues advance by the golden angle in OKLCH, where equal steps look equal, so any run of ids is spread evenly. After
+    8, 13, 21 and 34 steps, Fibonacci numbers, they nearly return: lightness takes turns of five, which divides none.
     """
     hue = np.deg2rad(137.508 * track_id + 25)
-    lightness = (0.68, 0.57, 0.74)[track_id % 3]
+    lightness = (0.65, 0.57, 0.61, 0.69, 0.74)[track_id % 5]
     for chroma in np.arange(0.20, 0.0, -0.005):  # the strongest that the screen can show
         rgb = _oklab_to_linear_rgb(lightness, chroma * np.cos(hue), chroma * np.sin(hue))
         if rgb.min() >= 0 and rgb.max() <= 1:
