@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from mdqe.boxes import refine, union
 from mdqe.encoder import SpatialShapes
 from mdqe.mlp import MLP
-from mdqe.ops.deform_attn import MultiScaleDeformableAttention
+from mdqe.ops.attention import MultiScaleDeformableAttention
 from mdqe.ops.library import deform_attn_fused
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mdqe.mlp import MLP
-from mdqe.ops.deform_attn import MultiScaleDeformableAttention
+from mdqe.ops.attention import MultiScaleDeformableAttention
 
 SpatialShapes = tuple[tuple[int, int], ...]
 
@@ -104,13 +104,14 @@ class Encoder(nn.Module):
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
+        groups = min(32, dim // 2)  # of one channel each, a level of one pixel would normalise to nothing
         self.projections = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(c, dim, kernel_size=1), nn.GroupNorm(32, dim)) for c in in_channels
+            nn.Sequential(nn.Conv2d(c, dim, kernel_size=1), nn.GroupNorm(groups, dim)) for c in in_channels
         )
         c = in_channels[-1]
         for _ in range(num_levels - len(in_channels)):
             conv = nn.Conv2d(c, dim, kernel_size=3, stride=2, padding=1)
-            self.projections.append(nn.Sequential(conv, nn.GroupNorm(32, dim)))
+            self.projections.append(nn.Sequential(conv, nn.GroupNorm(groups, dim)))
             c = dim
         for conv, _ in self.projections:
             nn.init.xavier_uniform_(conv.weight)

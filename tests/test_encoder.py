@@ -106,11 +106,11 @@ def test_levels_without_layers(levels):
         for i, m in enumerate(inputs):
             conv, norm = made.projections[i]
             flat = torch.einsum("bchw,oc->bohw", m, conv.weight[:, :, 0, 0]) + conv.bias[:, None, None]
-            wanted.append(F.group_norm(flat, 32, norm.weight, norm.bias))
+            wanted.append(F.group_norm(flat, 16, norm.weight, norm.bias))
         source = inputs[-1]
         for conv, norm in made.projections[3:]:
             source = F.group_norm(
-                F.conv2d(source, conv.weight, conv.bias, stride=2, padding=1), 32, norm.weight, norm.bias
+                F.conv2d(source, conv.weight, conv.bias, stride=2, padding=1), 16, norm.weight, norm.bias
             )
             wanted.append(source)
         assert out.spatial_shapes == ((8, 12), (4, 6), (2, 3), (1, 2), (1, 1))[:levels]
@@ -119,6 +119,20 @@ def test_levels_without_layers(levels):
         want = F.layer_norm(tokens, (32,), made.norm.weight, made.norm.bias)
     assert out.memory.shape == (2, 3, *want.shape[1:])
     torch.testing.assert_close(out.memory.flatten(0, 1), want, rtol=1e-9, atol=1e-10)
+
+
+def test_a_level_of_one_pixel_says_something():
+    """Of few channels and a single frame, too; in groups of one channel it would be normalised to nothing."""
+    made, size = encoder(layers=0), (64, 64)
+    with torch.no_grad():
+        last = [made(maps(1, size), 1, size, [size]).memory[0, 0, -1] for _ in range(2)]
+    assert (last[0] - last[1]).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("dim", [192, 256])
+def test_published_sizes_are_normalised_in_32_groups(dim):
+    norms = [m for m in Encoder(CHANNELS, dim, num_layers=0).modules() if isinstance(m, torch.nn.GroupNorm)]
+    assert [norm.num_groups for norm in norms] == [32] * 4
 
 
 def test_a_layer_by_its_definition():

@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,13 @@ def test_modules_load_in_some_order():
         graph[module_name(path)] = {n if n in modules else n.rpartition(".")[0] for n in names} & modules
     order = list(TopologicalSorter(graph).static_order())
     assert order.index("mdqe.encoder") < order.index("mdqe.model")
+
+
+@pytest.mark.parametrize("package", sorted({path.parent for path in FILES} - {PACKAGE}), ids=lambda path: path.name)
+def test_no_public_name_is_also_a_module(package):
+    """Importing the module would put it in the name's place."""
+    public = getattr(import_module(f"mdqe.{package.name}"), "__all__", ())
+    assert {path.stem for path in package.glob("*.py")}.isdisjoint(public)
 
 
 def test_only_what_is_installed():

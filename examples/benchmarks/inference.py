@@ -66,7 +66,7 @@ def use_grid_sample() -> None:
         rows = [sum(h * w for h, w in shapes[:i]) for i in range(len(shapes))]
         return deform_attn_fused_reference(value, list(shapes), list(starts or rows), centers, offsets, logits)
 
-    sys.modules["mdqe.ops.deform_attn"].deform_attn_fused = grid_sample
+    sys.modules["mdqe.ops.attention"].deform_attn_fused = grid_sample
     mdqe.decoder.deform_attn_fused = grid_sample
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mdqe.cli.progress import shown
-from mdqe.video.overlay import draw_activation, draw_queries, draw_result
+from mdqe.video.overlay import draw_activation, draw_labels, draw_queries, draw_result
 from mdqe.video.read import Frames
 from mdqe.video.sheet import choose_frames, contact_sheet, save_png, shrink
 from mdqe.video.write import VideoWriter
@@ -121,7 +121,8 @@ def _drawn(
             image = frame.image[:height, :width]
             if "activation" in show:
                 image = views[i].draw_activation(image)
-            image = draw_result(image, result, i)
+            image = draw_result(image, result, i, labels=False)
             if "queries" in show:
                 image = views[i].draw_queries(image, result.track_ids)
+            image = draw_labels(image, result, i)  # last: it is to be read
             yield i, None if frame.time is None else frame.time - origin, image

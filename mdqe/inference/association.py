@@ -13,7 +13,7 @@ REPEAT_IOU, REPEAT_SIMILARITY = 0.4, 0.6  # an unmatched detection above either 
 
 
 def pooled_iou(tracks: Tensor, shared: Sequence[tuple[int, FrameSums]], mask_logits: Tensor) -> Tensor:
-    """IoU (N, D) of tracks and the detections of a clip, pooled over the clip's frames that earlier clips covered.
+    """IoU (N, D) of tracks and the detections of a clip, pooled over the clip's frames that some track has.
 
     Args:
         tracks: (N,) ascending ids, on the CPU, all those of `shared` among them.

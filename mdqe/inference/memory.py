@@ -110,6 +110,10 @@ class TrackMemory:
         for t, frame in enumerate(frames):
             self.frames[frame] = self.frames.get(frame, self._no_masks).add(ids, mask_logits[:, t])
 
+    def has_tracks(self, frame: int) -> bool:
+        """Whether some track was observed in the frame; a clip that kept nothing covers frames without one."""
+        return frame in self.frames and len(self.frames[frame].ids) > 0
+
     def observed(self) -> Tensor:
         """Ids (M,) of the tracks that any frame has."""
         return _ids_in(self.frames.values())

@@ -186,7 +186,7 @@ class ClipTracker:
         if number == 0:
             return ids
         memory, stride = self._memory, self.clip_stride
-        shared = [(t, memory.frames[frame]) for t, frame in enumerate(frames) if frame in memory.frames]
+        shared = [(t, memory.frames[frame]) for t, frame in enumerate(frames) if memory.has_tracks(frame)]
         age = memory.clips - memory.last_seen  # (N,) clips; 0 for the tracks of the clip before
         long, short = age < LONG_MEMORY // stride, age < max(self.test_clip_length, SHORT_MEMORY) // stride
         # The tracks that can have similarity or IoU with this clip, R of them; the others score 0.

@@ -1,12 +1,9 @@
 """Multi-scale deformable attention: compiled kernels where they were built, plain PyTorch everywhere else."""
 
-from mdqe.ops import library
-from mdqe.ops.deform_attn import MultiScaleDeformableAttention
+from mdqe.ops.attention import MultiScaleDeformableAttention
 from mdqe.ops.dropin import ms_deform_attn
 from mdqe.ops.kernels import KernelStatus, kernel_status
-from mdqe.ops.library import deform_attn_fused
-
-deform_attn = library.deform_attn  # bound last: importing the submodule binds it to the same name
+from mdqe.ops.library import deform_attn, deform_attn_fused
 
 __all__ = [
     "KernelStatus",

@@ -23,11 +23,11 @@ _HEAT = np.array(  # black over violet, red and yellow to white: lighter all the
 def track_color(track_id: int) -> tuple[int, int, int]:
     """The RGB colour of a track: always the same, far from its neighbours', seen on light and on dark ground.
 
-    Hues advance by the golden angle in OKLCH, where equal steps look equal, so any run of ids is spread evenly;
-    lightness alternates between three middle values.
+    Hues advance by the golden angle in OKLCH, where equal steps look equal, so any run of ids is spread evenly. After
+    8, 13, 21 and 34 steps, Fibonacci numbers, they nearly return: lightness takes turns of five, which divides none.
     """
     hue = np.deg2rad(137.508 * track_id + 25)
-    lightness = (0.68, 0.57, 0.74)[track_id % 3]
+    lightness = (0.65, 0.57, 0.61, 0.69, 0.74)[track_id % 5]
     for chroma in np.arange(0.20, 0.0, -0.005):  # the strongest that the screen can show
         rgb = _oklab_to_linear_rgb(lightness, chroma * np.cos(hue), chroma * np.sin(hue))
         if rgb.min() >= 0 and rgb.max() <= 1:
@@ -40,16 +40,25 @@ def track_color(track_id: int) -> tuple[int, int, int]:
 def draw_result(image: np.ndarray, result: "VideoInstances", frame: int, *, labels: bool = True) -> np.ndarray:
     """The instances of one frame of a result (counted from its first), each labelled with id, class and score.
 
+    Without `labels`, `draw_labels` can follow later, over what else is drawn.
+
     Raises:
         ValueError: the image is not of the result's size.
     """
     if image.shape[:2] != result.size:
         raise ValueError(f"the image is {image.shape[:2]}; the result's masks are {result.size}")
     seen = result[result.present[:, frame]]
+    drawn = draw_instances(image, seen.frame_masks(frame), seen.boxes[:, frame], seen.track_ids)
+    return draw_labels(drawn, result, frame) if labels else drawn
+
+
+def draw_labels(image: np.ndarray, result: "VideoInstances", frame: int) -> np.ndarray:
+    """The labels alone of the instances of one frame of a result, those of small instances over those of large ones."""
+    seen = result[result.present[:, frame]]
+    boxes = seen.boxes[:, frame]
+    seen = seen[np.argsort(-(boxes[:, 2:] - boxes[:, :2]).prod(axis=1), kind="stable")]
     names = [f"{seen.track_ids[i]} {seen.category(i)} {seen.scores[i]:.2f}" for i in range(len(seen))]
-    return draw_instances(
-        image, seen.frame_masks(frame), seen.boxes[:, frame], seen.track_ids, names if labels else None
-    )
+    return _draw_labels(image, names, seen.boxes[:, frame], [track_color(int(i)) for i in seen.track_ids])
 
 
 def draw_instances(
@@ -57,31 +66,25 @@ def draw_instances(
     masks: np.ndarray,
     boxes: np.ndarray,
     track_ids: Sequence[int] | np.ndarray,
-    names: Sequence[str] | None = None,
 ) -> np.ndarray:
-    """Masks tinted and outlined in their track's colour, smaller ones over larger, with a label at each.
+    """Masks tinted and outlined in their track's colour, smaller ones over larger.
 
     Args:
         image: (H, W, 3) uint8.
         masks: (N, H, W) bool, none empty.
         boxes: (N, 4) xyxy in pixels, which contain the masks.
         track_ids: (N,).
-        names: the N labels; None for none.
     """
     drawn = image.copy()
     height, width = image.shape[:2]
     thickness = max(1, round(min(height, width) / 200))
-    order = np.argsort(-masks.sum(axis=(1, 2)), kind="stable")
-    for i in order:
+    for i in np.argsort(-masks.sum(axis=(1, 2)), kind="stable"):
         left, top, right, bottom = (int(edge) for edge in boxes[i])
         view, mask = drawn[top:bottom, left:right], masks[i, top:bottom, left:right]
         color = np.array(track_color(int(track_ids[i])), np.float32)
         view[mask] = (view[mask] * (1 - FILL) + color * FILL + 0.5).astype(np.uint8)
         view[_edge(mask, thickness)] = color
-    if names is None:
-        return drawn
-    colors = [track_color(int(track_ids[i])) for i in order]
-    return _draw_labels(drawn, [names[i] for i in order], boxes[order], colors)
+    return drawn
 
 
 def draw_queries(image: np.ndarray, points: np.ndarray, track_ids: np.ndarray) -> np.ndarray:

@@ -13,7 +13,9 @@ import pytest
 from PIL import Image
 
 from mdqe.cli.clip import moving_shapes
+from mdqe.cli.render import View, _drawn
 from mdqe.inference.result import VideoInstances
+from mdqe.video.overlay import draw_result
 from mdqe.video.read import open_frames
 
 LOW = ("--score-threshold", "0", "--device", "cpu")
@@ -113,6 +115,20 @@ def test_queries_and_activation_are_drawn(run, tiny_model, make_clip, tmp_path):
     for one, other in [("", "queries"), ("", "activation"), ("queries", "activation"), ("queries,activation", "")]:
         difference = np.abs(drawn[one] - drawn[other]).mean(axis=(1, 2, 3))
         assert (difference > 1).all()
+
+
+def test_labels_are_read_over_queries():
+    mask = np.zeros((1, 1, 60, 90), bool)
+    mask[..., 20:50, 5:60] = True
+    result = VideoInstances.from_masks([0.9], [0], [4], mask, categories=("dog",))
+    image = np.full((60, 90, 3), 90, np.uint8)
+    y, x = np.mgrid[0.05:0.95:12j, 0.05:0.95:12j]
+    view = View(np.stack([x, y], -1).reshape(-1, 2), np.full(144, 4), np.zeros((8, 12), np.uint8))
+    ((_, _, drawn),) = _drawn(open_frames(image[None]), result, [view], ("queries",), None)
+    without = draw_result(image, result, 0)
+    label = (without != draw_result(image, result, 0, labels=False)).any(axis=2)
+    assert np.array_equal(drawn[label], without[label])
+    assert (drawn[~label] != without[~label]).any()
 
 
 def test_a_folder_of_images_and_several_videos(run, tiny_model, make_clip, tmp_path):

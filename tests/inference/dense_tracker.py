@@ -68,7 +68,7 @@ class DenseTracker:
     def iou(self, track: int, frames, logits) -> float:
         intersection = union = 0
         for t, frame in enumerate(frames):
-            if frame in self.covered:
+            if any(self.average(other, frame) is not None for other in self.seen):
                 average, b = self.average(track, frame), logits[t] > 0
                 a = np.zeros_like(b) if average is None else average > 0
                 intersection, union = intersection + (a & b).sum(), union + (a | b).sum()

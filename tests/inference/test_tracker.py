@@ -202,6 +202,24 @@ def test_unsure_newcomers_and_repeats_start_no_track():
     assert sorted(doubled.tolist()) == [-1, 0, 1] and doubled[0] == 0
 
 
+@pytest.mark.parametrize("dropped", [True, False], ids=["one dropped", "none at all"])
+def test_frames_that_no_track_has_do_not_count_against_a_match(dropped):
+    # Clips of 4 from 0, 1 and 2. The second keeps nothing, so of the third's frames 2 … 5 a track has 2 and 3 alone.
+    where = torch.full((2, 4, 4, 4), -5.0)
+    where[0, :, 0], where[1, :, 3] = 5, 5  # first row, last row
+    apart = torch.tensor([[3.0, 0.0], [0.0, 3.0]])
+    tracker = ClipTracker(test_clip_length=4, similarity_weight=0.0)
+    tracker.update(range(4), torch.full((1, 1), 0.9), where[:1], apart[:1])
+    second = slice(1, 2) if dropped else slice(0, 0)
+    nothing = tracker.update(range(1, 5), torch.full((2, 1), 0.01)[second], where[second], apart[second])
+    assert nothing.tolist() == [-1] * len(nothing)
+    third = torch.full((1, 4, 4, 4), 5.0)
+    third[:, :2] = -5
+    third[:, :2, 0, 0] = 5  # a pixel of the row in frames 2 and 3, everything afterwards
+    # The IoU over frames 2 and 3 is 2 / 8; with frame 4, which the second clip covered, 2 / 24 would be too little.
+    assert tracker.update(range(2, 6), torch.full((1, 1), 0.9), third, apart[:1]).tolist() == [0]
+
+
 def test_five_hundred_tracks():
     number, side = 500, 2
     rows, columns = torch.arange(number) // 25, torch.arange(number) % 25
