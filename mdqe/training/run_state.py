@@ -19,7 +19,10 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
         OSError: the disk is full, or the like; names the file.
     """
     with whole_file(path, durable=True) as partial, partial.open("wb") as file:
-        torch.save(state, file)
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:  # of torch's writer, which ends its file even when the disk has refused
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
 def load_state(path: Path) -> dict[str, Any]:
