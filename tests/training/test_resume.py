@@ -248,7 +248,13 @@ def test_a_kill_while_saving_keeps_the_last_checkpoint(tmp_path):
 
 def test_every_generator_goes_on(tmp_path):
     def draw():
-        return torch.rand(3).tolist(), np.random.rand(3).tolist(), np.random.randn(), random.random(), random.gauss(0, 1)
+        return (
+            torch.rand(3).tolist(),
+            np.random.rand(3).tolist(),
+            np.random.randn(),
+            random.random(),
+            random.gauss(0, 1),
+        )
 
     np.random.randn(), random.gauss(0, 1)  # both keep the second of a pair
     save_state(tmp_path / "state.pt", random_state())
