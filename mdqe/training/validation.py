@@ -50,7 +50,9 @@ class Validation:
         say: Callable[[str], None] = print,
     ) -> None:
         if len(document["videos"]) != len(frames) or not frames:
-            raise ValueError(f"{len(document['videos'])} videos and frames of {len(frames)}, expected as many, at least 1")
+            raise ValueError(
+                f"{len(document['videos'])} videos and frames of {len(frames)}, expected as many, at least 1"
+            )
         self.document, self.frames = document, list(frames)
         self.folder = folder
         if folder is not None and (find_spec("PIL") is None or find_spec("av") is None):
@@ -81,9 +83,7 @@ class Validation:
 
         shown = best_classes(result).above(SHOWN_SCORE)
         chosen = choose_frames(result.num_frames, 8)
-        images = [
-            shrink(draw_result(image, shown, i)) for i, image in enumerate(self.frames[number]()) if i in chosen
-        ]
+        images = [shrink(draw_result(image, shown, i)) for i, image in enumerate(self.frames[number]()) if i in chosen]
         self.folder.mkdir(parents=True, exist_ok=True)
         save_png(contact_sheet(images, [f"frame {i}" for i in chosen]), self.folder / f"{step:06}-{number}.png")
 
