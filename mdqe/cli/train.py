@@ -3,7 +3,7 @@
 import argparse
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mdqe.cli import say
 from mdqe.cli.train_options import add_train_arguments, keep, settle
@@ -57,12 +57,13 @@ def build(args: argparse.Namespace, device: "torch.device", talk: Callable[[str]
     import torch
 
     from mdqe.data.loader import MixedClips
+    from mdqe.model import MDQE
     from mdqe.training.initialize import initial_model
     from mdqe.training.optimizer import StepDecay, adamw
     from mdqe.training.recipe import Recipe
     from mdqe.training.recompute import recompute_activations
     from mdqe.training.sources import open_data, split_ratio
-    from mdqe.training.trainer import Trainer
+    from mdqe.training.trainer import CHECKPOINT, Trainer
 
     recipe = Recipe.of(args.preset)
     config = read_config(args)
@@ -70,10 +71,12 @@ def build(args: argparse.Namespace, device: "torch.device", talk: Callable[[str]
     sets = [open_data(name, frames=config.clip_length, size=args.size, seed=args.seed) for name in names]
     config = with_categories(config, sets, dict(args.set))
     torch.manual_seed(args.seed)
-    model = initial_model(config, args.init, reset_classes=args.reset_classes, say=talk).to(device)
+    if args.resume and (args.output / CHECKPOINT).exists():
+        model = MDQE(config).to(device)  # the checkpoint has its weights
+    else:
+        model = initial_model(config, args.init, reset_classes=args.reset_classes, say=talk).to(device)
     recompute_activations(model, args.checkpointing)
     steps = _given(args.steps, recipe.steps)
-    clip_norm = _given(args.clip_norm, recipe.clip_norm)
     return Trainer(
         model,
         MixedClips([one.clips for one in sets], ratios, seed=args.seed),
@@ -91,7 +94,7 @@ def build(args: argparse.Namespace, device: "torch.device", talk: Callable[[str]
         steps=steps,
         batch=_given(args.batch, recipe.batch),
         accumulate=args.accumulate,
-        clip_norm=clip_norm or None,
+        clip_norm=_given(args.clip_norm, recipe.clip_norm) or None,
         amp=args.amp,
         average_decay=args.ema,
         seed=args.seed,
@@ -157,7 +160,7 @@ def validation(args: argparse.Namespace, talk: Callable[[str], None]) -> "Valida
     )
 
 
-def _given(value: object, default: object) -> object:
+def _given(value: Any, default: Any) -> Any:
     return default if value is None else value
 
 

@@ -47,7 +47,7 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--init",
         metavar="ID|FOLDER|imagenet",
-        help="weights to start from: a Hub id, a folder or mdqe:NAME (single-frame weights are repeated for every frame "
+        help="weights to start from: a Hub id, a folder or mdqe:NAME (single-frame weights are repeated for each frame "
         'of a clip), or "imagenet", timm\'s for the backbone (default: random)',
     )
     group.add_argument(

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset, Sampler
 
 from mdqe.targets import ClipTargets
 
-_ROUNDS = 6  # of mixing in a permutation
+_ROUNDS = 32  # of a shuffle
 
 
 class ClipSource(Protocol):
@@ -32,9 +32,9 @@ class ClipSource(Protocol):
 class MixedClips(Dataset[tuple[Tensor, ClipTargets]]):
     """An endless row of clips from one or several sources. Item n depends on the seed and n alone.
 
-    So any worker of any process can draw any item, and a run that stopped before item n goes on with item n. The sources
-    take turns as evenly as their ratios allow. Within a source, every item comes once before any comes again, in an
-    order that is new each time.
+    So any worker of any process can draw any item, and a run that stopped before item n goes on with item n. The
+    sources take turns as evenly as their ratios allow. Within a source, every item comes once before any comes again,
+    in an order that is new each time.
 
     Args:
         sources: of clips with the same number of frames.
@@ -139,18 +139,15 @@ def _turn(n: int, ratios: Sequence[float]) -> tuple[int, int]:
 def _permuted(position: int, length: int, *key: int) -> int:
     """Where a permutation of 0 … length − 1 that the key names takes `position`.
 
-    A Feistel network on the next larger even number of bits; what falls outside goes round again. Nothing is stored,
-    so an endless source is shuffled as well as a short one.
+    In every round the numbers are paired (those with the same sum), and a pair changes places or not: the swap-or-not
+    shuffle of Hoang, Morris and Rogaway (CRYPTO 2012). Nothing is stored, so an endless source is shuffled as well as a
+    short one.
     """
-    half = max(1, ((length - 1).bit_length() + 1) // 2)
-    mask = (1 << half) - 1
-    while True:
-        left, right = position >> half, position & mask
-        for turn in range(_ROUNDS):
-            left, right = right, left ^ (_hash(*key, turn, right) & mask)
-        position = left << half | right
-        if position < length:
-            return position
+    for turn in range(_ROUNDS):
+        partner = (_hash(*key, turn) - position) % length
+        if _hash(*key, turn, max(position, partner)) % 2:
+            position = partner
+    return position
 
 
 def _hash(*key: int) -> int:

@@ -89,8 +89,7 @@ def imagenet_backbone(config: MDQEConfig) -> Backbone:
     except Exception as error:  # of timm, of the Hub's client or of the HTTP library below, by what went wrong
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConnectionError(
-            f"timm's weights for {name!r} cannot be fetched ({reason}); once they are in the Hub's cache, no network is "
-            "needed"
+            f"timm's weights for {name!r} cannot be fetched ({reason}); without a network they must be in its cache"
         ) from error
 
 
