@@ -11,6 +11,7 @@ from typing import Any
 
 FORMAT_VERSION = 1
 DECODERS = ("o2i", "i2o")
+MASK_LOSSES = ("inter_instance", "plain")
 
 
 @cache
@@ -68,6 +69,8 @@ class MDQEConfig:
     """Queries of one clip are associated across its frames."""
     temporal_cross_attention: bool = True
     """The clip level attends over frames by TCA; otherwise it only fuses the frame queries."""
+    mask_loss: str = "inter_instance"
+    """What trains the masks: "inter_instance" (the paper's loss) or "plain", in which every mask is by itself."""
     # Outputs
     num_classes: int = 25
     """Object categories [K]."""
@@ -111,8 +114,9 @@ class MDQEConfig:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, expected True or False")
         if not isinstance(self.backbone, str) or not self.backbone:
             raise ValueError(f"backbone is {self.backbone!r}, expected the name of a timm model")
-        if self.decoder not in DECODERS:
-            raise ValueError(f"decoder is {self.decoder!r}, expected one of {', '.join(DECODERS)}")
+        for name, choices in (("decoder", DECODERS), ("mask_loss", MASK_LOSSES)):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(choices)}")
         if self.hidden_dim % 32 or self.hidden_dim % self.num_heads:
             raise ValueError(
                 f"hidden_dim is {self.hidden_dim}, expected a multiple of 32 and of num_heads={self.num_heads}"

@@ -189,7 +189,7 @@ class MDQE(PretrainedMixin, nn.Module):
             frames: (B, T, 3, H, W) RGB on 0 … 255; zeros right and below where a clip is smaller.
             targets: of each clip; their masks have the clip's own size.
 
-        `mdqe.losses.criterion.clip_losses` takes other losses and weights than the published ones.
+        `config.mask_loss` chooses the mask loss; `mdqe.losses.criterion.clip_losses` takes other losses and weights.
         """
         return clip_losses(self, frames, targets)
 

@@ -95,6 +95,11 @@ def test_to_json_and_back(name):
     assert MDQEConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
+def test_a_config_from_before_a_field_was_there():
+    old = {name: value for name, value in MDQEConfig().to_dict().items() if name != "mask_loss"}
+    assert MDQEConfig.from_dict(old) == MDQEConfig(mask_loss="inter_instance")
+
+
 def test_a_config_is_a_value():
     config = MDQEConfig()
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -131,6 +136,7 @@ def test_a_config_is_a_value():
         ("category_ids", (1,) * 25, "ids that differ"),
         ("clip_stride", 5, "at most test_clip_length=4"),
         ("decoder", "detr", "one of o2i, i2o"),
+        ("mask_loss", "dice", "one of inter_instance, plain"),
         ("backbone", "", "the name of a timm model"),
         ("backbone", None, "the name of a timm model"),
         ("query_initialization", 1, "True or False"),

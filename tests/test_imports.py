@@ -20,7 +20,7 @@ ROOMS = (
     "backbone", "encoder", "query_init", "decoder", "mask_head",
     "checkpoint", "storage", "source", "hub",
     "inference", "video", "losses", "model",
-    "data", "evaluation", "training", "cli",
+    "data", "evaluation", "training", "cli", "train",
 )  # fmt: skip
 
 

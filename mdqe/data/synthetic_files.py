@@ -75,7 +75,7 @@ def write_set(
         "info": _describe(seed, difficulty),
         "licenses": [],
         "videos": [_describe_video(index, frames, size, images) for index in range(videos)],
-        "categories": [{"id": i, "name": name, "supercategory": "shape"} for i, name in enumerate(CATEGORIES, 1)],
+        "categories": _categories(),
     }
     return _write(folder, document, draw, images, fps if mp4 else None)
 
@@ -135,9 +135,30 @@ def _write_video(
                     writer.write(frame)
                 number += 1
                 yield path
-    size = part.frames.shape[1:3]
+    return _annotations(index, part.labels.tolist(), part.frames.shape[1:3], annotated)
+
+
+def document_of(drawings: Iterable[Drawing]) -> dict[str, Any]:
+    """Whole videos in memory as `write_set` would describe them in its annotation file."""
+    videos, found = [], []
+    for index, drawing in enumerate(drawings):
+        size = drawing.frames.shape[1:3]
+        videos.append(_describe_video(index, len(drawing.frames), size, "png"))
+        found += _annotations(index, drawing.labels.tolist(), size, [_annotate(drawing)])
+    annotations = [{"id": number, **one} for number, one in enumerate(found, 1)]
+    return {"videos": videos, "categories": _categories(), "annotations": annotations}
+
+
+def _categories() -> list[dict[str, Any]]:
+    return [{"id": i, "name": name, "supercategory": "shape"} for i, name in enumerate(CATEGORIES, 1)]
+
+
+def _annotations(
+    index: int, labels: list[int], size: tuple[int, int], annotated: list[list[dict[str, list[Any]]]]
+) -> list[dict[str, Any]]:
+    """The annotations of a video, of each of its parts' shapes as `_annotate` gives them."""
     found = []
-    for label, *per_part in zip(part.labels.tolist(), *annotated, strict=True):
+    for label, *per_part in zip(labels, *annotated, strict=True):
         per_frame = {key: [value for one in per_part for value in one[key]] for key in per_part[0]}
         if any(one is not None for one in per_frame["segmentations"]):
             head = {"video_id": index + 1, "category_id": label + 1, "iscrowd": 0}

@@ -12,7 +12,7 @@ from torchvision.ops import box_convert
 
 from mdqe.losses.box import box_losses
 from mdqe.losses.classification import class_loss
-from mdqe.losses.mask import InterInstanceMaskLoss
+from mdqe.losses.mask import InterInstanceMaskLoss, PlainMaskLoss
 from mdqe.losses.matcher import DynamicMatcher
 from mdqe.losses.query_init import activation_loss, association_losses
 from mdqe.losses.semantic import ids_at, semantic_targets
@@ -20,8 +20,12 @@ from mdqe.losses.targets import ScaledTargets, StackedTargets, scale_targets, st
 from mdqe.targets import ClipTargets
 
 if TYPE_CHECKING:
+    from mdqe.config import MDQEConfig
     from mdqe.model import MDQE, ClipOutput, ClipPrediction
     from mdqe.query_init import FrameQueries
+
+MASK_LOSSES = {"inter_instance": InterInstanceMaskLoss, "plain": PlainMaskLoss}
+"""By the name that `MDQEConfig.mask_loss` gives them."""
 
 
 def clip_losses(
@@ -33,7 +37,7 @@ def clip_losses(
         model: in the mode, type and autocast context that the caller chose.
         frames: (B, T, 3, H, W) RGB on 0 … 255; zeros right and below where a clip is smaller.
         targets: of each clip; their masks have the clip's own size.
-        criterion: other losses or weights than the published ones.
+        criterion: other losses or weights than `configured_criterion`.
 
     Returns:
         Weighted losses by name; their sum is what training minimises.
@@ -54,8 +58,13 @@ def clip_losses(
             )
     sizes = [(t.masks.shape[-2], t.masks.shape[-1]) for t in targets]
     output = model(frames, sizes, model.config.association_window)
-    criterion = criterion or Criterion(association_window=model.config.association_window)
+    criterion = criterion or configured_criterion(model.config)
     return criterion(output, [target.to(frames.device) for target in targets])
+
+
+def configured_criterion(config: MDQEConfig) -> Criterion:
+    """The criterion of a model's configuration, with the published weights."""
+    return Criterion(mask_loss=MASK_LOSSES[config.mask_loss](), association_window=config.association_window)
 
 
 class Criterion(nn.Module):

@@ -1,0 +1,44 @@
+"""How the published models were trained: the optimizer's settings of each preset."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings of a run; the defaults are those of fine-tuning a ResNet-50 on videos."""
+
+    steps: int = 12_000
+    batch: int = 16
+    """Clips in a step, of all processes together."""
+    learning_rate: float = 1e-4
+    decay_steps: Sequence[int] = (10_000,)
+    """From each of these on the rate is a tenth of what it was."""
+    weight_decay: float = 1e-4
+    backbone_multiplier: float = 0.1
+    warmup_steps: int = 0
+    """The released code names ten, at the full rate: none."""
+    clip_norm: float = 0.01
+    """Largest norm of all gradients together."""
+
+    @classmethod
+    def of(cls, preset: str | None) -> Recipe:
+        """A preset's; the default one where there is none.
+
+        Raises:
+            ValueError: an unknown preset.
+        """
+        if preset is None:
+            return cls()
+        known = json.loads(files("mdqe.training").joinpath("recipes.json").read_text())
+        if preset not in known:
+            raise ValueError(f"unknown preset {preset!r}, expected one of {', '.join(known)}")
+        return cls(**known[preset])
+
+    def decay_shares(self) -> tuple[float, ...]:
+        """The decay steps as shares of all steps, for a run of another length."""
+        return tuple(step / self.steps for step in self.decay_steps)

@@ -1,0 +1,74 @@
+"""Files from which a run goes on: plain values and tensors, whole or not there, read without unpickling objects."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mdqe.atomic import whole_file
+
+
+def save_state(path: Path, state: dict[str, Any]) -> None:
+    """Write plain values and tensors. Until the new file is whole and on the disk the old one stays as it is.
+
+    Raises:
+        OSError: the disk is full, or the like; names the file.
+    """
+    with whole_file(path, durable=True) as partial, partial.open("wb") as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:  # of torch's writer, which ends its file even when the disk has refused
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """Read what `save_state` wrote, onto the CPU.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: another kind of file, or a damaged one.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no such file: {path}")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # of many kinds, by where the damage is
+        raise ValueError(f"{path} is a damaged file, or not one of a run ({path.stat().st_size:,} bytes)") from error
+
+
+def random_state() -> dict[str, Any]:
+    """The state of every generator that training may draw from, in this process."""
+    numbers, words = np.random.get_state(legacy=False), random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
+        "numpy": {
+            "key": torch.from_numpy(numbers["state"]["key"].astype(np.int64)),
+            "pos": int(numbers["state"]["pos"]),
+            "has_gauss": int(numbers["has_gauss"]),
+            "gauss": float(numbers["gauss"]),
+        },
+        "python": {"version": words[0], "words": torch.tensor(words[1]), "gauss": words[2]},
+    }
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Go on drawing from where `random_state` was taken."""
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] is not None and torch.cuda.is_initialized():
+        torch.cuda.set_rng_state(state["cuda"])
+    numbers, words = state["numpy"], state["python"]
+    key = numbers["key"].numpy().astype(np.uint32)
+    np.random.set_state(("MT19937", key, numbers["pos"], numbers["has_gauss"], numbers["gauss"]))
+    random.setstate((words["version"], tuple(words["words"].tolist()), words["gauss"]))
+
+
+def seed_all(seed: int) -> None:
+    """Start every generator that training may draw from."""
+    torch.manual_seed(seed)  # CUDA's too
+    np.random.seed(seed % 2**32)
+    random.seed(seed)

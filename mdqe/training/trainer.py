@@ -1,0 +1,276 @@
+"""The trainer: steps, and all the state of a run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from mdqe.data.loader import StepSampler, collate
+from mdqe.losses.criterion import Criterion
+from mdqe.model import MDQE
+from mdqe.training.average import MovingAverage
+from mdqe.training.bad_batch import save_bad_batch
+from mdqe.training.metrics import Metrics
+from mdqe.training.processes import gather, rank, ranks
+from mdqe.training.progress import Progress
+from mdqe.training.run_state import load_state, random_state, save_state, seed_all, set_random_state
+from mdqe.training.step import Batch, NonFiniteLossError, StepResult, TrainingStep
+
+CHECKPOINT = "checkpoint.pt"
+BAD_BATCH = "bad_batch.pt"
+
+Validate = Callable[[MDQE, int], dict[str, float]]
+"""From the model and the number of steps done to what it reaches, by name."""
+
+
+class Trainer:
+    """Trains a model on clips.
+
+    Its folder gets `checkpoint.pt`, from which `resume` goes on; `metrics.csv` and `validation.csv`, and the same in
+    `tensorboard/` where that is installed; at the end the model, as `MDQE.save_pretrained` writes it; and
+    `bad_batch.pt` when a loss is not finite (`mdqe.training.bad_batch.replay`). Where several processes train
+    together, each has a trainer of the same arguments, and the first one writes.
+
+    Args:
+        model: on its device. Its mode becomes training.
+        clips: a `MixedClips`, or another map-style set of (frames, ClipTargets) that is long enough.
+        folder: of the run; made if it does not exist.
+        optimizer: of the model's parameters, such as `adamw`; its groups' rates are the base rates.
+        schedule: learning rate of step 0, 1, … in units of the base rates, such as a `StepDecay`.
+        steps: how many in all.
+        batch: clips in a step, of all processes and parts together.
+        accumulate: parts that a process' share of the batch is computed in, one after the other. Losses are divided
+            by each part's own number of matches and averaged.
+        clip_norm, criterion, amp: as in `TrainingStep`.
+        average_decay: of a moving average of the weights, which is then validated and saved as the model; None: none.
+        seed: of dropout and of all else that is drawn while training, but not of the clips.
+        workers: processes that draw clips; 0 draws them in this one.
+        log_every, save_every, validate_every: steps between two rows of metrics, checkpoints and validations.
+        validate: called by every process; the first one's values are kept.
+        source: where the weights come from, for the model's card.
+
+    Raises:
+        ValueError: a value out of range, or a batch that cannot be shared out evenly.
+    """
+
+    def __init__(
+        self,
+        model: MDQE,
+        clips: Dataset,
+        folder: str | Path,
+        optimizer: torch.optim.Optimizer,
+        schedule: Callable[[int], float],
+        *,
+        steps: int,
+        batch: int = 16,
+        accumulate: int = 1,
+        clip_norm: float | None = 0.01,
+        criterion: Criterion | None = None,
+        amp: str | None = None,
+        average_decay: float | None = None,
+        seed: int = 0,
+        workers: int = 0,
+        log_every: int = 20,
+        save_every: int = 500,
+        validate: Validate | None = None,
+        validate_every: int = 1000,
+        source: str | None = None,
+    ) -> None:
+        counts = {"steps": steps, "batch": batch, "accumulate": accumulate, "log_every": log_every,
+                  "save_every": save_every, "validate_every": validate_every}  # fmt: skip
+        for name, value in counts.items():
+            if value < 1:
+                raise ValueError(f"{name} is {value}, expected at least 1")
+        if batch % (ranks() * accumulate):
+            raise ValueError(f"batch is {batch}, expected a multiple of {ranks()} processes × {accumulate} parts")
+        if workers < 0:
+            raise ValueError(f"workers is {workers}, expected at least 0")
+        self.model, self.clips, self.folder, self.schedule = model, clips, Path(folder), schedule
+        self.steps, self.batch, self.accumulate, self.workers = steps, batch, accumulate, workers
+        self.log_every, self.save_every, self.validate_every = log_every, save_every, validate_every
+        self.validate, self.seed, self.source = validate, seed, source
+        self.average = None if average_decay is None else MovingAverage(model, average_decay)
+        self.train_step = TrainingStep(model, optimizer, clip_norm=clip_norm, criterion=criterion, amp=amp)
+        self.done = 0
+        """Steps done so far."""
+        self._random: dict[str, Any] | None = None
+
+    def train(self) -> None:
+        """Do the steps that are left, and write the model.
+
+        Raises:
+            NonFiniteLossError: a loss or gradient is NaN or infinite; names the saved batch.
+            OSError: a file cannot be written. The last checkpoint is whole.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.model.train()
+        progress = Progress(self.steps, self.done, shown=rank() == 0)
+        metrics = Metrics(self.folder, self.done, progress.say) if rank() == 0 else None
+        batches = self._batches()  # before the random state is set: starting a loader draws
+        if self._random is None:
+            seed_all(self.seed + rank())
+        else:
+            set_random_state(self._random)
+        try:
+            self._loop(batches, progress, metrics)
+        finally:
+            progress.close()
+            if metrics is not None:
+                metrics.close()
+        if rank() == 0:
+            with self._weights():
+                self.model.save_pretrained(self.folder, source=self.source)
+
+    def save(self) -> None:
+        """Write the checkpoint; every process must call it. The old one stays until the new one is whole.
+
+        Raises:
+            OSError: the disk is full, or the like; the old checkpoint is as it was.
+        """
+        random = gather(random_state())
+        if rank() != 0:
+            return
+        step = self.train_step
+        state = {
+            "step": self.done,
+            "batch": self.batch,
+            "config": self.model.config.to_dict(),
+            "model": dict(self.model.state_dict()),
+            "optimizer": step.optimizer.state_dict(),
+            "scaler": step.scaler.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "random": random,
+        }
+        save_state(self.folder / CHECKPOINT, state)
+
+    def resume(self) -> bool:
+        """Go on from the folder's checkpoint; False where there is none.
+
+        The learning rate, its schedule and the other arguments are those of this trainer: only what steps have changed
+        comes from the file. Under the same arguments the run ends with the same weights as one that was not stopped.
+
+        Raises:
+            ValueError: a damaged checkpoint, or one of another model or batch.
+        """
+        path = self.folder / CHECKPOINT
+        if not path.is_file():
+            return False
+        state = load_state(path)
+        if state["config"] != self.model.config.to_dict():
+            names = [name for name, value in self.model.config.to_dict().items() if state["config"].get(name) != value]
+            raise ValueError(f"{path} is of a model of another configuration: {', '.join(names)} differ")
+        if state["batch"] != self.batch:
+            raise ValueError(f"{path} was trained with {state['batch']} clips a step, expected batch={self.batch}")
+        if (state["average"] is None) != (self.average is None):
+            raise ValueError(f"{path} {'lacks' if self.average else 'has'} a moving average of the weights")
+        self.model.load_state_dict(state["model"])
+        self._load_optimizer(state["optimizer"])
+        self.train_step.scaler.load_state_dict(state["scaler"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.done = state["step"]
+        # Of another number of processes: what is drawn is new, but not what was drawn before.
+        same = len(state["random"]) == ranks()
+        self._random = state["random"][rank()] if same else None
+        self.seed += 0 if same else self.done
+        return True
+
+    def _load_optimizer(self, state: dict[str, Any]) -> None:
+        optimizer = self.train_step.optimizer
+        settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+        optimizer.load_state_dict(state)
+        for group, own in zip(optimizer.param_groups, settings, strict=True):
+            group.update(own)
+
+    def _loop(self, batches: Iterator[Batch], progress: Progress, metrics: Metrics | None) -> None:
+        recent: list[StepResult] = []
+        waited = spent = 0.0  # seconds, since the last row of metrics
+        while self.done < self.steps:
+            start = time.perf_counter()
+            parts = list(islice(batches, self.accumulate))
+            drawn = time.perf_counter()
+            rate = self.schedule(self.done)
+            recent.append(self._step(parts, rate))
+            self.done += 1
+            waited, spent = waited + drawn - start, spent + time.perf_counter() - start
+            progress.advance()
+            last = self.done == self.steps
+            if self.done % self.log_every == 0 or last:
+                speed = {"seconds": spent / len(recent), "waiting": waited / len(recent)}
+                values = {**_summary(recent), "rate": rate, **speed}
+                if metrics is not None:
+                    metrics.write("metrics", self.done, values)
+                progress.show(values)
+                recent, waited, spent = [], 0.0, 0.0
+            if self.validate is not None and (self.done % self.validate_every == 0 or last):
+                self._validate(progress, metrics)
+            if self.done % self.save_every == 0 or last:
+                self.save()
+
+    def _step(self, parts: list[Batch], rate: float) -> StepResult:
+        try:
+            result = self.train_step(parts, rate)
+        except NonFiniteLossError as error:
+            name = BAD_BATCH if ranks() == 1 else f"bad_batch.rank{rank()}.pt"
+            frames, targets = parts[error.part]
+            save_bad_batch(
+                self.folder / name,
+                self.model,
+                frames,
+                targets,
+                step=self.done,
+                losses=error.losses,
+                random=error.random,
+                amp=self.train_step.amp,
+            )
+            text = f"step {self.done}: {error}; the batch is saved in {self.folder / name}"
+            raise NonFiniteLossError(text, error.part, error.losses, error.random) from error
+        if self.average is not None:
+            self.average.update()
+        return result
+
+    def _validate(self, progress: Progress, metrics: Metrics | None) -> None:
+        devices = [self.model.device] if self.model.device.type == "cuda" else []
+        with self._weights(), torch.random.fork_rng(devices):
+            values = self.validate(self.model, self.done)
+        if metrics is not None:
+            metrics.write("validation", self.done, values)
+        progress.say(f"step {self.done}: " + "  ".join(f"{name} {value:.4g}" for name, value in values.items()))
+
+    def _weights(self) -> Any:
+        """A context in which the model has the weights that are validated and saved."""
+        return nullcontext() if self.average is None else self.average.applied()
+
+    def _batches(self) -> Iterator[Batch]:
+        share = self.batch // (ranks() * self.accumulate)
+        sampler = StepSampler(
+            share, self.done * self.accumulate, self.steps * self.accumulate, rank=rank(), ranks=ranks()
+        )
+        return iter(
+            DataLoader(
+                self.clips,
+                batch_sampler=sampler,
+                collate_fn=collate,
+                num_workers=self.workers,
+                pin_memory=self.model.device.type == "cuda",
+                persistent_workers=self.workers > 0,
+                generator=torch.Generator(),  # of workers' seeds, on which no clip depends
+            )
+        )
+
+
+def _summary(results: list[StepResult]) -> dict[str, float]:
+    """Means over some steps and over the processes."""
+    names = list(results[0].losses)
+    own = {name: sum(r.losses[name] for r in results) / len(results) for name in names}
+    everyone = gather(own)
+    losses = {name: sum(one[name] for one in everyone) / len(everyone) for name in names}
+    norm = sum(r.grad_norm for r in results) / len(results)
+    return {"loss": sum(losses.values()), **losses, "grad_norm": norm}

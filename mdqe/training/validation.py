@@ -1,0 +1,111 @@
+"""How good a model is so far: it segments a few videos that it is not trained on."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mdqe.data.scene import Difficulty
+from mdqe.data.synthetic import draw_video
+from mdqe.data.synthetic_files import document_of
+from mdqe.training.processes import gather, rank, ranks
+
+if TYPE_CHECKING:
+    from mdqe.inference.result import VideoInstances
+    from mdqe.model import MDQE
+
+Frames = Callable[[], Iterable[np.ndarray]]
+"""Gives the frames of a video, (H, W, 3) uint8 each, from the first one every time it is called."""
+
+PICTURED = 4  # videos
+SHOWN_SCORE = 0.3
+
+
+class Validation:
+    """Segments videos and compares the results with what is known of them; draws the first few.
+
+    Called with a model and the number of steps done, by every process: each takes its share of the videos. Numbers are
+    those of `mdqe.evaluation.evaluate`, by the benchmark protocol. Pictures are FOLDER/STEP-VIDEO.png.
+
+    Args:
+        document: videos, categories and annotations in the form of YouTube-VIS.
+        frames: of each of its videos.
+        folder: of the pictures; None: none.
+        say: takes a line of talk.
+
+    Raises:
+        ValueError: not as many frames as videos, or no videos.
+    """
+
+    def __init__(
+        self,
+        document: dict[str, Any],
+        frames: Sequence[Frames],
+        folder: Path | None = None,
+        say: Callable[[str], None] = print,
+    ) -> None:
+        if len(document["videos"]) != len(frames) or not frames:
+            raise ValueError(
+                f"{len(document['videos'])} videos and frames of {len(frames)}, expected as many, at least 1"
+            )
+        self.document, self.frames = document, list(frames)
+        self.folder = folder
+        if folder is not None and (find_spec("PIL") is None or find_spec("av") is None):
+            say("validation draws no pictures; for them: pip install 'mdqe[video]'")
+            self.folder = None
+
+    def __call__(self, model: MDQE, step: int) -> dict[str, float]:
+        """The numbers after `step` steps; {} in all processes but the first."""
+        from mdqe.evaluation import evaluate
+
+        results: list[dict[str, Any]] = []
+        for number in range(rank(), len(self.frames), ranks()):
+            result = model.segment(self.frames[number](), multi_label=True)
+            results += result.to_ytvis(self.document["videos"][number]["id"])
+            if self.folder is not None and number < PICTURED:
+                self._draw(number, result, step)
+        everyone = [one for part in gather(results) for one in part]
+        if rank() != 0:
+            return {}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that there are no results is no surprise at the start
+            numbers = evaluate(self.document, everyone)
+        return {name: float(value) for name, value in numbers.items() if isinstance(value, int | float)}
+
+    def _draw(self, number: int, result: VideoInstances, step: int) -> None:
+        from mdqe.video.overlay import draw_result
+        from mdqe.video.sheet import choose_frames, contact_sheet, save_png, shrink
+
+        shown = best_classes(result).above(SHOWN_SCORE)
+        chosen = choose_frames(result.num_frames, 8)
+        images = [shrink(draw_result(image, shown, i)) for i, image in enumerate(self.frames[number]()) if i in chosen]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        save_png(contact_sheet(images, [f"frame {i}" for i in chosen]), self.folder / f"{step:06}-{number}.png")
+
+
+def best_classes(result: VideoInstances) -> VideoInstances:
+    """Every track once, with its best class."""
+    order = np.argsort(-result.scores, kind="stable")
+    _, first = np.unique(result.track_ids[order], return_index=True)
+    return result[order[np.sort(first)]]
+
+
+def synthetic_validation(
+    videos: int = 8,
+    *,
+    seed: int,
+    frames: int = 12,
+    size: tuple[int, int] = (128, 192),
+    difficulty: str | Difficulty = "standard",
+    folder: Path | None = None,
+    say: Callable[[str], None] = print,
+) -> Validation:
+    """Validation on the first `videos` scenes of a seed that training does not use; other arguments as `draw_video`."""
+    drawings = [draw_video(seed, i, frames=frames, size=size, difficulty=difficulty) for i in range(videos)]
+    shown: list[Frames] = [lambda images=drawing.frames: iter(images) for drawing in drawings]
+    return Validation(document_of(drawings), shown, folder, say)

@@ -1,0 +1,200 @@
+"""`mdqe train`: a run from a command line, resumed, by several processes, and what is refused."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from mdqe import MDQE
+from mdqe.cli import train
+from mdqe.data.synthetic import CATEGORIES
+from mdqe.training import trainer as trainer_module
+
+CONFIG = {
+    "model_type": "mdqe", "format_version": 1, "backbone": "mobilenetv3_small_050", "hidden_dim": 32, "num_heads": 4,
+    "num_points": 2, "encoder_layers": 1, "decoder_layers": 1, "grid_size": 4, "embed_dim": 8, "clip_length": 2,
+    "test_clip_length": 2, "window_length": 4, "test_shorter_edge": None,
+}  # fmt: skip
+
+
+@pytest.fixture
+def options(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    return [
+        "--config", tmp_path / "config.json", "--data", "synthetic:easy", "--size", "96x64", "--steps", 4,
+        "--batch", 2, "--lr", 1e-3, "--log-every", 2, "--save-every", 2, "--device", "cpu",
+    ]  # fmt: skip
+
+
+def rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_train_and_resume(run, options, tmp_path):
+    folder = tmp_path / "run"
+    status, out, err = run("train", "-o", folder, *options, "--set", "dropout=0", "--set", "mask_loss=plain")
+    assert (status, out) == (0, f"{folder}\n")
+    assert "weights: random" in err and "step 4/4  loss" in err
+    model = MDQE.from_pretrained(folder)
+    assert model.config.categories == CATEGORIES
+    assert model.config.dropout == 0 and model.config.mask_loss == "plain" and model.config.num_classes == 6
+    assert [row["step"] for row in rows(folder / "metrics.csv")] == ["2", "4"]
+
+    status, _, err = run("train", "-o", folder, "--resume", "--steps", 6)
+    assert status == 0 and "resumed after step 4" in err and "weights" not in err
+    assert [row["step"] for row in rows(folder / "metrics.csv")] == ["2", "4", "6"]
+    assert json.loads((folder / "run.json").read_text())["steps"] == 6
+    assert MDQE.from_pretrained(folder).config.mask_loss == "plain"
+
+
+def test_resume_before_the_first_checkpoint(run, options, tmp_path):
+    status, _, err = run("train", "-o", tmp_path / "run", "--resume", *options)
+    assert status == 0 and "has no checkpoint: starting anew" in err
+
+
+def test_train_from_a_folder(run, options, tmp_path):
+    options[options.index("--steps") + 1] = 1
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert run("train", "-o", first, *options, "--set", "clip_length=1", "--set", "num_classes=6")[0] == 0
+    rest = options[2:]  # the configuration comes from the model
+    status, _, err = run("train", "-o", second, *rest, "--init", first, "--set", "clip_length=3")
+    assert status == 0 and f"weights: {first} (TCA repeated for 3 frames)" in err
+    status, _, err = run("train", "-o", tmp_path / "x", *rest, "--init", first, "--set", "num_classes=9")
+    assert status == 2 and "scores 6 categories, the model to train 9" in err and "--reset-classes" in err
+    status, _, err = run(
+        "train", "-o", tmp_path / "y", *rest, "--init", first, "--set", "num_classes=9", "--reset-classes"
+    )
+    assert status == 0 and "class heads new" in err
+
+
+def test_the_recipe_is_the_presets(options, tmp_path):
+    seen = {}
+
+    class Stop(Exception):
+        pass
+
+    class Recorder:
+        def __init__(self, model, clips, folder, optimizer, schedule, **settings):
+            seen.update(settings, schedule=schedule, optimizer=optimizer, config=model.config)
+            raise Stop
+
+    def recorded(*arguments):
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(Stop):
+            patch.setattr(trainer_module, "Trainer", Recorder)
+            train_main("train", "-o", tmp_path / "run", "--data", "synthetic", "--device", "cpu", *arguments)
+        return seen
+
+    recorded("--preset", "r50_ovis_720", "--set", "backbone=mobilenetv3_small_050")
+    assert (seen["steps"], seen["batch"], seen["clip_norm"]) == (12_000, 8, 0.01)
+    assert seen["schedule"].decay_steps == (10_000,)
+    assert [group["lr"] for group in seen["optimizer"].param_groups] == [5e-5, pytest.approx(5e-6)]
+    assert seen["config"].clip_length == 4 and seen["config"].num_classes == 6
+
+    recorded(
+        "--config", options[1], "--steps", 100, "--decay", "0.6,0.8", "--clip-norm", 0, "--lr", 4e-4, "--warmup", 7,
+        "--backbone-multiplier", 1, "--weight-decay", 0.05, "--batch", 4, "--accumulate", 2, "--ema", 0.99,
+    )  # fmt: skip
+    assert (seen["schedule"].decay_steps, seen["schedule"].warmup_steps, seen["clip_norm"]) == ((60, 80), 7, None)
+    assert [(g["lr"], g["weight_decay"]) for g in seen["optimizer"].param_groups] == [(4e-4, 0.05)] * 2
+    assert (seen["batch"], seen["accumulate"], seen["average_decay"]) == (4, 2, 0.99)
+
+
+def train_main(*arguments):
+    from mdqe.cli import main
+
+    return main([str(argument) for argument in arguments])
+
+
+def test_two_processes_train_one_model(options, tmp_path):
+    """As torchrun starts them; the weights are those of one process, but for the order of sums in float32."""
+    folder = tmp_path / "two"
+    common = [str(option) for option in [*options, "--set", "dropout=0", "--workers", 0]]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    done = subprocess.run(
+        [*command, "mdqe.train", "-o", str(folder), *common], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{folder}\n"  # the first process alone speaks
+    assert done.stderr.count("weights: random") == 1 and done.stderr.count("step 4/4") == 1
+    state = torch.load(folder / "checkpoint.pt", weights_only=True)
+    assert len(state["random"]) == 2 and state["step"] == 4
+    assert not torch.equal(state["random"][0]["torch"], state["random"][1]["torch"])
+
+    assert train_main("train", "-o", tmp_path / "one", *common) == 0
+    one, two = (rows(tmp_path / name / "metrics.csv")[0] for name in ("one", "two"))
+    assert float(two["init_sem"]) == pytest.approx(float(one["init_sem"]), rel=1e-3)
+    assert float(two["loss"]) == pytest.approx(float(one["loss"]), rel=1e-2)  # init_reid draws other subsets
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["--preset", "r50_coco"], "--preset and --config exclude each other"),
+        (["--data", "synthetic:odd"], "synthetic:odd: expected synthetic:easy, synthetic:standard, synthetic:hard"),
+        (["--data", "synthetic:-1"], "the ratio is -1, expected a positive number"),
+        (["--set", "grid_size=0"], "grid_size is 0"),
+        (["--set", "speed=3"], "unknown configuration fields speed"),
+        (["--batch", "3", "--accumulate", "2"], "batch is 3, expected a multiple"),
+        (["--init", "./nowhere"], "no such folder: ./nowhere"),
+        (["--device", "tpu"], "device is 'tpu'"),
+        (["--validate", "street"], "--validate is 'street'"),
+        (["--lr", "-1"], "learning_rate is -1.0"),
+    ],
+)
+def test_bad_options(run, options, tmp_path, changes, message):
+    status, out, err = run("train", "-o", tmp_path / "run", *options, *changes)
+    assert status == 2 and out == "" and message in err and "Traceback" not in err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [("--set", "grid_size", "'grid_size' is not FIELD=VALUE"), ("--size", "96", "'96' is not a width and a height"),
+     ("--decay", "0.8,0.6", "'0.8,0.6' is not a rising list of shares"), ("--decay", "2", "'2' is not a rising list"),
+     ("--checkpointing", "neck", """'neck' is neither "all" nor some of backbone,encoder,decoder""")],
+)  # fmt: skip
+def test_malformed_options(run, options, tmp_path, option, value, message):
+    status, _, err = run("train", "-o", tmp_path / "run", *options, option, value)
+    assert status == 2 and message in err and err.count("\n") == 1
+
+
+def test_what_is_missing(run, options, tmp_path):
+    assert "no --data to train on" in run("train", "-o", tmp_path / "run", *options[:2])[2]
+    assert "which model? --preset NAME or --config JSON" in run("train", "-o", tmp_path / "run", *options[2:])[2]
+
+
+def test_a_folder_in_use(run, options, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "kept").touch()
+    status, _, err = run("train", "-o", folder, *options)
+    assert status == 2 and "is in use; choose a new folder, or go on with --resume" in err
+    assert [path.name for path in folder.iterdir()] == ["kept"]
+
+
+def test_damaged_settings(run, tmp_path):
+    (tmp_path / "run.json").write_text("{")
+    status, _, err = run("train", "-o", tmp_path, "--resume")
+    assert status == 2 and "run.json is not JSON" in err
+
+
+def test_a_loss_that_is_not_finite(run, options, tmp_path, monkeypatch):
+    import mdqe.training.step as step_module
+
+    losses = step_module.clip_losses
+    monkeypatch.setattr(
+        step_module, "clip_losses", lambda *a: {n: loss * float("nan") for n, loss in losses(*a).items()}
+    )
+    status, out, err = run("train", "-o", tmp_path / "run", *options)
+    assert status == 1 and out == "" and "Traceback" not in err
+    assert "mdqe train: error: step 0: init_sem is nan" in err and "bad_batch.pt" in err
+    assert (tmp_path / "run" / "bad_batch.pt").exists()
+
+
+def test_help_has_the_examples(run):
+    status, out, _ = run("train", "--help")
+    assert status == 0 and train.EXAMPLE in out and "torchrun" in out

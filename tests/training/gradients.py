@@ -1,0 +1,39 @@
+"""python gradients.py FILE: the gradients of one step, by as many processes as the environment says."""
+
+import os
+import sys
+from pathlib import Path
+
+import tiny
+import torch
+from torch import Tensor, distributed
+
+from mdqe.data.loader import StepSampler, collate
+from mdqe.training.processes import process_group, rank, ranks
+from mdqe.training.step import StepResult, TrainingStep
+
+BATCH = 4
+
+
+def gradients(accumulate: int = 1, amp: str | None = None, **config: object) -> tuple[dict[str, Tensor], StepResult]:
+    """Of this process' share of a batch whose second half has other and fewer objects than the first."""
+    torch.randperm = torch.arange  # processes draw other subsets than one alone: take the first ones
+    model = tiny.model(dropout=0.0, **config).train()
+    if amp is None:
+        model.double()
+    step = TrainingStep(model, torch.optim.SGD(model.parameters(), 0.0), clip_norm=None, amp=amp)
+    clips = tiny.clips()
+    sampler = StepSampler(BATCH // (ranks() * accumulate), 0, accumulate, rank=rank(), ranks=ranks())
+    result = step([collate([clips[n] for n in numbers]) for numbers in sampler])
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}, result
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    with process_group("cpu"):
+        assert distributed.get_backend() == "gloo" and os.environ["WORLD_SIZE"] == str(ranks())
+        found, result = gradients()
+        loss = torch.tensor(sum(result.losses.values()), dtype=torch.float64)
+        distributed.all_reduce(loss)
+        if rank() == 0:
+            torch.save({"gradients": found, "loss": loss / ranks(), "norm": result.grad_norm}, Path(sys.argv[1]))

@@ -1,0 +1,272 @@
+"""A run that is killed goes on as if nothing had happened, and no failure costs the last checkpoint."""
+
+import csv
+import errno
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file
+
+from mdqe import MDQE
+from mdqe.training import run_state
+from mdqe.training.run_state import load_state, random_state, save_state, set_random_state
+
+PROGRAM = Path(tiny.__file__)
+
+
+@pytest.fixture
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def run_program(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(PROGRAM), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def test_a_killed_run_ends_with_the_same_bits(tmp_path, one_thread):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    tiny.trainer(whole, average_decay=0.9).train()
+
+    done = run_program(killed, 5)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert not (killed / "model.safetensors").exists()
+    resumed = tiny.trainer(killed, average_decay=0.9)
+    assert resumed.resume() and resumed.done == 4  # the fifth step was lost
+    resumed.train()
+
+    first, second = load_state(whole / "checkpoint.pt"), load_state(killed / "checkpoint.pt")
+    assert first["step"] == second["step"] == 6
+    assert_same(first, second)
+    one, other = load_file(whole / "model.safetensors"), load_file(killed / "model.safetensors")
+    assert all(torch.equal(one[name], other[name]) for name in one) and one.keys() == other.keys()
+    assert [row[:3] for row in rows(whole / "metrics.csv")] == [row[:3] for row in rows(killed / "metrics.csv")]
+
+
+def assert_same(a, b, name="state"):
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), name
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), name
+        for key in a:
+            assert_same(a[key], b[key], f"{name}.{key}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), name
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same(x, y, f"{name}.{i}")
+    else:
+        assert a == b, name
+
+
+def rows(path):
+    with path.open(newline="") as file:
+        return list(csv.reader(file))
+
+
+def test_dropout_makes_the_random_state_matter(tmp_path, one_thread):
+    """The test above could not tell a lost random state if nothing were drawn."""
+    tiny.trainer(tmp_path / "a", steps=4).train()
+    other = tiny.trainer(tmp_path / "b", steps=2)
+    other.train()
+    go_on = tiny.trainer(tmp_path / "b", steps=4)
+    go_on.resume()
+    go_on._random = None  # drawn anew
+    go_on.train()
+    a, b = (load_state(tmp_path / name / "checkpoint.pt")["model"] for name in "ab")
+    assert not all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_the_folder_of_a_finished_run(tmp_path):
+    run = tiny.trainer(tmp_path)
+    run.train()
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {"checkpoint.pt", "metrics.csv", "config.json", "model.safetensors", "README.md"} <= names
+    model = MDQE.from_pretrained(tmp_path)
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), run.model.parameters(), strict=True))
+    again = tiny.trainer(tmp_path)
+    assert again.resume() and again.done == 6
+    again.train()  # nothing is left to do
+    assert (tmp_path / "metrics.csv").read_text().count("\n") == 4
+
+
+def test_more_steps_than_before(tmp_path):
+    tiny.trainer(tmp_path, steps=2).train()
+    longer = tiny.trainer(tmp_path, steps=3)
+    assert longer.resume()
+    longer.train()
+    assert [row[0] for row in rows(tmp_path / "metrics.csv")] == ["step", "2", "3"]
+
+
+def test_nothing_to_resume(tmp_path):
+    assert not tiny.trainer(tmp_path / "new").resume()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"config": {"grid_size": 5}}, "another configuration: grid_size differ"),
+        ({"batch": 4}, "trained with 2 clips a step, expected batch=4"),
+        ({"average_decay": 0.9}, "lacks a moving average"),
+    ],
+)
+def test_another_runs_checkpoint(tmp_path, changes, message):
+    run = tiny.trainer(tmp_path)
+    run.save()
+    with pytest.raises(ValueError, match=message):
+        tiny.trainer(tmp_path, **changes).resume()
+
+
+def test_a_damaged_checkpoint(tmp_path):
+    (tmp_path / "checkpoint.pt").write_bytes(b"PK nothing")
+    with pytest.raises(ValueError, match=r"checkpoint.pt is a damaged file.* \(10 bytes\)"):
+        tiny.trainer(tmp_path).resume()
+
+
+class FullDisk:
+    """A file that takes some bytes and then no more."""
+
+    def __init__(self, file, room):
+        self.file, self.room = file, room
+
+    def write(self, data):
+        self.room -= len(data)
+        if self.room < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return self.file.write(data)
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.file.close()
+
+
+@pytest.mark.parametrize("room", [0, 100, 100_000])
+def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch, room):
+    run = tiny.trainer(tmp_path, steps=2)
+    run.train()
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+    opened = Path.open
+
+    def open_full(path, mode="r", *arguments, **options):
+        file = opened(path, mode, *arguments, **options)
+        return FullDisk(file, room) if path.name == "checkpoint.partial.pt" else file
+
+    monkeypatch.setattr(Path, "open", open_full)
+    longer = tiny.trainer(tmp_path, steps=4)
+    assert longer.resume()
+    with pytest.raises(OSError, match="No space left on device") as raised:
+        longer.train()
+    assert raised.value.filename == str(tmp_path / "checkpoint.pt")
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+    assert not (tmp_path / "checkpoint.partial.pt").exists()
+    monkeypatch.undo()
+    assert longer.resume() and longer.done == 2
+
+
+LIMITED = """
+import resource, signal, sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+import tiny
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+run = tiny.trainer(Path({folder!r}), steps=4)
+assert run.resume()
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+run.save()
+"""
+
+
+def test_the_systems_own_refusal_keeps_the_last_checkpoint(tmp_path):
+    tiny.trainer(tmp_path, steps=2).train()
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+    program = LIMITED.format(tests=str(PROGRAM.parent), folder=str(tmp_path))
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode and "OSError" in done.stderr and "checkpoint.pt" in done.stderr, done.stderr
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+
+
+KILLED_WHILE_SAVING = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+import tiny
+opened = Path.open
+def open_deadly(path, mode="r", *arguments, **options):
+    file = opened(path, mode, *arguments, **options)
+    if path.name == "checkpoint.partial.pt":
+        write = file.write
+        class Deadly:
+            written = 0
+            def write(self, data):
+                Deadly.written += len(data)
+                write(data)
+                file.flush()
+                if Deadly.written > 100_000:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return len(data)
+            def __getattr__(self, name): return getattr(file, name)
+            def __enter__(self): return self
+            def __exit__(self, *error): file.close()
+        return Deadly()
+    return file
+run = tiny.trainer(Path({folder!r}), steps=4)
+assert run.resume()
+Path.open = open_deadly
+run.train()
+"""
+
+
+def test_a_kill_while_saving_keeps_the_last_checkpoint(tmp_path):
+    tiny.trainer(tmp_path, steps=2).train()
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+    program = KILLED_WHILE_SAVING.format(tests=str(PROGRAM.parent), folder=str(tmp_path))
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert (tmp_path / "checkpoint.partial.pt").stat().st_size > 100_000  # it died half-way
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+    again = tiny.trainer(tmp_path, steps=4)
+    assert again.resume() and again.done == 2
+    again.train()
+    assert load_state(tmp_path / "checkpoint.pt")["step"] == 4
+    assert not (tmp_path / "checkpoint.partial.pt").exists()
+
+
+def test_every_generator_goes_on(tmp_path):
+    def draw():
+        return (
+            torch.rand(3).tolist(),
+            np.random.rand(3).tolist(),
+            np.random.randn(),
+            random.random(),
+            random.gauss(0, 1),
+        )
+
+    np.random.randn(), random.gauss(0, 1)  # both keep the second of a pair
+    save_state(tmp_path / "state.pt", random_state())
+    expected = draw()
+    set_random_state(load_state(tmp_path / "state.pt"))
+    assert draw() == expected
+
+
+def test_the_file_is_on_the_disk_before_it_counts(tmp_path, monkeypatch):
+    order = []
+    synced, replaced = os.fsync, Path.replace
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (order.append("fsync"), synced(descriptor))[1])
+    monkeypatch.setattr(Path, "replace", lambda path, to: (order.append("replace"), replaced(path, to))[1])
+    run_state.save_state(tmp_path / "state.pt", {"a": torch.ones(2)})
+    assert order == ["fsync", "replace", "fsync"]  # the last is the folder's

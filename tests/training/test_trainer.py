@@ -1,0 +1,237 @@
+"""The loop: what it reports, averages, shares out, and saves when a loss is not finite."""
+
+import csv
+import subprocess
+import sys
+
+import pytest
+import tiny
+import torch
+
+from mdqe import MDQE
+from mdqe.losses import PlainMaskLoss
+from mdqe.losses.criterion import configured_criterion
+from mdqe.training.average import MovingAverage
+from mdqe.training.bad_batch import replay
+from mdqe.training.metrics import CsvTable
+from mdqe.training.run_state import load_state
+from mdqe.training.step import NonFiniteLossError
+
+
+def table(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_training_lowers_the_loss(tmp_path):
+    class OneClip:
+        def __getitem__(self, n):
+            return tiny.clips()[n % 2]
+
+    run = tiny.trainer(tmp_path, steps=30, log_every=10)
+    run.clips = OneClip()
+    run.schedule = lambda step: 1.0
+    run.train()
+    first, *_, last = table(tmp_path / "metrics.csv")
+    assert float(last["loss"]) < 0.9 * float(first["loss"])
+
+
+def test_metrics(tmp_path, capsys):
+    run = tiny.trainer(tmp_path, steps=5, log_every=2)
+    seen = []
+    run.train_step.__class__.__call__, call = (
+        lambda self, *arguments: seen.append(call(self, *arguments)) or seen[-1],
+        run.train_step.__class__.__call__,
+    )
+    try:
+        run.train()
+    finally:
+        run.train_step.__class__.__call__ = call
+    rows = table(tmp_path / "metrics.csv")
+    assert [row["step"] for row in rows] == ["2", "4", "5"]
+    for row, part in zip(rows, (seen[:2], seen[2:4], seen[4:]), strict=True):
+        for name in seen[0].losses:
+            mean = sum(result.losses[name] for result in part) / len(part)
+            assert float(row[name]) == pytest.approx(mean, rel=1e-5)
+        assert float(row["loss"]) == pytest.approx(sum(float(row[name]) for name in seen[0].losses), rel=1e-4)
+        assert float(row["seconds"]) > float(row["waiting"]) >= 0
+    assert [float(row["rate"]) for row in rows] == pytest.approx([1, 1, 0.1])
+    err = capsys.readouterr().err
+    assert "step 4/5  loss " in err and "s/step, 0:00:0" in err and "mask" in err
+
+
+def test_tensorboard_has_the_same(tmp_path):
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    tiny.trainer(tmp_path, steps=4).train()
+    board = event_accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    found = {event.step: event.value for event in board.Scalars("metrics/loss")}
+    rows = table(tmp_path / "metrics.csv")
+    assert found == {int(row["step"]): pytest.approx(float(row["loss"]), rel=1e-4) for row in rows}
+
+
+def test_without_tensorboard_there_is_csv_alone(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    tiny.trainer(tmp_path, steps=2).train()
+    assert len(table(tmp_path / "metrics.csv")) == 1 and not (tmp_path / "tensorboard").exists()
+    assert capsys.readouterr().err.count("pip install 'mdqe[train]'") == 1
+
+
+def test_a_table_keeps_what_a_checkpoint_knows(tmp_path):
+    grown = CsvTable(tmp_path / "table.csv")
+    grown.append(2, {"loss": 1.0})
+    grown.append(4, {"loss": 0.5, "AP": 0.25})
+    grown.append(6, {"loss": 0.25})
+    with (tmp_path / "table.csv").open("a") as file:
+        file.write("1")  # a row of step 10 and more that was cut off
+    CsvTable(tmp_path / "table.csv", start=4).append(6, {"AP": 0.125, "loss": 2.0})
+    assert (tmp_path / "table.csv").read_text().split() == ["step,loss,AP", "2,1,", "4,0.5,0.25", "6,2,0.125"]
+
+
+def test_the_moving_average_is_what_is_saved(tmp_path):
+    run = tiny.trainer(tmp_path, steps=3, average_decay=0.5, validate=lambda model, step: {"first": first(model)})
+    seen = [next(run.model.parameters()).detach().clone()]
+    update = run.average.update
+    run.average.update = lambda: (seen.append(next(run.model.parameters()).detach().clone()), update())
+    run.train()
+    expected = seen[0]
+    for weight in seen[1:]:
+        expected = 0.5 * expected + 0.5 * weight
+    saved = next(MDQE.from_pretrained(tmp_path).parameters())
+    torch.testing.assert_close(saved, expected, rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(saved, seen[-1], rtol=1e-5, atol=1e-6)
+    assert torch.equal(next(run.model.parameters()), seen[-1])
+    assert float(table(tmp_path / "validation.csv")[0]["first"]) == pytest.approx(
+        float(expected.flatten()[0]), rel=1e-4
+    )
+
+
+def first(model):
+    return float(next(model.parameters()).detach().flatten()[0])
+
+
+def test_a_moving_average_of_another_model():
+    with pytest.raises(ValueError, match="of another model"):
+        MovingAverage(tiny.model(), 0.9).load_state_dict({})
+    with pytest.raises(ValueError, match=r"is 1.0, expected 0 up to, not including, 1"):
+        MovingAverage(tiny.model(), 1.0)
+
+
+def test_validation_changes_nothing(tmp_path):
+    def draw(model, step):
+        torch.rand(3)
+        assert model.config.num_classes == 6
+        return {"AP": 0.5}
+
+    tiny.trainer(tmp_path / "a", validate=draw, validate_every=2).train()
+    tiny.trainer(tmp_path / "b").train()
+    a, b = (load_state(tmp_path / name / "checkpoint.pt")["model"] for name in "ab")
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert [row["step"] for row in table(tmp_path / "a" / "validation.csv")] == ["2", "4", "6"]
+
+
+def test_workers_draw_the_same_clips(tmp_path):
+    for workers in (0, 2):
+        tiny.trainer(tmp_path / str(workers), steps=2, workers=workers).train()
+    a, b = (load_state(tmp_path / name / "checkpoint.pt")["model"] for name in "02")
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_parts_share_out_the_same_clips(tmp_path):
+    """A step in two parts sees the clips that it sees in one."""
+
+    def drawn(**options):
+        run = tiny.trainer(tmp_path / "unused", steps=2, batch=4, **options)
+        return [clip for frames, _ in run._batches() for clip in frames]
+
+    whole, parts = drawn(), drawn(accumulate=2)
+    assert len(whole) == len(parts) == 8 and all(torch.equal(a, b) for a, b in zip(whole, parts, strict=True))
+
+
+def break_at(run, step):
+    """A weight becomes NaN during a run, in that step's forward pass, after part of it."""
+
+    def poison(module, arguments):
+        if run.done == step:
+            with torch.no_grad():
+                run.model.class_head.layers[-1].bias[2] = float("nan")
+
+    run.model.class_head.register_forward_pre_hook(poison)
+
+
+@pytest.mark.filterwarnings("ignore:Error detected in")  # anomaly detection's own way to tell
+def test_a_loss_that_is_not_finite_is_saved_for_replay(tmp_path):
+    run = tiny.trainer(tmp_path, steps=6)
+    break_at(run, 3)
+    with pytest.raises(NonFiniteLossError) as raised:
+        run.train()
+    path = tmp_path / "bad_batch.pt"
+    message = str(raised.value)
+    assert message.startswith("step 3: ") and "class_0 is nan" in message and str(path) in message
+    assert "\n" not in message
+    assert load_state(tmp_path / "checkpoint.pt")["step"] == 2  # the last good one
+
+    saved = load_state(path)
+    frames, targets = next(iter(run._batches()))
+    again = replay(path)
+    assert again.keys() == saved["losses"].keys()
+    for name, value in saved["losses"].items():
+        assert again[name] == pytest.approx(value, nan_ok=True, abs=0), name
+    with pytest.raises(RuntimeError, match="returned nan values"):
+        replay(path, backward=True)
+    assert saved["step"] == 3 and saved["frames"].shape == frames.shape
+    assert set(saved["targets"][0]) == {"labels", "ids", "masks", "boxes"} and len(saved["targets"]) == len(targets)
+
+
+def test_replay_draws_the_same_dropout(tmp_path):
+    """The losses that are finite tell: they depend on dropout."""
+    run = tiny.trainer(tmp_path, steps=2, config={"dropout": 0.5})
+    break_at(run, 1)
+    with pytest.raises(NonFiniteLossError):
+        run.train()
+    losses = load_state(tmp_path / "bad_batch.pt")["losses"]
+    finite = [name for name in losses if "init" in name]
+    torch.manual_seed(77)  # replay must not depend on it
+    again = replay(tmp_path / "bad_batch.pt")
+    assert [again[name] for name in finite] == [losses[name] for name in finite]
+
+
+def test_a_gradient_that_is_not_finite(tmp_path):
+    run = tiny.trainer(tmp_path, steps=2)
+    run.model.encoder.level_embed.register_hook(lambda gradient: gradient * float("inf"))
+    before = [p.detach().clone() for p in run.model.parameters()]
+    with pytest.raises(NonFiniteLossError, match=r"step 0: the norm of the gradients is (nan|inf)"):
+        run.train()
+    assert all(torch.equal(p, q) for p, q in zip(run.model.parameters(), before, strict=True))
+    assert (tmp_path / "bad_batch.pt").exists()
+
+
+def test_the_configured_mask_loss_is_trained():
+    assert isinstance(configured_criterion(tiny.model(mask_loss="plain").config).mask_loss, PlainMaskLoss)
+    frames, targets = tiny.clips()[0]
+    losses = {}
+    for name in ("inter_instance", "plain"):
+        model = tiny.model(mask_loss=name, dropout=0.0)
+        torch.manual_seed(1)
+        losses[name] = {k: float(v.detach()) for k, v in model.loss(frames[None], [targets]).items()}
+    differ = {name for name, value in losses["plain"].items() if value != losses["inter_instance"][name]}
+    assert differ and differ <= {"mask", "mask_0", "dice", "dice_0"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 0}, "steps is 0, expected at least 1"),
+        ({"batch": 3, "accumulate": 2}, "batch is 3, expected a multiple of 1 processes × 2 parts"),
+        ({"workers": -1}, "workers is -1"),
+        ({"save_every": 0}, "save_every is 0"),
+    ],
+)
+def test_wrong_options(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        tiny.trainer(tmp_path, **options)
+
+
+def test_the_room_loads_without_tensorboard_and_video(tmp_path):
+    code = "import sys; import mdqe.training.trainer, mdqe.training.validation; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert {"tensorboard", "av"}.isdisjoint(done.stdout.split())
