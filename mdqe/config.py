@@ -39,6 +39,8 @@ class MDQEConfig:
     # Transformer
     hidden_dim: int = 256
     """Channels of tokens and queries [C]; a multiple of num_heads and of 32."""
+    mask_channels: int | None = None
+    """Channels of the mask features [M]; None: hidden_dim / 8, as published. Small models separate more with more."""
     num_heads: int = 8
     """Attention heads [H]."""
     num_levels: int = 4
@@ -143,10 +145,10 @@ class MDQEConfig:
                 raise ValueError(f"{name} is {value!r}, expected a positive whole number")
         if not _is_int(self.num_levels) or self.num_levels < 3:
             raise ValueError(f"num_levels is {self.num_levels!r}, expected a whole number of at least 3")
-        if self.test_shorter_edge is not None and (not _is_int(self.test_shorter_edge) or self.test_shorter_edge < 1):
-            raise ValueError(
-                f"test_shorter_edge is {self.test_shorter_edge!r}, expected a positive whole number or None"
-            )
+        for name in ("mask_channels", "test_shorter_edge"):
+            value = getattr(self, name)
+            if value is not None and (not _is_int(value) or value < 1):
+                raise ValueError(f"{name} is {value!r}, expected a positive whole number or None")
         if not _is_number(self.association_window) or not self.association_window > 0:
             raise ValueError(f"association_window is {self.association_window!r}, expected a positive number")
         for name in ("drop_path", "dropout", "score_threshold"):
@@ -157,6 +159,11 @@ class MDQEConfig:
             value = getattr(self, name)
             if len(value) != 3 or not all(_is_number(v) and v > least for v in value):
                 raise ValueError(f"{name} is {value!r}, expected three {'positive ' if least == 0 else ''}numbers")
+
+    @property
+    def mask_dim(self) -> int:
+        """Channels of the mask features [M]."""
+        return self.hidden_dim // 8 if self.mask_channels is None else self.mask_channels
 
     @property
     def num_queries(self) -> int:

@@ -68,7 +68,7 @@ class MDQE(PretrainedMixin, nn.Module):
     def __init__(self, config: MDQEConfig) -> None:
         super().__init__()
         self.config = c = config
-        dim, mask_dim = c.hidden_dim, c.hidden_dim // 8
+        dim = c.hidden_dim
         self.backbone = Backbone(
             c.backbone,
             frozen_batch_norm=c.frozen_batch_norm,
@@ -101,8 +101,8 @@ class MDQE(PretrainedMixin, nn.Module):
         }
         self.decoder = Decoder([layer(dim, **options) for _ in range(c.decoder_layers)], dim)
         self.class_head = MLP(dim, dim, c.num_classes)
-        self.coefficient_head = MLP(dim, dim, mask_dim)
-        self.mask_head = MaskHead(dim, mask_dim)
+        self.coefficient_head = MLP(dim, dim, c.mask_dim)
+        self.mask_head = MaskHead(dim, c.mask_dim)
         nn.init.constant_(self.class_head.layers[-1].bias, -4.595)  # objects are rare: a score of 0.01
 
     @property

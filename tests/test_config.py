@@ -77,6 +77,11 @@ def test_overrides():
     assert config.backbone == "resnet50"
 
 
+def test_mask_channels():
+    assert MDQEConfig(hidden_dim=192).mask_dim == 24
+    assert MDQEConfig(hidden_dim=64, mask_channels=20).mask_dim == 20
+
+
 def test_another_number_of_classes_drops_the_names():
     for config in (
         MDQEConfig.preset("r50_ovis_360", num_classes=3),
@@ -121,6 +126,7 @@ def test_a_config_is_a_value():
         ("grid_size", "14", "a positive whole number"),
         ("test_shorter_edge", 0, "a positive whole number or None"),
         ("test_shorter_edge", "360", "a positive whole number or None"),
+        ("mask_channels", 0, "a positive whole number or None"),
         ("association_window", 0, "a positive number"),
         ("association_window", float("nan"), "a positive number"),
         ("score_threshold", 1.0, "a number from 0 up to, not including, 1"),
