@@ -63,6 +63,11 @@ class Annotations:
     """Names by id."""
 
     @property
+    def labelled(self) -> bool:
+        """Whether there is any object."""
+        return any(video.objects for video in self.videos.values())
+
+    @property
     def occlusion(self) -> bool:
         """Whether every object has occlusion labels."""
         objects = [one for video in self.videos.values() for one in video.objects]
@@ -78,11 +83,12 @@ class Results:
     """By the id of the video, in the order of the file."""
 
 
-def read_annotations(source: Source) -> Annotations:
+def read_annotations(source: Source, *, hidden: bool = False) -> Annotations:
     """Read a data set.
 
     Args:
         source: a path or the loaded JSON: an object with "videos", "annotations" and "categories".
+        hidden: "annotations" may be missing, as in the test sets of the benchmarks.
 
     Raises:
         OSError: the file cannot be read.
@@ -91,7 +97,7 @@ def read_annotations(source: Source) -> Annotations:
     name, document = _load(source, "annotations")
     if not isinstance(document, Mapping):
         raise ValueError(f"{name}: {_kind(document)}; annotations are an object with videos, annotations, categories")
-    lists = {key: _Record(name, "the file", document).items(key) for key in ("videos", "annotations", "categories")}
+    lists = {key: _Record(name, "the file", document).items(key) for key in ("videos", "categories")}
     categories, videos = {}, {}
     for i, one in enumerate(lists["categories"]):
         record = _Record(name, f"category {i}", one)
@@ -106,7 +112,9 @@ def read_annotations(source: Source) -> Annotations:
             record.fail("file_names", "expected a list of paths")
         videos[number] = Video(number, size, record.integer("length", 1), names)
     ids: set[int] = set()
-    for i, one in enumerate(lists["annotations"]):
+    missing = hidden and document.get("annotations") is None
+    objects = [] if missing else _Record(name, "the file", document).items("annotations")
+    for i, one in enumerate(objects):
         _read_object(_Record(name, f"annotation {i}", one), videos, categories, ids)
     found = Annotations(name, dict(sorted(videos.items())), dict(sorted(categories.items())))
     labelled = [one.occlusion is not None for video in videos.values() for one in video.objects]
