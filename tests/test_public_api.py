@@ -53,6 +53,7 @@ REST = {"timm", "av", "huggingface_hub", "supervision", "mdqe.model"}
         ("from mdqe import VideoInstances", REST | {"torchvision", "mdqe.ops.kernels"}),
         ("from mdqe.checkpoint import convert_official", REST),
         ("from mdqe.ops import deform_attn", REST | {"scipy"}),
+        ("from mdqe.evaluation import evaluate", REST | {"torch", "torchvision"}),
         ("from mdqe import TemporalCrossAttention, O2IDecoderLayer", REST),
         ("from mdqe import QueryInitializer", REST),
         ("from mdqe import MDQE", {"av", "supervision"}),

@@ -13,11 +13,11 @@ from mdqe.cli import say
 T = TypeVar("T")
 
 
-def shown(items: Iterable[T], doing: str, total: int | None) -> Iterator[T]:
-    """Iterate over frames under a bar; where stderr is no terminal, a line at the end instead."""
+def shown(items: Iterable[T], doing: str, total: int | None, unit: str = "frame") -> Iterator[T]:
+    """Iterate over frames or other units under a bar; where stderr is no terminal, a line at the end instead."""
     start, number = time.monotonic(), 0
     columns, rows = shutil.get_terminal_size((100, 24))  # tqdm draws nothing where a terminal claims to have none
-    bar = tqdm(items, doing, total, unit="frame", file=sys.stderr, disable=None, ncols=columns, nrows=rows)
+    bar = tqdm(items, doing, total, unit=unit, file=sys.stderr, disable=None, ncols=columns, nrows=rows)
     silent = bar.disable  # closing it changes that
     try:
         for item in bar:
@@ -27,4 +27,4 @@ def shown(items: Iterable[T], doing: str, total: int | None) -> Iterator[T]:
         bar.close()
         if silent:
             seconds = time.monotonic() - start
-            say(f"{doing}: {number} frames in {seconds:.1f} s ({number / max(seconds, 1e-9):.2f} frames/s)")
+            say(f"{doing}: {number} {unit}s in {seconds:.1f} s ({number / max(seconds, 1e-9):.2f} {unit}s/s)")

@@ -63,16 +63,16 @@ def decode(counts: Sequence[Counts], size: tuple[int, int]) -> np.ndarray:
     Raises:
         ValueError: counts that are not run lengths of that size.
     """
-    lengths, runs = _parse(counts, size)
-    number, (height, width) = len(runs), size
-    filled = np.repeat(_foreground(runs), lengths)
-    return np.ascontiguousarray(filled.reshape(number, width, height).transpose(0, 2, 1))
+    lengths, number = runs(counts, size)
+    height, width = size
+    filled = np.repeat(foreground(number), lengths)
+    return np.ascontiguousarray(filled.reshape(len(number), width, height).transpose(0, 2, 1))
 
 
 def area(counts: Sequence[Counts], size: tuple[int, int]) -> np.ndarray:
     """Foreground pixels (M,), int64, of M run lengths over frames of size (H, W)."""
-    lengths, runs = _parse(counts, size)
-    return _per_mask(np.add, lengths * _foreground(runs), runs, 0)
+    lengths, number = runs(counts, size)
+    return _per_mask(np.add, lengths * foreground(number), number, 0)
 
 
 def boxes(counts: Sequence[Counts], size: tuple[int, int]) -> np.ndarray:
@@ -81,20 +81,37 @@ def boxes(counts: Sequence[Counts], size: tuple[int, int]) -> np.ndarray:
     The right and bottom edges are exclusive: a mask of the single pixel (x, y) has the box (x, y, x + 1, y + 1). An
     empty mask has NaN.
     """
-    lengths, runs = _parse(counts, size)
+    lengths, number = runs(counts, size)
     height, width = size
-    ends = np.cumsum(lengths) - np.repeat(np.arange(len(runs)) * height * width, runs)
-    drawn = _foreground(runs) & (lengths > 0)
+    ends = np.cumsum(lengths) - np.repeat(np.arange(len(number)) * height * width, number)
+    drawn = foreground(number) & (lengths > 0)
     first, last = ends - lengths, ends - 1  # first and last pixel of each run, column-major
     left, top = np.divmod(first, max(height, 1))
     right, bottom = np.divmod(last, max(height, 1))
     wraps = right > left  # a run over a column's end touches the bottom of one column and the top of the next
     corners = (left, np.where(wraps, 0, top), -right - 1, -np.where(wraps, height - 1, bottom) - 1)
     absent = max(height, width) + 1
-    found = [_per_mask(np.minimum, np.where(drawn, value, absent), runs, absent) for value in corners]
+    found = [_per_mask(np.minimum, np.where(drawn, value, absent), number, absent) for value in corners]
     box = np.stack(found, axis=1).astype(np.float32) * np.float32([1, 1, -1, -1])
     box[found[0] == absent] = np.nan
     return box
+
+
+def runs(counts: Sequence[Counts], size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """All run lengths, int64, of M masks one after the other, and how many each mask has (M,).
+
+    Raises:
+        ValueError: counts that are not run lengths of that size.
+    """
+    height, width = _checked_size(tuple(size))
+    lengths, number = _expand(_texts(counts))
+    totals = _per_mask(np.add, lengths, number, 0)
+    lowest = _per_mask(np.minimum, lengths, number, 0)
+    for i in np.flatnonzero((lowest < 0) | (totals != height * width))[:1]:
+        if lowest[i] < 0:
+            raise ValueError(f"counts of mask {i} hold the negative run {lowest[i]}")
+        raise ValueError(f"counts of mask {i} cover {totals[i]} pixels; size {height} x {width} has {height * width}")
+    return lengths, number
 
 
 def to_coco(counts: str, size: tuple[int, int]) -> dict[str, Any]:
@@ -114,8 +131,8 @@ def from_coco(segmentation: Mapping[str, Any]) -> tuple[str, tuple[int, int]]:
     if not isinstance(size, Sequence | np.ndarray) or isinstance(size, str | bytes) or len(size) != 2:
         raise ValueError(f"size of run lengths is {size!r}; expected [height, width]")
     height, width = _checked_size(tuple(size))
-    lengths, runs = _parse([segmentation["counts"]], (height, width))
-    return _compress(lengths, runs)[0], (height, width)
+    lengths, number = runs([segmentation["counts"]], (height, width))
+    return _compress(lengths, number)[0], (height, width)
 
 
 def _checked_size(size: tuple[int, int]) -> tuple[int, int]:
@@ -124,7 +141,7 @@ def _checked_size(size: tuple[int, int]) -> tuple[int, int]:
     return int(size[0]), int(size[1])
 
 
-def _foreground(runs: np.ndarray) -> np.ndarray:
+def foreground(runs: np.ndarray) -> np.ndarray:
     """For every run of masks with `runs` (M,) runs, whether it is foreground: each mask's second, fourth, …"""
     starts = np.cumsum(runs) - runs
     return (np.arange(int(runs.sum())) - np.repeat(starts, runs)) % 2 == 1
@@ -160,70 +177,78 @@ def _compress(lengths: np.ndarray, runs: np.ndarray) -> list[str]:
     return [next(strings) if held else "" for held in runs > 0]
 
 
-def _parse(counts: Sequence[Counts], size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """All run lengths, int64, of M masks one after the other, and how many each has (M,); checked against the size."""
-    height, width = _checked_size(tuple(size))
-    texts = [_text(one) for one in counts]
-    lengths, runs = _expand(texts)
-    totals = _per_mask(np.add, lengths, runs, 0)
-    lowest = _per_mask(np.minimum, lengths, runs, 0)
-    for i in np.flatnonzero((lowest < 0) | (totals != height * width))[:1]:
-        if lowest[i] < 0:
-            raise ValueError(f"counts of mask {i} hold the negative run {lowest[i]}")
-        raise ValueError(f"counts of mask {i} cover {totals[i]} pixels; size {height} x {width} has {height * width}")
-    return lengths, runs
+def _texts(counts: Sequence[Counts]) -> list[bytes]:
+    """Compressed bytes of every mask's counts, each in any form; all plain lists are compressed at once."""
+    texts = [one if isinstance(one, bytes) else _ascii(one) if isinstance(one, str) else b"" for one in counts]
+    plain = [i for i, one in enumerate(counts) if not isinstance(one, str | bytes)]
+    if plain:
+        numbers = [_numbers(counts[i]) for i in plain]
+        compressed = _compress(np.concatenate(numbers), np.array([len(one) for one in numbers]))
+        for i, text in zip(plain, compressed, strict=True):
+            texts[i] = text.encode("ascii")
+    return texts
 
 
-def _text(counts: Counts) -> bytes:
-    """Compressed bytes of one mask's counts in any form."""
-    if isinstance(counts, str):
-        if not counts.isascii():
-            raise ValueError(f"counts {counts[:40]!r} are not a run-length string")
-        return counts.encode("ascii")
-    if isinstance(counts, bytes):
-        return counts
-    numbers = np.asarray(counts)
-    if numbers.ndim != 1 or (numbers.size and numbers.dtype.kind not in "iu"):
+def _ascii(counts: str) -> bytes:
+    if not counts.isascii():
+        raise ValueError(f"counts {counts[:40]!r} are not a run-length string")
+    return counts.encode("ascii")
+
+
+def _numbers(counts: Any) -> np.ndarray:
+    """A plain list of counts as int64."""
+    try:
+        numbers = np.asarray(counts)
+    except ValueError:  # lists of different lengths in it
+        numbers = np.empty(0, object)
+    if numbers.ndim != 1 or (numbers.dtype.kind not in "iu" and (numbers.size or numbers.dtype == object)):
         raise ValueError(f"counts are {str(counts)[:60]}; expected a string or a list of whole numbers")
     if numbers.size and (numbers.min() < 0 or numbers.max() >= 2**31):
         raise ValueError(f"counts hold {numbers.min()} to {numbers.max()}; a run is 0 to {2**31 - 1} pixels")
-    return _compress(numbers.astype(np.int64), np.array([numbers.size]))[0].encode("ascii")
+    return numbers.astype(np.int64)
 
 
 def _expand(texts: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
     """Run lengths of compressed strings: all of them, and how many each string has."""
     size = np.array([len(text) for text in texts], np.int64)
-    groups = np.frombuffer(b"".join(texts), np.uint8).astype(np.int64) - 48
-    mask = np.repeat(np.arange(len(texts)), size)
-    bad = np.flatnonzero((groups < 0) | (groups > 63))
+    groups = np.frombuffer(b"".join(texts), np.uint8) - np.uint8(48)  # characters below 48 wrap to large numbers
+    text_ends = np.cumsum(size)
+    bad = np.flatnonzero(groups > 63)
     if len(bad):
-        raise ValueError(f"counts of mask {mask[bad[0]]} hold the character {chr(groups[bad[0]] + 48)!r}")
+        mask = np.searchsorted(text_ends, bad[0], "right")
+        raise ValueError(f"counts of mask {mask} hold the character {chr((int(groups[bad[0]]) + 48) % 256)!r}")
     if not len(groups):
-        return groups, size
+        return groups.astype(np.int64), size
     last = groups & 0x20 == 0  # of its number
-    cut = np.flatnonzero(~last[np.cumsum(size)[size > 0] - 1])
+    cut = np.flatnonzero(~last[text_ends[size > 0] - 1])
     if len(cut):
         raise ValueError(f"counts of mask {np.flatnonzero(size)[cut[0]]} end in the middle of a number")
     ends = np.flatnonzero(last)
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    place = np.arange(len(groups)) - np.repeat(starts, ends - starts + 1)
-    if place.max() >= _GROUPS:
-        raise ValueError(f"counts of mask {mask[place.argmax()]} hold a number of {place.max() + 1} groups")
-    values = np.add.reduceat((groups & 0x1F) << (5 * place), starts)
-    values -= np.where(groups[ends] & 0x10, np.int64(1) << (5 * (place[ends] + 1)), 0)
-    runs = np.bincount(mask[ends], minlength=len(texts))
+    number = np.diff(ends, prepend=-1)  # groups of each number
+    if number.max() > _GROUPS:
+        mask = np.searchsorted(text_ends, ends[number.argmax()], "right")
+        raise ValueError(f"counts of mask {mask} hold a number of {number.max()} groups")
+    values = (groups[ends] & 0x1F).astype(np.int64)
+    values -= (values & 0x10) << 1  # the top group has the sign
+    for place in range(1, int(number.max())):
+        longer = np.flatnonzero(number > place)
+        values[longer] = (values[longer] << 5) | (groups[ends[longer] - place] & 0x1F)
+    runs = np.diff(np.searchsorted(ends, text_ends), prepend=0)
     return _undo_differences(values, runs), runs
 
 
 def _undo_differences(values: np.ndarray, runs: np.ndarray) -> np.ndarray:
     """Counts from COCO's differences: each mask's first as it is, its odd and its even ones summed up apart."""
-    mask = np.repeat(np.arange(len(runs)), runs)
-    place = np.arange(len(values)) - np.repeat(np.cumsum(runs) - runs, runs)
-    chain = 3 * mask + np.where(place == 0, 0, 2 - place % 2)
-    order = np.argsort(chain, kind="stable")
-    chain, total = chain[order], np.cumsum(values[order])
-    head = np.flatnonzero(np.diff(chain, prepend=-1))
-    before = np.concatenate([[0], total[head[1:] - 1]])
-    counts = np.empty_like(values)
-    counts[order] = total - np.repeat(before, np.diff(head, append=len(values)))
-    return counts
+    even = runs + runs % 2
+    starts = np.cumsum(even) - even
+    index = np.arange(len(values)) + np.repeat(starts - (np.cumsum(runs) - runs), runs)
+    first = starts[runs > 0]
+    pairs = np.zeros(int(even.sum()), np.int64)
+    pairs[index] = values
+    alone = pairs[first]
+    pairs[first] = 0
+    pairs = np.cumsum(pairs.reshape(-1, 2), axis=0)  # (pairs of runs, 2)
+    before = np.concatenate([[[0, 0]], pairs])[starts // 2]
+    counts = (pairs - np.repeat(before, even // 2, axis=0)).ravel()
+    counts[first] = alone
+    return counts[index]

@@ -1,0 +1,183 @@
+"""A model over the videos of a set: in this process, in several, or in those that torchrun started."""
+
+import argparse
+import json
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from mdqe import __version__
+from mdqe.atomic import whole_file
+from mdqe.cli import say
+from mdqe.cli.model_options import default_model, load_model
+from mdqe.cli.progress import shown
+from mdqe.evaluation.reading import Annotations, Video, read_annotations
+from mdqe.evaluation.segment_set import (
+    check_images,
+    find_set,
+    label_ids,
+    merge,
+    segment_video,
+    video_file,
+    write_video,
+)
+
+SETTINGS = "run.json"
+
+
+@dataclass(frozen=True)
+class Worker:
+    """What a process needs to run videos; the model is loaded where it works."""
+
+    args: argparse.Namespace
+    annotations: Annotations
+    images: Path
+    index: int = 0
+    number: int = 1
+
+    def load(self) -> tuple[Any, list[int]]:
+        """The model and the data set's category ids by label."""
+        import torch
+
+        args = argparse.Namespace(**vars(self.args))
+        if self.number > 1:
+            torch.set_num_threads(max(1, (os.cpu_count() or 1) // self.number))
+            if args.device is None and torch.cuda.is_available():
+                args.device = f"cuda:{self.index % torch.cuda.device_count()}"
+        model = load_model(args)
+        return model, label_ids(model.config, self.annotations)
+
+    def videos(self, videos: list[Video]) -> Iterator[int]:
+        """Run videos one after the other and keep each one's results; yields their ids."""
+        if videos:
+            model, ids = self.load()
+        for video in videos:
+            write_video(self.args.output, video.id, segment_video(model, video, self.images, ids))
+            yield video.id
+
+
+def run_model(args: argparse.Namespace) -> tuple[Path | None, list[dict[str, Any]]] | None:
+    """Run every video that has no results yet.
+
+    Returns:
+        The annotations to compare with, None where the set has none, and all results; None in the processes of torchrun
+        but the first.
+
+    Raises:
+        OSError, ValueError: something of the set or the model is missing or wrong, found before any work.
+    """
+    path, images = find_set(args.data, args.images)
+    annotations = read_annotations(path, hidden=True)
+    check_images(annotations, images)
+    rank, ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if ranks > 1 and args.workers > 1:
+        raise ValueError("--workers is for one process; torchrun has started several already")
+    _check_settings(args, path)
+    videos = list(annotations.videos.values())
+    left = [video for video in videos if not video_file(args.output, video.id).exists()]
+    if rank == 0 and len(left) < len(videos):
+        say(f"{len(videos) - len(left)} of {len(videos)} videos are done already")
+    if ranks > 1:
+        _run_rank(args, annotations, images, videos[rank::ranks], rank, ranks)
+        if rank > 0:
+            return None
+    else:
+        workers = min(args.workers, len(left))
+        done = (
+            _run_workers(Worker(args, annotations, images, number=workers), left)
+            if workers > 1
+            else Worker(args, annotations, images).videos(left)
+        )
+        for _ in shown(done, "segmenting", len(left), "video"):
+            pass
+    return (path if annotations.labelled else None), merge(args.output, annotations)
+
+
+def _run_rank(
+    args: argparse.Namespace, annotations: Annotations, images: Path, videos: list[Video], rank: int, ranks: int
+) -> None:
+    """This rank's share of the videos; returns when every rank is through."""
+    from torch import distributed
+
+    # A rank may have much longer videos than another: it is waited for.
+    distributed.init_process_group("gloo", timeout=timedelta(days=30))
+    try:
+        local, number = int(os.environ.get("LOCAL_RANK", rank)), int(os.environ.get("LOCAL_WORLD_SIZE", ranks))
+        left = [video for video in videos if not video_file(args.output, video.id).exists()]
+        done = Worker(args, annotations, images, local, number).videos(left)
+        for _ in shown(done, f"segmenting, part {rank + 1} of {ranks}", len(left), "video"):
+            pass
+        distributed.barrier()
+    finally:
+        distributed.destroy_process_group()
+
+
+_held: tuple[Worker, Any, list[int]]  # of a worker process
+
+
+def _start_worker(worker: Worker, counter: Any) -> None:
+    global _held
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it at once, without a word
+    with counter.get_lock():
+        index = counter.value
+        counter.value += 1
+    worker = Worker(worker.args, worker.annotations, worker.images, index, worker.number)
+    _held = (worker, *worker.load())
+
+
+def _run_one(video: Video) -> int:
+    worker, model, ids = _held
+    write_video(worker.args.output, video.id, segment_video(model, video, worker.images, ids))
+    return video.id
+
+
+def _run_workers(worker: Worker, videos: list[Video]) -> Iterator[int]:
+    """Share the videos out to processes, longest first; yields ids as they are done."""
+    context = multiprocessing.get_context("spawn")
+    bare = Annotations(worker.annotations.name, {}, worker.annotations.categories)  # without the objects
+    worker = Worker(worker.args, bare, worker.images, number=worker.number)
+    options = {"mp_context": context, "initializer": _start_worker, "initargs": (worker, context.Value("i", 0))}
+    pool = ProcessPoolExecutor(worker.number, **options)
+    try:
+        order = sorted(videos, key=lambda video: -video.length)
+        plain = [Video(video.id, video.size, video.length, video.file_names) for video in order]
+        for future in as_completed([pool.submit(_run_one, video) for video in plain]):
+            yield future.result()
+    except BrokenProcessPool:
+        raise OSError("a worker ended before its time, perhaps for want of memory; what is done is kept") from None
+    finally:
+        pool.shutdown(cancel_futures=True)  # the videos under way are finished
+
+
+def _check_settings(args: argparse.Namespace, path: Path) -> None:
+    """Refuse a folder with the results of another model or set; note what this one's are of."""
+    settings = {
+        "model": str(args.model or default_model()),
+        "data": str(path.resolve()),
+        "shorter_edge": args.size,
+        "dtype": args.dtype,
+        "mdqe": __version__,
+    }
+    note = args.output / SETTINGS
+    args.output.mkdir(parents=True, exist_ok=True)
+    if note.exists():
+        try:
+            before = json.loads(note.read_bytes())
+        except ValueError as error:
+            raise ValueError(f"{note} is not JSON: {error}") from None
+        for key, value in settings.items():
+            if before.get(key) != value:
+                raise ValueError(
+                    f"{args.output} holds results with {key} {before.get(key)!r}, now it is {value!r}: "
+                    "choose another folder or remove it"
+                )
+    elif os.environ.get("RANK", "0") == "0":
+        with whole_file(note) as partial:
+            partial.write_text(json.dumps(settings, indent=1) + "\n")

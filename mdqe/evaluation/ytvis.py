@@ -1,0 +1,211 @@
+"""The numbers of YouTube-VIS and OVIS: `evaluate`."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mdqe.evaluation.average_precision import IOU_THRESHOLDS, MAX_RESULTS, Curve, Matches, curves, match
+from mdqe.evaluation.identity import IdentityCounts, compare_identities, without_crowds
+from mdqe.evaluation.overlap import intersections, runs_of
+from mdqe.evaluation.reading import Annotations, Results, Source, Track, Video, read_annotations, read_results
+
+AREAS = {"": (0, 1e10), "s": (0, 128**2), "m": (128**2, 256**2), "l": (256**2, 1e10)}
+"""Pixels of all, small, medium and large objects of YouTube-VIS, both ends included."""
+OCCLUSIONS = {"_so": (0, 0.25), "_mo": (0.25, 0.5), "_ho": (0.5, 1)}
+"""Degrees of slightly, moderately and heavily occluded objects, both ends included."""
+
+
+def evaluate(
+    annotations: Source,
+    results: Source,
+    *,
+    identity: bool = True,
+    score_threshold: float = 0.3,
+    per_video: bool = False,
+) -> dict[str, Any]:
+    """Compare results with annotations.
+
+    Args:
+        annotations: a path or the loaded JSON, in the form of YouTube-VIS. With the "occlusion" labels of OVIS, the
+            numbers by degree of occlusion are given too.
+        results: a path or the loaded JSON: the list that YouTube-VIS' server takes.
+        identity: compute HOTA, IDF1 and identity switches.
+        score_threshold: for those, which need a decision: results with this score or more count, and of several results
+            with one "track_id" in a video the best alone. Results without a "track_id" are each a track of its own.
+        per_video: give the numbers of each video alone too.
+
+    Returns:
+        Numbers from 0 to 1, as the official evaluators give them, −1.0 where there is no object to count:
+
+        - "AP" (mean over IoU thresholds 0.5 … 0.95 and categories), "AP50", "AP75"; "APs", "APm", "APl" of small
+          (area up to 128²), medium and large objects (from 256²); "AR1", "AR10", "AR100" with so many results per video
+          and category; "ARs", "ARm", "ARl";
+        - "AP_so", "AP_mo", "AP_ho", "AR_so", "AR_mo", "AR_ho" where every object has occlusion labels: objects whose
+          degree, the mean of the upper half of their frames' degrees (none 0, slight 0.25, severe 0.75), is within
+          0 … 0.25, 0.25 … 0.5 and 0.5 … 1;
+        - "HOTA", "DetA", "AssA", "IDF1", "IDP", "IDR" and "IDSW", the number of identity switches: their definitions
+          are in `mdqe.evaluation.identity`;
+        - "per_category": by category id, its "name", how many "objects" (no crowds) and "results" it has, and the same
+          numbers;
+        - "per_video", if asked for: the same by the id of the video.
+
+    Raises:
+        OSError: a file cannot be read.
+        ValueError: malformed JSON or records; one line names the file, the record and the field.
+
+    Warns:
+        UserWarning: results of unknown categories, which count for nothing; no results at all; annotations of which
+            only some have occlusion labels, or one of which has the id 0.
+    """
+    truth = read_annotations(annotations)
+    found = read_results(results, truth)
+    occlusion = truth.occlusion
+    videos = {
+        number: _compare_video(truth, found, number, occlusion, score_threshold if identity else None)
+        for number in truth.videos
+    }
+    numbers = _summarize(videos.values(), truth, occlusion, identity)
+    if per_video:
+        numbers["per_video"] = {number: _summarize([one], truth, occlusion, identity) for number, one in videos.items()}
+        for one in numbers["per_video"].values():
+            del one["per_category"]
+    return numbers
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """One category of a video."""
+
+    matches: Matches
+    identity: IdentityCounts
+    objects: int
+    results: int
+
+
+def _compare_video(
+    truth: Annotations, found: Results, number: int, occlusion: bool, score_threshold: float | None
+) -> dict[int, _Compared]:
+    """By category, all that the numbers need of a video; identities from results of at least that score, if any."""
+    video, tracks = truth.videos[number], found.tracks[number]
+    chosen = _choose(tracks, score_threshold)
+    compared = {}
+    for category in sorted({one.category for one in (*video.objects, *tracks)}):
+        objects = [one for one in video.objects if one.category == category]
+        rows = [i for i, one in enumerate(tracks) if one.category == category]
+        compared[category] = _compare(
+            video, (truth.name, objects), (found.name, [tracks[i] for i in rows]), occlusion, chosen[rows]
+        )
+    return compared
+
+
+def _choose(tracks: Sequence[Track], score_threshold: float | None) -> np.ndarray:
+    """(N,) bool: the best result of each track, if its score reaches the threshold."""
+    best: dict[int, int] = {}
+    if score_threshold is not None:
+        for i, one in enumerate(tracks):
+            if one.score >= score_threshold and (one.id not in best or one.score > tracks[best[one.id]].score):
+                best[one.id] = i
+    return np.isin(np.arange(len(tracks)), list(best.values()))
+
+
+def _compare(
+    video: Video,
+    truth: tuple[str, list[Track]],
+    found: tuple[str, list[Track]],
+    occlusion: bool,
+    chosen: np.ndarray,
+) -> _Compared:
+    """One category of a video; of the results `chosen` (N,) bool take part in the identities."""
+    (truth_name, objects), (found_name, tracks) = truth, found
+    object_runs = runs_of(truth_name, objects, video.size, video.length)
+    track_runs = runs_of(found_name, tracks, video.size, video.length)
+    shared = intersections(track_runs, object_runs)  # (D, G, T)
+    object_areas, track_areas = object_runs.areas, track_runs.areas  # (G, T), (D, T)
+    common = shared.sum(axis=2)
+    union = track_areas.sum(axis=1)[:, None] + object_areas.sum(axis=1) - common
+    ious = np.divide(common, union, out=np.zeros(common.shape), where=union > 0)
+    crowd = np.array([one.crowd for one in objects], bool)
+    ignored, outside = _ranges(objects, _mean_areas(track_areas), occlusion)
+    matches = match(np.array([one.score for one in tracks], float), ious, crowd, ignored, outside)
+    counts = _compare_identities(shared[chosen], object_areas, track_areas[chosen], crowd)
+    return _Compared(matches, counts, int((~crowd).sum()), len(tracks))
+
+
+def _mean_areas(areas: np.ndarray) -> np.ndarray:
+    """(D,): means of areas (D, T) over the frames where they are not 0."""
+    return areas.sum(axis=1) / np.maximum((areas > 0).sum(axis=1), 1)
+
+
+def _ranges(objects: list[Track], areas: np.ndarray, occlusion: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Per range, the objects (R, G) that are ignored and the results (R, D) that are ignored where they match none."""
+    crowd = np.array([one.crowd for one in objects], bool)
+    sizes = np.array([one.area for one in objects], float)
+    ignored = [crowd | (sizes < low) | (sizes > high) for low, high in AREAS.values()]
+    outside = [(areas < low) | (areas > high) for low, high in AREAS.values()]
+    if occlusion:
+        degrees = np.array([one.occlusion for one in objects], float)
+        ignored += [crowd | (degrees < low) | (degrees > high) for low, high in OCCLUSIONS.values()]
+        outside += [np.zeros(len(areas), bool)] * len(OCCLUSIONS)
+    return np.array(ignored), np.array(outside)
+
+
+def _compare_identities(
+    shared: np.ndarray, object_areas: np.ndarray, track_areas: np.ndarray, crowd: np.ndarray
+) -> IdentityCounts:
+    """From the pixels (D, G, T) that tracks and objects share, their areas, and which objects are crowds."""
+    shared = shared.transpose(1, 0, 2)  # (G, D, T)
+    union = object_areas[:, None] + track_areas - shared
+    ious = np.divide(shared, union, out=np.zeros(shared.shape), where=union > 0)
+    if crowd.any():
+        track_areas = without_crowds(ious[~crowd], shared[crowd], track_areas)
+        ious = np.where(track_areas > 0, ious, 0)
+    return compare_identities(ious[~crowd], object_areas[~crowd], track_areas)
+
+
+def _summarize(
+    videos: Iterable[dict[int, _Compared]], truth: Annotations, occlusion: bool, identity: bool
+) -> dict[str, Any]:
+    """The dictionary that `evaluate` returns, of some videos."""
+    per_category = {}
+    parts: dict[int, list[_Compared]] = {category: [] for category in truth.categories}
+    for video in videos:
+        for category, one in video.items():
+            parts[category].append(one)
+    lines = {category: curves([one.matches for one in part]) if part else [] for category, part in parts.items()}
+    counts = {category: sum((one.identity for one in part), IdentityCounts()) for category, part in parts.items()}
+    for category, name in truth.categories.items():
+        per_category[category] = {
+            "name": name,
+            "objects": sum(one.objects for one in parts[category]),
+            "results": sum(one.results for one in parts[category]),
+            **_numbers([lines[category]], occlusion),
+            **(counts[category].summary() if identity else {}),
+        }
+    total = sum(counts.values(), IdentityCounts()).summary() if identity else {}
+    return {**_numbers(lines.values(), occlusion), **total, "per_category": per_category}
+
+
+def _numbers(categories: Iterable[list[Curve | None]], occlusion: bool) -> dict[str, float]:
+    """Averages over the categories that have a curve, of each range."""
+    categories = [one for one in categories if one]
+    keys = [*AREAS, *(OCCLUSIONS if occlusion else ())]
+    held = {key: [one[i] for one in categories if one[i] is not None] for i, key in enumerate(keys)}
+
+    def precision(key: str, threshold: slice | int = slice(None)) -> float:
+        return float(np.mean([one.precision[threshold] for one in held[key]])) if held[key] else -1.0
+
+    def recall(key: str, most: int = MAX_RESULTS[-1]) -> float:
+        at = MAX_RESULTS.index(most)
+        return float(np.mean([one.recall[:, at] for one in held[key]])) if held[key] else -1.0
+
+    half, three_quarters = (int(np.abs(IOU_THRESHOLDS - value).argmin()) for value in (0.5, 0.75))
+    numbers = {"AP": precision(""), "AP50": precision("", half), "AP75": precision("", three_quarters)}
+    numbers |= {f"AP{key}": precision(key) for key in AREAS if key}
+    numbers |= {f"AR{most}": recall("", most) for most in MAX_RESULTS}
+    numbers |= {f"AR{key}": recall(key) for key in AREAS if key}
+    if occlusion:
+        numbers |= {f"AP{key}": precision(key) for key in OCCLUSIONS}
+        numbers |= {f"AR{key}": recall(key) for key in OCCLUSIONS}
+    return numbers
