@@ -7,10 +7,8 @@ Scene `index` of `seed` is the same, byte for byte, on every machine. `mdqe.data
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from mdqe.data.render import Drawing, render
-from mdqe.data.reproducible import Draws
 from mdqe.data.scene import DIFFICULTIES, Difficulty, draw_scene
 from mdqe.data.shapes import CATEGORIES
 from mdqe.targets import ClipTargets
@@ -107,24 +105,22 @@ def clip_targets(drawing: Drawing) -> ClipTargets:
     return ClipTargets(
         labels=torch.from_numpy(drawing.labels[kept]),
         ids=torch.from_numpy(np.where(present, kept[:, None], -1)),
-        masks=torch.from_numpy(masks),
+        masks=torch.from_numpy(np.ascontiguousarray(masks)),
         boxes=torch.from_numpy(boxes),
     )
 
 
-class SyntheticClips(Dataset[tuple[Tensor, ClipTargets]]):
-    """Clips for training, drawn when they are asked for.
-
-    Item i is a clip from scene i of the seed, from a frame that i decides: always the same, whichever worker or rank
-    asks, so any sampler shares out the set and a run resumes where it stopped.
+class SyntheticClips:
+    """Scenes that are drawn when a clip of them is asked for: a `mdqe.data.loader.ClipSource`.
 
     Args:
-        length: number of items.
+        length: number of scenes; there are more than any training draws unless it says otherwise.
         seed: of the scenes; choose another for validation.
         frames: T of a clip.
         size: H and W.
         difficulty: as in `draw_video`.
         scene_frames: length of the scenes that clips are cut from.
+        flip: how often a clip is mirrored left to right, 0 … 1.
 
     Raises:
         ValueError: a value out of range.
@@ -132,37 +128,43 @@ class SyntheticClips(Dataset[tuple[Tensor, ClipTargets]]):
 
     def __init__(
         self,
-        length: int,
+        length: int = 2**40,
         seed: int = 0,
         *,
         frames: int = 4,
         size: tuple[int, int] = (128, 192),
         difficulty: str | Difficulty = "standard",
         scene_frames: int = 16,
+        flip: float = 0.0,
     ) -> None:
         self.length, self.seed, self.frames, self.size = length, seed, frames, size
-        self.difficulty, self.scene_frames = difficulty, scene_frames
+        self.difficulty, self.scene_frames, self.flip = difficulty, scene_frames, flip
         if length < 1:
             raise ValueError(f"length is {length}; expected 1 or more")
-        self[0]  # checks the rest
+        if not 0 <= flip <= 1:
+            raise ValueError(f"flip is {flip}; expected 0 to 1")
+        self.clip(0, torch.Generator())  # checks the rest
 
     def __len__(self) -> int:
         return self.length
 
-    def __getitem__(self, index: int) -> tuple[Tensor, ClipTargets]:
-        """Frames (T, 3, H, W) uint8 and their targets."""
+    def clip(self, index: int, generator: torch.Generator) -> tuple[Tensor, ClipTargets]:
+        """A clip of scene `index`: frames (T, 3, H, W) uint8 and targets. `generator` decides where it starts."""
         if not 0 <= index < self.length:
-            raise IndexError(f"clip {index} of {self.length}")
+            raise IndexError(f"scene {index} of {self.length}")
+        starts = max(1, self.scene_frames - self.frames + 1)
         drawing = draw_video(
             self.seed,
             index,
             frames=self.frames,
             size=self.size,
             difficulty=self.difficulty,
-            start=Draws(self.seed, index, 2).below(max(1, self.scene_frames - self.frames + 1)),
+            start=int(torch.randint(starts, (), generator=generator)),
             scene_frames=self.scene_frames,
         )
-        frames = torch.from_numpy(drawing.frames).permute(0, 3, 1, 2).contiguous()  # (T, 3, H, W)
+        if torch.rand((), generator=generator) < self.flip:
+            drawing = drawing._replace(frames=drawing.frames[:, :, ::-1], masks=drawing.masks[..., ::-1])
+        frames = torch.from_numpy(np.ascontiguousarray(drawing.frames.transpose(0, 3, 1, 2)))  # (T, 3, H, W)
         return frames, clip_targets(drawing)
 
 

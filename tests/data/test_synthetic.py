@@ -8,7 +8,6 @@ import sys
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader
 from torchvision.ops import masks_to_boxes
 
 from mdqe.data.synthetic import (
@@ -100,27 +99,33 @@ def test_shapes_that_are_never_seen_are_not_targets():
     assert clip_targets(drawing).masks.shape == (0, 3, 64, 96)
 
 
-def test_clips_are_the_same_from_every_worker():
-    clips = SyntheticClips(6, seed=9, frames=3, size=(32, 48), scene_frames=8)
-    loader = DataLoader(clips, batch_size=None, num_workers=2)
-    for (frames, targets), (own_frames, own_targets) in zip(loader, (clips[i] for i in range(6)), strict=True):
-        assert frames.shape == (3, 3, 32, 48) and frames.dtype == torch.uint8
-        assert torch.equal(frames, own_frames)
-        for name in ("labels", "ids", "masks", "boxes"):
-            assert torch.equal(getattr(targets, name), getattr(own_targets, name)), name
-
-
 def test_clips_are_cut_from_all_over_their_scenes():
     clips = SyntheticClips(60, seed=1, frames=2, size=(16, 24), scene_frames=5)
     starts = set()
     for i in range(60):
-        frames, _ = clips[i]
+        frames, _ = clips.clip(i, torch.Generator().manual_seed(i))
         whole = draw_video(1, i, frames=5, size=(16, 24)).frames
         starts |= {start for start in range(4) if np.array_equal(frames.permute(0, 2, 3, 1), whole[start : start + 2])}
     assert starts == {0, 1, 2, 3}
     assert len(clips) == 60
     with pytest.raises(IndexError):
-        clips[60]
+        clips.clip(60, torch.Generator())
+
+
+def test_clips_are_mirrored_with_their_targets():
+    options = {"seed": 2, "frames": 3, "size": (32, 48), "scene_frames": 3}
+    frames, targets = SyntheticClips(**options).clip(7, torch.Generator())
+    mirrored, mirrored_targets = SyntheticClips(**options, flip=1).clip(7, torch.Generator())
+    assert torch.equal(mirrored, frames.flip(-1))
+    assert torch.equal(mirrored_targets.masks, targets.masks.flip(-1))
+    assert torch.equal(mirrored_targets.ids, targets.ids) and torch.equal(mirrored_targets.labels, targets.labels)
+    present = targets.ids >= 0
+    expected = masks_to_boxes(targets.masks.flip(-1)[present]) + torch.tensor([0, 0, 1, 1])
+    assert torch.equal(mirrored_targets.boxes[present], expected)
+    generator = torch.Generator().manual_seed(0)
+    half = SyntheticClips(**options, flip=0.5)
+    flipped = [torch.equal(half.clip(7, generator)[0], mirrored) for _ in range(60)]
+    assert 15 < sum(flipped) < 45, "six sigma"
 
 
 def test_demo_scene():
@@ -166,6 +171,8 @@ def test_bad_clips():
         SyntheticClips(0)
     with pytest.raises(ValueError, match="frames is 5 from 0 on, of a scene of 4"):
         SyntheticClips(10, frames=5, scene_frames=4)
+    with pytest.raises(ValueError, match="flip is 2"):
+        SyntheticClips(flip=2)
 
 
 def test_categories():
