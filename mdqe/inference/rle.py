@@ -97,6 +97,15 @@ def boxes(counts: Sequence[Counts], size: tuple[int, int]) -> np.ndarray:
     return box
 
 
+def compress(counts: Sequence[Counts], size: tuple[int, int]) -> list[str]:
+    """Compressed counts of M run lengths in any form over frames of size (H, W).
+
+    Raises:
+        ValueError: counts that are not run lengths of that size.
+    """
+    return _compress(*_parse(counts, size))
+
+
 def to_coco(counts: str, size: tuple[int, int]) -> dict[str, Any]:
     """The JSON object of one mask: {"size": [H, W], "counts": string}."""
     return {"size": [int(size[0]), int(size[1])], "counts": counts}
@@ -114,8 +123,7 @@ def from_coco(segmentation: Mapping[str, Any]) -> tuple[str, tuple[int, int]]:
     if not isinstance(size, Sequence | np.ndarray) or isinstance(size, str | bytes) or len(size) != 2:
         raise ValueError(f"size of run lengths is {size!r}; expected [height, width]")
     height, width = _checked_size(tuple(size))
-    lengths, runs = _parse([segmentation["counts"]], (height, width))
-    return _compress(lengths, runs)[0], (height, width)
+    return compress([segmentation["counts"]], (height, width))[0], (height, width)
 
 
 def _checked_size(size: tuple[int, int]) -> tuple[int, int]:
@@ -163,8 +171,12 @@ def _compress(lengths: np.ndarray, runs: np.ndarray) -> list[str]:
 def _parse(counts: Sequence[Counts], size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """All run lengths, int64, of M masks one after the other, and how many each has (M,); checked against the size."""
     height, width = _checked_size(tuple(size))
-    texts = [_text(one) for one in counts]
-    lengths, runs = _expand(texts)
+    if any(isinstance(one, str | bytes) for one in counts):
+        lengths, runs = _expand([_text(one) for one in counts])
+    else:
+        numbers = [_numbers(one) for one in counts]
+        lengths = np.concatenate([*numbers, np.zeros(0, np.int64)])
+        runs = np.array([len(one) for one in numbers], np.int64)
     totals = _per_mask(np.add, lengths, runs, 0)
     lowest = _per_mask(np.minimum, lengths, runs, 0)
     for i in np.flatnonzero((lowest < 0) | (totals != height * width))[:1]:
@@ -182,12 +194,18 @@ def _text(counts: Counts) -> bytes:
         return counts.encode("ascii")
     if isinstance(counts, bytes):
         return counts
+    numbers = _numbers(counts)
+    return _compress(numbers, np.array([numbers.size]))[0].encode("ascii")
+
+
+def _numbers(counts: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Plain counts of one mask as int64."""
     numbers = np.asarray(counts)
     if numbers.ndim != 1 or (numbers.size and numbers.dtype.kind not in "iu"):
         raise ValueError(f"counts are {str(counts)[:60]}; expected a string or a list of whole numbers")
     if numbers.size and (numbers.min() < 0 or numbers.max() >= 2**31):
         raise ValueError(f"counts hold {numbers.min()} to {numbers.max()}; a run is 0 to {2**31 - 1} pixels")
-    return _compress(numbers.astype(np.int64), np.array([numbers.size]))[0].encode("ascii")
+    return numbers.astype(np.int64)
 
 
 def _expand(texts: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
