@@ -26,6 +26,28 @@ class ClipTargets:
     boxes: Tensor
     """(K, T, 4) xyxy in pixels; anything where absent."""
 
+    @classmethod
+    def from_masks(cls, labels: Tensor, masks: Tensor) -> ClipTargets:
+        """The targets of N objects, absent where their masks are empty; boxes hold the masks tightly.
+
+        An object's id is its place in the row. Objects that are never present are left out. The right and bottom edges
+        of boxes are exclusive; boxes are zero where absent.
+
+        Args:
+            labels: (N,) int64.
+            masks: (N, T, H, W) bool.
+        """
+        rows, columns = (masks.view(torch.uint8).amax(dim) for dim in (-1, -2))  # (N, T, H), (N, T, W); any() is slow
+        present = rows.amax(-1) > 0  # (N, T)
+        kept = present.any(1)
+        present, ids = present[kept], kept.nonzero()
+        boxes = masks.new_zeros((*present.shape, 4), dtype=torch.float32)
+        for edge, held in ((0, columns[kept]), (1, rows[kept])):
+            boxes[..., edge] = held.argmax(-1)
+            boxes[..., edge + 2] = held.shape[-1] - held.flip(-1).argmax(-1)
+        boxes[~present] = 0
+        return cls(labels[kept], torch.where(present, ids, -1), masks[kept], boxes)
+
     def __post_init__(self) -> None:
         if self.masks.ndim != 4 or self.masks.dtype != torch.bool:
             raise ValueError(f"masks is {_describe(self.masks)}, expected (K, T, H, W) bool")

@@ -93,21 +93,7 @@ def clip_targets(drawing: Drawing) -> ClipTargets:
     Labels are places in CATEGORIES. Ids are the shapes' numbers in the scene, so a shape has the same id in every clip
     of it. Boxes hold the visible pixels, the right and bottom edges exclusive.
     """
-    present = drawing.masks.any(axis=(2, 3))  # (N, T)
-    kept = np.flatnonzero(present.any(axis=1))
-    masks, present = drawing.masks[kept], present[kept]
-    boxes = np.zeros((*present.shape, 4), np.float32)
-    for edge, axis in ((0, 2), (1, 3)):  # x from columns, y from rows
-        held = masks.any(axis=axis)  # (K, T, W) or (K, T, H)
-        boxes[..., edge] = held.argmax(axis=-1)
-        boxes[..., edge + 2] = held.shape[-1] - held[..., ::-1].argmax(axis=-1)
-    boxes[~present] = 0
-    return ClipTargets(
-        labels=torch.from_numpy(drawing.labels[kept]),
-        ids=torch.from_numpy(np.where(present, kept[:, None], -1)),
-        masks=torch.from_numpy(np.ascontiguousarray(masks)),
-        boxes=torch.from_numpy(boxes),
-    )
+    return ClipTargets.from_masks(torch.from_numpy(drawing.labels), torch.from_numpy(drawing.masks))
 
 
 class SyntheticClips:
@@ -163,7 +149,8 @@ class SyntheticClips:
             scene_frames=self.scene_frames,
         )
         if torch.rand((), generator=generator) < self.flip:
-            drawing = drawing._replace(frames=drawing.frames[:, :, ::-1], masks=drawing.masks[..., ::-1])
+            masks = np.ascontiguousarray(drawing.masks[..., ::-1])
+            drawing = drawing._replace(frames=drawing.frames[:, :, ::-1], masks=masks)
         frames = torch.from_numpy(np.ascontiguousarray(drawing.frames.transpose(0, 3, 1, 2)))  # (T, 3, H, W)
         return frames, clip_targets(drawing)
 

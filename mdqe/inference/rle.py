@@ -97,6 +97,15 @@ def boxes(counts: Sequence[Counts], size: tuple[int, int]) -> np.ndarray:
     return box
 
 
+def compress(counts: Sequence[Counts], size: tuple[int, int]) -> list[str]:
+    """Compressed counts of M run lengths in any form over frames of size (H, W).
+
+    Raises:
+        ValueError: counts that are not run lengths of that size.
+    """
+    return _compress(*runs(counts, size))
+
+
 def runs(counts: Sequence[Counts], size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """All run lengths, int64, of M masks one after the other, and how many each mask has (M,).
 
@@ -104,7 +113,12 @@ def runs(counts: Sequence[Counts], size: tuple[int, int]) -> tuple[np.ndarray, n
         ValueError: counts that are not run lengths of that size.
     """
     height, width = _checked_size(tuple(size))
-    lengths, number = _expand(_texts(counts))
+    if any(isinstance(one, str | bytes) for one in counts):
+        lengths, number = _expand(_texts(counts))
+    else:
+        numbers = [_numbers(one) for one in counts]
+        lengths = np.concatenate([*numbers, np.zeros(0, np.int64)])
+        number = np.array([len(one) for one in numbers], np.int64)
     totals = _per_mask(np.add, lengths, number, 0)
     lowest = _per_mask(np.minimum, lengths, number, 0)
     for i in np.flatnonzero((lowest < 0) | (totals != height * width))[:1]:
@@ -131,8 +145,7 @@ def from_coco(segmentation: Mapping[str, Any]) -> tuple[str, tuple[int, int]]:
     if not isinstance(size, Sequence | np.ndarray) or isinstance(size, str | bytes) or len(size) != 2:
         raise ValueError(f"size of run lengths is {size!r}; expected [height, width]")
     height, width = _checked_size(tuple(size))
-    lengths, number = runs([segmentation["counts"]], (height, width))
-    return _compress(lengths, number)[0], (height, width)
+    return compress([segmentation["counts"]], (height, width))[0], (height, width)
 
 
 def _checked_size(size: tuple[int, int]) -> tuple[int, int]:
