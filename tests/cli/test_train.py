@@ -44,6 +44,7 @@ def test_train_and_resume(run, options, tmp_path):
     assert model.config.dropout == 0 and model.config.mask_loss == "plain" and model.config.num_classes == 6
     assert [row["step"] for row in rows(folder / "metrics.csv")] == ["2", "4"]
 
+    (tmp_path / "config.json").unlink()  # the run knows what it is
     status, _, err = run("train", "-o", folder, "--resume", "--steps", 6)
     assert status == 0 and "resumed after step 4" in err and "weights" not in err
     assert [row["step"] for row in rows(folder / "metrics.csv")] == ["2", "4", "6"]
@@ -141,7 +142,8 @@ def test_two_processes_train_one_model(options, tmp_path):
         (["--batch", "3", "--accumulate", "2"], "batch is 3, expected a multiple"),
         (["--init", "./nowhere"], "no such folder: ./nowhere"),
         (["--device", "tpu"], "device is 'tpu'"),
-        (["--validate", "street"], "--validate is 'street'"),
+        (["--validate", "street"], "no such file: street; data is synthetic[:DIFFICULTY], FILE[@IMAGES] or FOLDER"),
+        (["--data", "street.json:0.5"], "no such file: street.json"),
         (["--lr", "-1"], "learning_rate is -1.0"),
     ],
 )
@@ -154,6 +156,7 @@ def test_bad_options(run, options, tmp_path, changes, message):
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [("--set", "grid_size", "'grid_size' is not FIELD=VALUE"), ("--size", "96", "'96' is not a width and a height"),
+     ("--edges", "0", """'0' is neither a list of edges, such as 320,352, nor "native\""""),
      ("--decay", "0.8,0.6", "'0.8,0.6' is not a rising list of shares"), ("--decay", "2", "'2' is not a rising list"),
      ("--checkpointing", "neck", """'neck' is neither "all" nor some of backbone,encoder,decoder""")],
 )  # fmt: skip
