@@ -141,7 +141,8 @@ def settle(args: argparse.Namespace) -> argparse.Namespace:
     settled = argparse.Namespace(**vars(args), fields=stored.get("fields"))
     for name, value in vars(args).items():
         if value is None:
-            setattr(settled, name, stored.get(name, DEFAULTS.get(name)))
+            known = stored.get(name, DEFAULTS.get(name))
+            setattr(settled, name, tuple(known) if isinstance(known, list) else known)
     if settled.preset and settled.config:
         raise ValueError("--preset and --config exclude each other")
     if not settled.data:

@@ -139,11 +139,11 @@ def open_data(
         if categories not in (None, own):
             raise ValueError(f"{name} has the categories {', '.join(own.names)}, not those of the first set")
         return DataSet(SyntheticClips(seed=seed, frames=frames, size=size, difficulty=difficulty), own)
+    found = find_annotations(name)
     from mdqe.data.augment import ClipAugmentation
     from mdqe.data.coco import PseudoClips
     from mdqe.data.ytvis import VideoClips
 
-    found = find_annotations(name)
     options: dict[str, Any] = {"skip_bad": skip_bad, "progress": progress}
     if categories is not None:
         options |= {"category_ids": categories.ids, "category_map": category_map(found, categories)}

@@ -58,7 +58,7 @@ class Validation:
             )
         self.document, self.frames = document, list(frames)
         self.folder = folder
-        if folder is not None and (find_spec("PIL") is None or find_spec("av") is None):
+        if folder is not None and find_spec("PIL") is None:
             say("validation draws no pictures; for them: pip install 'mdqe[video]'")
             self.folder = None
 
