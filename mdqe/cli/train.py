@@ -1,9 +1,9 @@
 """`mdqe train`: a model from clips."""
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mdqe.cli import say
@@ -47,7 +47,12 @@ def run(args: argparse.Namespace) -> int:
         try:
             trainer.train()
         except NonFiniteLossError as error:
-            print(f"mdqe train: error: {error}", file=sys.stderr)
+            say(f"mdqe train: error: {error}")
+            return 1
+        except (MemoryError, RuntimeError) as error:
+            if not isinstance(error, MemoryError) and "memory" not in str(error):
+                raise
+            say("mdqe train: error: out of memory; --checkpointing all, --accumulate N and --amp need less")
             return 1
         if rank() == 0:
             print(args.output)
@@ -105,7 +110,7 @@ def build(args: argparse.Namespace, device: "torch.device", talk: Callable[[str]
         save_every=args.save_every,
         validate=validation(args, talk),
         validate_every=args.validate_every,
-        source=f"trained by mdqe train on {', '.join(args.data)}",
+        source=f"trained by mdqe train on {', '.join(Path(name.partition('@')[0]).name for name in names)}",
     )
 
 

@@ -41,6 +41,7 @@ def test_train_and_resume(run, options, tmp_path):
     assert "weights: random" in err and "step 4/4  loss" in err
     model = MDQE.from_pretrained(folder)
     assert model.config.categories == CATEGORIES
+    assert "trained by mdqe train on synthetic:easy" in (folder / "README.md").read_text()
     assert model.config.dropout == 0 and model.config.mask_loss == "plain" and model.config.num_classes == 6
     assert [row["step"] for row in rows(folder / "metrics.csv")] == ["2", "4"]
 
@@ -196,6 +197,18 @@ def test_a_loss_that_is_not_finite(run, options, tmp_path, monkeypatch):
     assert status == 1 and out == "" and "Traceback" not in err
     assert "mdqe train: error: step 0: init_sem is nan" in err and "bad_batch.pt" in err
     assert (tmp_path / "run" / "bad_batch.pt").exists()
+
+
+def test_out_of_memory(run, options, tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    monkeypatch.setattr(trainer_module.Trainer, "_step", fail)
+    status, out, err = run("train", "-o", tmp_path / "run", *options)
+    assert status == 1 and out == "" and "out of memory; --checkpointing all" in err and "Traceback" not in err
+    monkeypatch.setattr(trainer_module.Trainer, "_step", lambda *arguments: 1 / 0)
+    with pytest.raises(ZeroDivisionError):  # what nobody can mend keeps its traceback
+        run("train", "-o", tmp_path / "other", *options)
 
 
 def test_help_has_the_examples(run):
