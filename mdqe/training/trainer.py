@@ -198,15 +198,15 @@ class Trainer:
             start = time.perf_counter()
             parts = list(islice(batches, self.accumulate))
             drawn = time.perf_counter()
-            rate = self.schedule(self.done)
-            recent.append(self._step(parts, rate))
+            recent.append(self._step(parts, self.schedule(self.done)))
             self.done += 1
             waited, spent = waited + drawn - start, spent + time.perf_counter() - start
             progress.advance()
             last = self.done == self.steps
             if self.done % self.log_every == 0 or last:
                 speed = {"seconds": spent / len(recent), "waiting": waited / len(recent)}
-                values = {**_summary(recent), "rate": rate, **speed}
+                rate = self.train_step.optimizer.param_groups[0]["lr"]
+                values = {**_summary(recent), "lr": rate, **speed}
                 if metrics is not None:
                     metrics.write("metrics", self.done, values)
                 progress.show(values)
