@@ -19,7 +19,7 @@ _HOME = {
     "ClipTracker": "mdqe.inference.tracker",
     "VideoInstances": "mdqe.inference.result",
 }
-_SUBMODULES = ("checkpoint", "data", "evaluation", "inference", "losses", "ops", "video")
+_SUBMODULES = ("checkpoint", "data", "evaluation", "inference", "losses", "ops", "training", "video")
 
 __all__ = ["__version__", *_HOME, *_SUBMODULES]
 

@@ -1,8 +1,9 @@
 """`mdqe train`: a model from clips."""
 
 import argparse
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mdqe.cli import say
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     import torch
 
     from mdqe.config import MDQEConfig
+    from mdqe.training.recipe import Recipe
     from mdqe.training.sources import DataSet
     from mdqe.training.trainer import Trainer
     from mdqe.training.validation import Validation
@@ -38,14 +40,19 @@ def run(args: argparse.Namespace) -> int:
         talk = say if rank() == 0 else _silent
         trainer = build(args, device, talk)
         if rank() == 0:
-            keep(args)
+            keep(args, trainer.model.config.to_dict())
         if args.resume:
             found = trainer.resume()
             talk(f"resumed after step {trainer.done}" if found else f"{args.output} has no checkpoint: starting anew")
         try:
             trainer.train()
         except NonFiniteLossError as error:
-            print(f"mdqe train: error: {error}", file=sys.stderr)
+            say(f"mdqe train: error: {error}")
+            return 1
+        except (MemoryError, RuntimeError) as error:
+            if not isinstance(error, MemoryError) and "memory" not in str(error):
+                raise
+            say("mdqe train: error: out of memory; --checkpointing all, --accumulate N and --amp need less")
             return 1
         if rank() == 0:
             print(args.output)
@@ -60,16 +67,16 @@ def build(args: argparse.Namespace, device: "torch.device", talk: Callable[[str]
     from mdqe.model import MDQE
     from mdqe.training.initialize import initial_model
     from mdqe.training.optimizer import StepDecay, adamw
-    from mdqe.training.recipe import Recipe
     from mdqe.training.recompute import recompute_activations
-    from mdqe.training.sources import open_data, split_ratio
+    from mdqe.training.sources import split_ratio
     from mdqe.training.trainer import CHECKPOINT, Trainer
 
-    recipe = Recipe.of(args.preset)
+    recipe = read_recipe(args)
     config = read_config(args)
     names, ratios = zip(*(split_ratio(name) for name in args.data), strict=True)
-    sets = [open_data(name, frames=config.clip_length, size=args.size, seed=args.seed) for name in names]
-    config = with_categories(config, sets, dict(args.set))
+    sets = open_sets(names, config, recipe, args)
+    if not {"num_classes", "categories"} & dict(args.set).keys():
+        config = sets[0].categories.configure(config)
     torch.manual_seed(args.seed)
     if args.resume and (args.output / CHECKPOINT).exists():
         model = MDQE(config).to(device)  # the checkpoint has its weights
@@ -103,17 +110,19 @@ def build(args: argparse.Namespace, device: "torch.device", talk: Callable[[str]
         save_every=args.save_every,
         validate=validation(args, talk),
         validate_every=args.validate_every,
-        source=f"trained by mdqe train on {', '.join(args.data)}",
+        source=f"trained by mdqe train on {', '.join(Path(name.partition('@')[0]).name for name in names)}",
     )
 
 
 def read_config(args: argparse.Namespace) -> "MDQEConfig":
-    """The configuration of --preset, --config or the model of --init, with the changes of --set."""
+    """The configuration of the run that is resumed, of --preset, --config or the model of --init, changed by --set."""
     from mdqe.config import MDQEConfig
     from mdqe.source import open_source
     from mdqe.storage import CONFIG_FILE, read_config
 
-    if args.preset:
+    if args.fields:
+        config = MDQEConfig.from_dict(args.fields)
+    elif args.preset:
         config = MDQEConfig.preset(args.preset)
     elif args.config:
         config = read_config(args.config)
@@ -124,39 +133,60 @@ def read_config(args: argparse.Namespace) -> "MDQEConfig":
     return config.replace(**dict(args.set))
 
 
-def with_categories(config: "MDQEConfig", sets: "list[DataSet]", given: dict[str, object]) -> "MDQEConfig":
-    """The configuration for the categories of the data, unless they were given.
+def read_recipe(args: argparse.Namespace) -> "Recipe":
+    """The preset's recipe, with the frames' sizes of --edges."""
+    from mdqe.training.recipe import Recipe
 
-    Raises:
-        ValueError: sets of different categories.
-    """
-    first = sets[0]
-    for other in sets[1:]:
-        if (other.categories, other.category_ids) != (first.categories, first.category_ids):
-            raise ValueError(f"the sets have different categories: {first.categories} and {other.categories}")
-    if "num_classes" in given or "categories" in given:
-        return config
-    names = {"categories": first.categories, "category_ids": first.category_ids}
-    return config.replace(num_classes=len(first.categories), **names)
+    recipe = Recipe.of(args.preset)
+    if args.edges is None:
+        return recipe
+    edges = () if args.edges == "native" else args.edges
+    sizes = [{**one, "shorter_edges": edges} for one in (recipe.video, recipe.image)]
+    if args.edges == "native":
+        sizes = [{**one, "crop_type": None} for one in sizes]
+    return replace(recipe, video=sizes[0], image=sizes[1])
+
+
+def open_sets(
+    names: Sequence[str], config: "MDQEConfig", recipe: "Recipe", args: argparse.Namespace
+) -> "list[DataSet]":
+    """The sets to train on; the first one's categories are those of all."""
+    from mdqe.training.processes import rank
+    from mdqe.training.sources import open_data
+
+    sets: list[DataSet] = []
+    for name in names:
+        opened = open_data(
+            name,
+            config.clip_length,
+            recipe,
+            categories=sets[0].categories if sets else None,
+            size=args.size,
+            seed=args.seed,
+            skip_bad=args.skip_bad,
+            progress=rank() == 0,
+        )
+        sets.append(opened)
+    return sets
 
 
 def validation(args: argparse.Namespace, talk: Callable[[str], None]) -> "Validation | None":
     """What --validate asks for."""
     from mdqe.training.sources import synthetic_difficulty
-    from mdqe.training.validation import synthetic_validation
+    from mdqe.training.validation import annotated_validation, synthetic_validation
 
     if args.validate is None:
         return None
+    options = {"folder": args.output / "validation", "say": talk}
     difficulty = synthetic_difficulty(args.validate)
     if difficulty is None:
-        raise ValueError(f"--validate is {args.validate!r}, expected synthetic[:DIFFICULTY]")
+        return annotated_validation(args.validate, args.validate_videos, **options)
     return synthetic_validation(
         args.validate_videos,
         seed=args.seed + 1,  # other scenes than those of training
         size=args.size,
         difficulty=difficulty,
-        folder=args.output / "validation",
-        say=talk,
+        **options,
     )
 
 

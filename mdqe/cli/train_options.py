@@ -13,8 +13,8 @@ AMP = ("bf16", "fp16")
 PARTS = ("backbone", "encoder", "decoder")
 
 DEFAULTS: dict[str, Any] = {
-    "set": (), "reset_classes": False, "size": (128, 192), "accumulate": 1, "seed": 0, "checkpointing": (),
-    "workers": 0, "log_every": 20, "save_every": 500, "validate_every": 1000, "validate_videos": 8,
+    "set": (), "reset_classes": False, "skip_bad": False, "size": (128, 192), "accumulate": 1, "seed": 0,
+    "checkpointing": (), "workers": 0, "log_every": 20, "save_every": 500, "validate_every": 1000, "validate_videos": 8,
 }  # fmt: skip
 """What does not depend on a recipe. Options themselves have no defaults, so that it is known which were given."""
 
@@ -60,7 +60,18 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
         "--data",
         metavar="SET[:RATIO]",
         action="append",
-        help="synthetic[:easy|:standard|:hard]; again for a mixture, drawn by ratio (default: 1)",
+        help="synthetic[:easy|:standard|:hard], an annotation file of videos or images FILE[@IMAGES], or a folder with "
+        "annotations.json; again for a mixture, drawn by ratio (default: 1)",
+    )
+    group.add_argument(
+        "--edges",
+        metavar="PIXELS",
+        type=_edges,
+        help='shorter edges that frames of files get, one drawn for each clip, such as 320,352; "native": as they are '
+        "(default: the recipe's)",
+    )
+    group.add_argument(
+        "--skip-bad", action="store_const", const=True, help="leave out annotations and images that cannot be used"
     )
     group.add_argument("--size", metavar="WxH", type=_size, help="of synthetic frames, in pixels (default: 192x128)")
 
@@ -105,7 +116,7 @@ def _add_machine(group: argparse._ArgumentGroup) -> None:
 def _add_reports(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--log-every", metavar="N", type=int, help="steps between rows of metrics (default: 20)")
     group.add_argument("--save-every", metavar="N", type=int, help="steps between checkpoints (default: 500)")
-    group.add_argument("--validate", metavar="SET", help="segment and score videos of it: synthetic[:DIFFICULTY]")
+    group.add_argument("--validate", metavar="SET", help="segment and score videos of it; named as in --data")
     group.add_argument("--validate-every", metavar="N", type=int, help="steps between validations (default: 1000)")
     group.add_argument("--validate-videos", metavar="N", type=int, help="how many of the set's (default: 8)")
 
@@ -125,12 +136,13 @@ def settle(args: argparse.Namespace) -> argparse.Namespace:
             raise ValueError(f"{path} is not JSON: {error}") from error
     elif not args.resume and args.output.exists() and (not args.output.is_dir() or any(args.output.iterdir())):
         raise FileExistsError(f"{args.output} is in use; choose a new folder, or go on with --resume")
-    if args.preset or args.config:  # one of them replaces the other
-        stored = {name: value for name, value in stored.items() if name not in ("preset", "config")}
-    settled = argparse.Namespace(**vars(args))
+    if args.preset or args.config:  # another model: what was known of the old one does not count
+        stored = {name: value for name, value in stored.items() if name not in ("preset", "config", "fields")}
+    settled = argparse.Namespace(**vars(args), fields=stored.get("fields"))
     for name, value in vars(args).items():
         if value is None:
-            setattr(settled, name, stored.get(name, DEFAULTS.get(name)))
+            known = stored.get(name, DEFAULTS.get(name))
+            setattr(settled, name, tuple(known) if isinstance(known, list) else known)
     if settled.preset and settled.config:
         raise ValueError("--preset and --config exclude each other")
     if not settled.data:
@@ -138,10 +150,11 @@ def settle(args: argparse.Namespace) -> argparse.Namespace:
     return settled
 
 
-def keep(args: argparse.Namespace) -> None:
-    """Write the settings of a run into its folder."""
+def keep(args: argparse.Namespace, fields: dict[str, Any]) -> None:
+    """Write the settings of a run into its folder, with the fields of its model's configuration."""
     args.output.mkdir(parents=True, exist_ok=True)
     values = {name: value for name, value in vars(args).items() if name not in ("output", "resume", "run", "command")}
+    values["fields"] = fields
     with whole_file(args.output / SETTINGS) as partial:
         partial.write_text(json.dumps(values, indent=2, default=str) + "\n", encoding="utf-8")
 
@@ -161,6 +174,14 @@ def _size(text: str) -> tuple[int, int]:
     if not found:
         raise argparse.ArgumentTypeError(f"{text!r} is not a width and a height, such as 192x128")
     return int(found[2]), int(found[1])
+
+
+def _edges(text: str) -> tuple[int, ...] | str:
+    if text == "native":
+        return text
+    if not all(part.isdecimal() and int(part) for part in text.split(",")):
+        raise argparse.ArgumentTypeError(f'{text!r} is neither a list of edges, such as 320,352, nor "native"')
+    return tuple(int(part) for part in text.split(","))
 
 
 def _shares(text: str) -> tuple[float, ...]:

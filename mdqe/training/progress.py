@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from datetime import timedelta
@@ -24,8 +25,16 @@ class Progress:
         self.steps, self.start, self.shown = steps, start, shown
         self.done = start
         self.began = time.monotonic()
+        columns, rows = shutil.get_terminal_size((100, 24))  # tqdm draws nothing where a terminal claims to have none
         self.bar = tqdm(
-            total=steps, initial=start, unit="step", file=sys.stderr, disable=None if shown else True, smoothing=0.05
+            total=steps,
+            initial=start,
+            unit="step",
+            file=sys.stderr,
+            disable=None if shown else True,
+            smoothing=0.05,
+            ncols=columns,
+            nrows=rows,
         )
 
     def advance(self) -> None:

@@ -1,11 +1,14 @@
-"""How the published models were trained: the optimizer's settings of each preset."""
+"""How the published models were trained: the optimizer's settings and the sizes of frames, of each preset."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.resources import files
+from typing import Any
+
+_EDGES = tuple(range(320, 513, 32))
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,21 @@ class Recipe:
     """The released code names ten, at the full rate: none."""
     clip_norm: float = 0.01
     """Largest norm of all gradients together."""
+    frame_range: int = 10
+    """How far from a clip's reference frame the others may lie."""
+    video: Mapping[str, Any] = field(
+        default_factory=lambda: {
+            "shorter_edges": _EDGES, "longer_edge": 800, "crop_type": "relative_range", "crop_size": (0.8, 0.8)
+        }
+    )  # fmt: skip
+    """Arguments of `ClipAugmentation` for clips of videos."""
+    image: Mapping[str, Any] = field(
+        default_factory=lambda: {
+            "shorter_edges": _EDGES, "longer_edge": 800, "crop_type": "absolute_range", "crop_size": (384, 600),
+            "rotation": 15,
+        }
+    )  # fmt: skip
+    """The same for each frame of a pseudo-clip of an image."""
 
     @classmethod
     def of(cls, preset: str | None) -> Recipe:

@@ -25,6 +25,8 @@ from mdqe.training.step import Batch, NonFiniteLossError, StepResult, TrainingSt
 
 CHECKPOINT = "checkpoint.pt"
 BAD_BATCH = "bad_batch.pt"
+SHOWN_NUMBERS = ("AP", "AP50", "AP75", "AP_so", "AP_mo", "AP_ho", "IDSW")
+"""Of what a validation gives, in the talk; all of it is in its table."""
 
 Validate = Callable[[MDQE, int], dict[str, float]]
 """From the model and the number of steps done to what it reaches, by name."""
@@ -196,15 +198,15 @@ class Trainer:
             start = time.perf_counter()
             parts = list(islice(batches, self.accumulate))
             drawn = time.perf_counter()
-            rate = self.schedule(self.done)
-            recent.append(self._step(parts, rate))
+            recent.append(self._step(parts, self.schedule(self.done)))
             self.done += 1
             waited, spent = waited + drawn - start, spent + time.perf_counter() - start
             progress.advance()
             last = self.done == self.steps
             if self.done % self.log_every == 0 or last:
                 speed = {"seconds": spent / len(recent), "waiting": waited / len(recent)}
-                values = {**_summary(recent), "rate": rate, **speed}
+                rate = self.train_step.optimizer.param_groups[0]["lr"]
+                values = {**_summary(recent), "lr": rate, **speed}
                 if metrics is not None:
                     metrics.write("metrics", self.done, values)
                 progress.show(values)
@@ -242,7 +244,8 @@ class Trainer:
             values = self.validate(self.model, self.done)
         if metrics is not None:
             metrics.write("validation", self.done, values)
-        progress.say(f"step {self.done}: " + "  ".join(f"{name} {value:.4g}" for name, value in values.items()))
+        shown = [name for name in SHOWN_NUMBERS if name in values] or list(values)
+        progress.say(f"step {self.done}: " + "  ".join(f"{name} {values[name]:.4g}" for name in shown))
 
     def _weights(self) -> Any:
         """A context in which the model has the weights that are validated and saved."""

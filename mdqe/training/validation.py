@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +16,7 @@ from mdqe.data.scene import Difficulty
 from mdqe.data.synthetic import draw_video
 from mdqe.data.synthetic_files import document_of
 from mdqe.training.processes import gather, rank, ranks
+from mdqe.training.sources import find_annotations
 
 if TYPE_CHECKING:
     from mdqe.inference.result import VideoInstances
@@ -55,7 +58,7 @@ class Validation:
             )
         self.document, self.frames = document, list(frames)
         self.folder = folder
-        if folder is not None and (find_spec("PIL") is None or find_spec("av") is None):
+        if folder is not None and find_spec("PIL") is None:
             say("validation draws no pictures; for them: pip install 'mdqe[video]'")
             self.folder = None
 
@@ -106,6 +109,38 @@ def synthetic_validation(
     say: Callable[[str], None] = print,
 ) -> Validation:
     """Validation on the first `videos` scenes of a seed that training does not use; other arguments as `draw_video`."""
+    if videos < 1:
+        raise ValueError(f"videos is {videos}, expected at least 1")
     drawings = [draw_video(seed, i, frames=frames, size=size, difficulty=difficulty) for i in range(videos)]
     shown: list[Frames] = [lambda images=drawing.frames: iter(images) for drawing in drawings]
     return Validation(document_of(drawings), shown, folder, say)
+
+
+def annotated_validation(
+    name: str, videos: int = 8, *, folder: Path | None = None, say: Callable[[str], None] = print
+) -> Validation:
+    """Validation on the first `videos` annotated videos of a file that `mdqe.training.sources.find_annotations` finds.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it holds no videos in the form of YouTube-VIS.
+    """
+    found = find_annotations(name)
+    try:
+        document = json.loads(found.path.read_bytes())
+        annotated = {one["video_id"] for one in document["annotations"]}
+        chosen = [video for video in document["videos"] if video["id"] in annotated][:videos]
+        kept = {video["id"] for video in chosen}
+        annotations = [one for one in document["annotations"] if one["video_id"] in kept]
+        frames = [partial(_images, [found.images / file for file in video["file_names"]]) for video in chosen]
+        document = {"videos": chosen, "categories": document["categories"], "annotations": annotations}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{found.path} holds no annotated videos in the form of YouTube-VIS: {error!r}") from error
+    return Validation(document, frames, folder, say)
+
+
+def _images(paths: Sequence[Path]) -> Iterator[np.ndarray]:
+    from mdqe.data.images import read_image
+
+    for path in paths:
+        yield read_image(path).permute(1, 2, 0).numpy()  # (H, W, 3)

@@ -41,9 +41,11 @@ def test_train_and_resume(run, options, tmp_path):
     assert "weights: random" in err and "step 4/4  loss" in err
     model = MDQE.from_pretrained(folder)
     assert model.config.categories == CATEGORIES
+    assert "trained by mdqe train on synthetic:easy" in (folder / "README.md").read_text()
     assert model.config.dropout == 0 and model.config.mask_loss == "plain" and model.config.num_classes == 6
     assert [row["step"] for row in rows(folder / "metrics.csv")] == ["2", "4"]
 
+    (tmp_path / "config.json").unlink()  # the run knows what it is
     status, _, err = run("train", "-o", folder, "--resume", "--steps", 6)
     assert status == 0 and "resumed after step 4" in err and "weights" not in err
     assert [row["step"] for row in rows(folder / "metrics.csv")] == ["2", "4", "6"]
@@ -141,7 +143,8 @@ def test_two_processes_train_one_model(options, tmp_path):
         (["--batch", "3", "--accumulate", "2"], "batch is 3, expected a multiple"),
         (["--init", "./nowhere"], "no such folder: ./nowhere"),
         (["--device", "tpu"], "device is 'tpu'"),
-        (["--validate", "street"], "--validate is 'street'"),
+        (["--validate", "street"], "no such file: street; data is synthetic[:DIFFICULTY], FILE[@IMAGES] or FOLDER"),
+        (["--data", "street.json:0.5"], "no such file: street.json"),
         (["--lr", "-1"], "learning_rate is -1.0"),
     ],
 )
@@ -154,6 +157,7 @@ def test_bad_options(run, options, tmp_path, changes, message):
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [("--set", "grid_size", "'grid_size' is not FIELD=VALUE"), ("--size", "96", "'96' is not a width and a height"),
+     ("--edges", "0", """'0' is neither a list of edges, such as 320,352, nor "native\""""),
      ("--decay", "0.8,0.6", "'0.8,0.6' is not a rising list of shares"), ("--decay", "2", "'2' is not a rising list"),
      ("--checkpointing", "neck", """'neck' is neither "all" nor some of backbone,encoder,decoder""")],
 )  # fmt: skip
@@ -193,6 +197,18 @@ def test_a_loss_that_is_not_finite(run, options, tmp_path, monkeypatch):
     assert status == 1 and out == "" and "Traceback" not in err
     assert "mdqe train: error: step 0: init_sem is nan" in err and "bad_batch.pt" in err
     assert (tmp_path / "run" / "bad_batch.pt").exists()
+
+
+def test_out_of_memory(run, options, tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    monkeypatch.setattr(trainer_module.Trainer, "_step", fail)
+    status, out, err = run("train", "-o", tmp_path / "run", *options)
+    assert status == 1 and out == "" and "out of memory; --checkpointing all" in err and "Traceback" not in err
+    monkeypatch.setattr(trainer_module.Trainer, "_step", lambda *arguments: 1 / 0)
+    with pytest.raises(ZeroDivisionError):  # what nobody can mend keeps its traceback
+        run("train", "-o", tmp_path / "other", *options)
 
 
 def test_help_has_the_examples(run):

@@ -9,10 +9,18 @@ import torch
 from torch import Tensor, distributed
 
 from mdqe.data.loader import StepSampler, collate
+from mdqe.targets import ClipTargets
 from mdqe.training.processes import process_group, rank, ranks
 from mdqe.training.step import StepResult, TrainingStep
 
+Clip = tuple[Tensor, ClipTargets]
 BATCH = 4
+
+
+def batch() -> list[Clip]:
+    """Two clips of few objects and two of many."""
+    drawn = sorted((tiny.clips()[n] for n in range(12)), key=lambda clip: len(clip[1].labels))
+    return drawn[:2] + drawn[-2:]
 
 
 def gradients(accumulate: int = 1, amp: str | None = None, **config: object) -> tuple[dict[str, Tensor], StepResult]:
@@ -22,7 +30,7 @@ def gradients(accumulate: int = 1, amp: str | None = None, **config: object) -> 
     if amp is None:
         model.double()
     step = TrainingStep(model, torch.optim.SGD(model.parameters(), 0.0), clip_norm=None, amp=amp)
-    clips = tiny.clips()
+    clips = batch()
     sampler = StepSampler(BATCH // (ranks() * accumulate), 0, accumulate, rank=rank(), ranks=ranks())
     result = step([collate([clips[n] for n in numbers]) for numbers in sampler])
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}, result

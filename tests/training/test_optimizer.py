@@ -63,7 +63,10 @@ def test_rates_reach_the_optimizer(tmp_path):
 
 def test_recipes_are_the_published_ones(shared):
     for name, preset in json.loads((shared / "facts" / "presets.json").read_text()).items():
-        solver, recipe = preset["solver"], Recipe.of(name)
+        solver, inputs, recipe = preset["solver"], preset["input"], Recipe.of(name)
+        assert inputs["random_flip"] == "flip_by_clip"  # what ClipAugmentation does unless it is told otherwise
+        pseudo = inputs["pseudo_video_from_images"]
+        assert pseudo["augmentations"] == ["rotation"] and inputs["augmentations"] == []
         assert solver["optimizer"] == "ADAMW" and solver["warmup_factor"] == 1.0  # so its ten steps change nothing
         assert recipe == Recipe(
             steps=solver["max_iter"],
@@ -74,8 +77,15 @@ def test_recipes_are_the_published_ones(shared):
             backbone_multiplier=solver["backbone_multiplier"],
             warmup_steps=0,
             clip_norm=solver["clip_grad_norm_full_model"],
+            frame_range=inputs["sampling_frame_range"],
+            video=augmentation(inputs["min_size_train"], inputs["max_size_train"], inputs["crop"]),
+            image={**augmentation(pseudo["min_size"], pseudo["max_size"], pseudo["crop"]), "rotation": 15},
         )
         assert [round(share * recipe.steps) for share in recipe.decay_shares()] == recipe.decay_steps
+
+
+def augmentation(edges, longest, crop):
+    return {"shorter_edges": edges, "longer_edge": longest, "crop_type": crop["type"], "crop_size": crop["size"]}
 
 
 def test_every_preset_has_a_recipe():

@@ -60,8 +60,8 @@ def test_two_processes_have_the_gradients_of_one(tmp_path):
 
 def test_the_halves_differ():
     """Or the test above could not tell normalisers of a process from those of all."""
-    counts = [sum(len(tiny.clips()[n][1].labels) for n in half) for half in ((0, 1), (2, 3))]
-    assert counts[0] != counts[1]
+    counts = [len(targets.labels) for _, targets in gradients.batch()]
+    assert sum(counts[:2]) < sum(counts[2:])
 
 
 def test_every_parameter_has_a_gradient_whatever_the_clips_hold():
@@ -82,8 +82,9 @@ def test_parts_add_up():
     """Two parts: the mean of their gradients, each by itself."""
     found, _ = gradients.gradients(accumulate=2)
     model = tiny.model(dropout=0.0).double().train()
-    for numbers in ((0, 1), (2, 3)):
-        frames, targets = collate([tiny.clips()[n] for n in numbers])
+    clips = gradients.batch()
+    for part in (clips[:2], clips[2:]):
+        frames, targets = collate(part)
         (sum(model.loss(frames, targets).values()) / 2).backward()
     assert_close(found, {name: p.grad for name, p in model.named_parameters()})
 
@@ -106,7 +107,7 @@ def test_recomputed_activations_change_nothing():
     calls = []
     model.encoder.layers[0].norm1.register_forward_hook(lambda *_: calls.append(1))
     step = TrainingStep(model, torch.optim.SGD(model.parameters(), 0.0), clip_norm=None)
-    step([collate([tiny.clips()[n] for n in range(gradients.BATCH)])])
+    step([collate(gradients.batch())])
     assert len(calls) == 2  # forward, and again in the backward pass
     assert list(model.state_dict()) == names
     assert_close({name: p.grad for name, p in model.named_parameters()}, expected)

@@ -1,7 +1,6 @@
 """The loop: what it reports, averages, shares out, and saves when a loss is not finite."""
 
 import csv
-import subprocess
 import sys
 
 import pytest
@@ -55,7 +54,7 @@ def test_metrics(tmp_path, capsys):
             assert float(row[name]) == pytest.approx(mean, rel=1e-5)
         assert float(row["loss"]) == pytest.approx(sum(float(row[name]) for name in seen[0].losses), rel=1e-4)
         assert float(row["seconds"]) > float(row["waiting"]) >= 0
-    assert [float(row["rate"]) for row in rows] == pytest.approx([1, 1, 0.1])
+    assert [float(row["lr"]) for row in rows] == pytest.approx([1e-3, 1e-3, 1e-4])
     err = capsys.readouterr().err
     assert "step 4/5  loss " in err and "s/step, 0:00:0" in err and "mask" in err
 
@@ -229,9 +228,3 @@ def test_the_configured_mask_loss_is_trained():
 def test_wrong_options(tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         tiny.trainer(tmp_path, **options)
-
-
-def test_the_room_loads_without_tensorboard_and_video(tmp_path):
-    code = "import sys; import mdqe.training.trainer, mdqe.training.validation; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
-    assert {"tensorboard", "av"}.isdisjoint(done.stdout.split())

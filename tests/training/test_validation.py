@@ -90,7 +90,6 @@ def test_a_model_is_validated_as_it_is(evaluator):
 
 def test_pictures(evaluator, tmp_path):
     Image = pytest.importorskip("PIL.Image")
-    pytest.importorskip("av")
     check = synthetic_validation(6, seed=3, frames=4, size=SIZE, folder=tmp_path / "pictures")
     check(Perfect(3), 20)
     names = sorted(path.name for path in (tmp_path / "pictures").iterdir())
