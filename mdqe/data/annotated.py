@@ -88,11 +88,11 @@ class AnnotatedClips:
         raise NotImplementedError
 
     def _read(self, item: Item, frame: int) -> Tensor:
-        """(3, H, W) of the item's size."""
+        """(H, W, 3) uint8, of the item's size."""
         path = self.images / item.files[frame]
         image = read_image(path)
-        if tuple(image.shape[1:]) != item.size:
-            raise DataError(f"{path} is {image.shape[2]}x{image.shape[1]}, not {item.size[1]}x{item.size[0]}")
+        if tuple(image.shape[:2]) != item.size:
+            raise DataError(f"{path} is {image.shape[1]}x{image.shape[0]}, not {item.size[1]}x{item.size[0]}")
         return image
 
     def _readable(self, problems: Problems, progress: bool) -> Iterator[tuple[Item, tuple[int, ...]]]:

@@ -50,7 +50,7 @@ class PseudoClips(AnnotatedClips):
 
     def _draw(self, item: Item, frames: Sequence[int], generator: torch.Generator) -> tuple[Tensor, ClipTargets]:
         (frame,) = frames
-        image = self._read(item, frame)[None]  # (1, 3, H, W)
+        image = self._read(item, frame)[None].permute(0, 3, 1, 2)  # (1, 3, H, W), channels last
         labels, masks = map(torch.from_numpy, self.annotations.draw(item, frames))  # (K,), (K, 1, H, W)
         views = [(image, masks)] * self.clip_length
         if self.augmentation is not None:

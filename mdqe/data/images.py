@@ -1,4 +1,4 @@
-"""Image files for training: decoded without extras, and looked at beforehand so that none fails hours later."""
+"""Image files for training, looked at beforehand so that none fails hours later."""
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -7,32 +7,28 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_image, read_file
 
 from mdqe.data.problems import DataError
+from mdqe.video.frames import VideoError
+from mdqe.video.images import load_image
 
-FORMATS = ("JPEG", "PNG", "WEBP")
 _THREADS = 8
 _AT_ONCE = 4096
 _TURNED = range(5, 9)  # EXIF orientations that exchange height and width
 
 
 def read_image(path: str | Path) -> Tensor:
-    """An image file as (3, H, W) uint8, RGB, turned as its EXIF orientation says.
-
-    Greyscale, CMYK and palettes become RGB, 16 bits become 8, transparency is ignored.
+    """An image file as (H, W, 3) uint8, RGB, as inference reads it.
 
     Raises:
-        DataError: it is missing, damaged, or not one of FORMATS.
+        DataError: it is missing or damaged.
     """
     try:
-        image = decode_image(read_file(str(path)), ImageReadMode.RGB, apply_exif_orientation=True)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0].rpartition(": ")[2] if Path(path).is_file() else "it is missing"
-        raise DataError(f"{path} cannot be read: {reason}") from error
-    if image.ndim != 3:
-        raise DataError(f"{path} cannot be read: it is an animation")
-    return image if image.dtype == torch.uint8 else (image.int() // 257).to(torch.uint8)
+        return torch.from_numpy(load_image(path))
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is missing") from error
+    except VideoError as error:
+        raise DataError(str(error)) from error
 
 
 def image_problems(images: Iterable[tuple[Path, tuple[int, int]]]) -> Iterator[tuple[str, str] | None]:
@@ -51,7 +47,7 @@ def _problem(image: tuple[Path, tuple[int, int]]) -> tuple[str, str] | None:
 
     path, size = image
     try:
-        with path.open("rb") as file, Image.open(file, formats=FORMATS) as opened:
+        with path.open("rb") as file, Image.open(file) as opened:
             width, height = opened.size
             if "exif" in opened.info and opened.getexif().get(0x112) in _TURNED:
                 width, height = height, width
@@ -61,7 +57,7 @@ def _problem(image: tuple[Path, tuple[int, int]]) -> tuple[str, str] | None:
     except FileNotFoundError:
         return "images are missing", str(path)
     except UnidentifiedImageError:
-        return f"files are not images of the kinds {', '.join(FORMATS)}", str(path)
+        return "files are not images", str(path)
     except DataError as error:
         return "images are damaged", str(error)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:

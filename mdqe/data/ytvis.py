@@ -70,11 +70,11 @@ class VideoClips(AnnotatedClips):
     def _draw(self, item: Item, frames: Sequence[int], generator: torch.Generator) -> tuple[Tensor, ClipTargets]:
         chosen = sample_frames(frames, self.clip_length, self.frame_range, generator)
         read = {frame: self._read(item, frame) for frame in set(chosen)}
-        clip = torch.stack([read[frame] for frame in chosen])  # (T, 3, H, W)
+        clip = torch.stack([read[frame] for frame in chosen]).permute(0, 3, 1, 2)  # (T, 3, H, W), channels last
         labels, masks = map(torch.from_numpy, self.annotations.draw(item, chosen))
         if self.augmentation is not None:
             clip, masks = self.augmentation(clip, masks, generator)
-        return clip, ClipTargets.from_masks(labels, masks)
+        return clip.contiguous(), ClipTargets.from_masks(labels, masks)
 
 
 def sample_frames(frames: Sequence[int], clip_length: int, frame_range: int, generator: torch.Generator) -> list[int]:
