@@ -90,8 +90,8 @@ def test_relative_crops():
 
 def test_absolute_crops():
     augmentation = ClipAugmentation(crop_type="absolute_range", crop_size=(384, 600), crop_probability=1, flip=0)
-    sizes = torch.tensor([frames.shape[-2:] for frames, _ in views(augmentation, 60)])
-    assert (sizes >= 384).all() and (sizes <= 600).all() and len(set(map(tuple, sizes.tolist()))) > 40
+    sizes = torch.tensor([frames.shape[-2:] for frames, _ in views(augmentation, 20)])
+    assert (sizes >= 384).all() and (sizes <= 600).all() and len(set(map(tuple, sizes.tolist()))) > 15
     small = ClipAugmentation(crop_type="absolute_range", crop_size=(700, 800), crop_probability=1, flip=0)
     assert {frames.shape[-2] for frames, _ in views(small, 20)} == {400, 500, 600}, "as high as the frames are"
     never = ClipAugmentation(crop_type="absolute_range", crop_probability=0, flip=0)
@@ -100,7 +100,7 @@ def test_absolute_crops():
 
 def test_turned_clips():
     angles = []
-    for frames, masks in views(ClipAugmentation(rotation=15, flip=0), 200):
+    for frames, masks in views(ClipAugmentation(rotation=15, flip=0), 80):
         outside = frames[0, 2] == 0
         assert not masks[:, :, outside].any()
         middle = frames[0, :2, SIZE[0] // 2, SIZE[1] // 2 - 40 : SIZE[1] // 2 + 41 : 80].double()  # (2, 2)
@@ -108,7 +108,7 @@ def test_turned_clips():
         angles.append(torch.rad2deg(torch.atan2(torch.tensor(down), torch.tensor(right))).item())
     angles = torch.tensor(angles)
     assert angles.abs().max() < 16 and angles.min() < -13 and angles.max() > 13
-    assert angles.mean().abs() < 2.5, "the mean of 200 angles has a deviation of 0.6"
+    assert angles.mean().abs() < 4, "four deviations of the mean of 80 angles"
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
@@ -118,10 +118,9 @@ def test_all_chance_is_the_generators(name):
         torch.manual_seed(torch.seed() % 2**32)
         return AUGMENTATIONS[name](ramp(), discs(ramp()), generator)
 
-    assert all(torch.equal(one, other) for one, other in zip(draw(3), draw(3), strict=True))
-    assert any(
-        one.shape != other.shape or not torch.equal(one, other) for one, other in zip(draw(3), draw(8), strict=True)
-    )
+    for again, same in ((3, True), (8, False)):
+        pairs = zip(draw(3), draw(again), strict=True)
+        assert all(one.shape == other.shape and torch.equal(one, other) for one, other in pairs) == same
 
 
 def test_clips_without_objects():

@@ -48,7 +48,6 @@ def test_views_move_apart_and_objects_keep_their_identity(images):
         assert torch.equal(present, targets.masks.flatten(2).any(2))
         assert torch.equal(targets.boxes[present], masks_to_boxes(targets.masks[present]) + torch.tensor([0, 0, 1, 1]))
         padded += int((frames[:, :, -1] == 0).all((1, 2)).any())
-        draws = generator(index)
         image, once = still.clip(index, draws := generator(index))
         places = targets.object_ids  # among the objects of the image
         assert torch.equal(targets.labels, once.labels[places])
@@ -91,6 +90,6 @@ def test_coco_categories_as_those_of_videos(shared):
     import json
 
     facts = json.loads((shared / "facts" / "datasets.json").read_text())
-    assert COCO_TO == {name: {int(a): b for a, b in one.items()} for name, one in facts["coco_to"].items()}
+    assert {name: {int(a): b for a, b in one.items()} for name, one in facts["coco_to"].items()} == COCO_TO
     for name, preset in (("ytvis_2019", "r50_ytvis19"), ("ytvis_2021", "r50_ytvis21"), ("ovis", "r50_ovis_360")):
         assert set(COCO_TO[name].values()) <= set(MDQEConfig.preset(preset).label_ids)
