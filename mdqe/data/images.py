@@ -1,0 +1,67 @@
+"""Image files for training, looked at beforehand so that none fails hours later."""
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mdqe.data.problems import DataError
+from mdqe.video.frames import VideoError
+from mdqe.video.images import load_image
+
+_THREADS = 8
+_AT_ONCE = 4096
+_TURNED = range(5, 9)  # EXIF orientations that exchange height and width
+
+
+def read_image(path: str | Path) -> Tensor:
+    """An image file as (H, W, 3) uint8, RGB, as inference reads it.
+
+    Raises:
+        DataError: it is missing or damaged.
+    """
+    try:
+        return torch.from_numpy(load_image(path))
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is missing") from error
+    except VideoError as error:
+        raise DataError(str(error)) from error
+
+
+def image_problems(images: Iterable[tuple[Path, tuple[int, int]]]) -> Iterator[tuple[str, str] | None]:
+    """For each image file, of which (H, W) is expected: None, or what kind of problem it has and which.
+
+    Headers alone are read, by several threads, and the last bytes; only a file that ends unlike a JPEG is decoded.
+    """
+    images = iter(images)
+    with ThreadPoolExecutor(_THREADS) as pool:
+        while many := list(islice(images, _AT_ONCE)):
+            yield from pool.map(_problem, many)
+
+
+def _problem(image: tuple[Path, tuple[int, int]]) -> tuple[str, str] | None:
+    from PIL import Image, UnidentifiedImageError  # torchvision brings it
+
+    path, size = image
+    try:
+        with path.open("rb") as file, Image.open(file) as opened:
+            width, height = opened.size
+            if "exif" in opened.info and opened.getexif().get(0x112) in _TURNED:
+                width, height = height, width
+            file.seek(-2, 2)
+            if opened.format == "JPEG" and file.read() != b"\xff\xd9":
+                read_image(path)
+    except FileNotFoundError:
+        return "images are missing", str(path)
+    except UnidentifiedImageError:
+        return "files are not images", str(path)
+    except DataError as error:
+        return "images are damaged", str(error)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        return "images are damaged", f"{path} ({error})"
+    if (height, width) != size:
+        return "images differ in size from their annotations", f"{path} ({width}x{height}, not {size[1]}x{size[0]})"
+    return None

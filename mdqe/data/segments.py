@@ -1,0 +1,115 @@
+"""Masks as annotation files hold them, kept small until they are drawn: run lengths, or the corners of polygons.
+
+A packed mask is a string of bytes: compressed run lengths as they are (COCO's, see `mdqe.inference.rle`); polygons
+after a zero byte; nothing at all where the object is absent.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mdqe.data.polygons import fill
+from mdqe.data.problems import DataError
+from mdqe.inference import rle
+
+_POLYGONS = b"\0"
+_FAR = 2  # sizes of the picture that a corner may lie outside of it
+
+
+class Runs(NamedTuple):
+    """Run lengths of a file, their size still to be checked."""
+
+    counts: Any
+    size: Any
+
+
+Segment = Runs | bytes | DataError | None
+"""A mask of a file: unchecked run lengths, packed polygons, a problem, or absent."""
+
+
+def shrink(segment: Any) -> Segment:
+    """What a file says of one mask, in little memory: `Runs` are as they were, lists are polygons."""
+    if segment is None or segment == [] or isinstance(segment, Runs):
+        return segment or None
+    if not isinstance(segment, list):
+        return DataError(f"{str(segment)[:60]!r} is neither run lengths nor polygons")
+    try:
+        polygons = [np.array(polygon, np.float64) for polygon in segment]
+    except (TypeError, ValueError):
+        return DataError(f"{str(segment)[:60]} are not polygons")
+    for polygon in polygons:
+        if polygon.ndim != 1 or polygon.size < 6 or polygon.size % 2 or not np.isfinite(polygon).all():
+            return DataError("a polygon is not x and y of three corners or more")
+    sizes = np.array([len(polygons), *(polygon.size for polygon in polygons)], np.int64)
+    return _POLYGONS + sizes.tobytes() + np.concatenate(polygons).tobytes()
+
+
+def runs(counts: Any, size: Any) -> Runs:
+    """Run lengths as a JSON object holds them, plain counts in an array instead of a list."""
+    if isinstance(counts, list):
+        numbers = np.array(counts) if counts else np.zeros(0, np.int32)
+        if numbers.ndim == 1 and numbers.dtype.kind == "i" and (not numbers.size or numbers.max() < 2**31):
+            return Runs(numbers.astype(np.int32), size)
+    return Runs(counts, size)
+
+
+def pack(segments: Sequence[Segment], size: tuple[int, int]) -> list[bytes | DataError]:
+    """Masks of one size (H, W), checked; empty ones become absent."""
+    packed: list[bytes | DataError] = [segment if isinstance(segment, DataError) else b"" for segment in segments]
+    texts, arrays = [], []
+    for i, segment in enumerate(segments):
+        if isinstance(segment, bytes):
+            corners = np.concatenate(_polygons(segment)).reshape(-1, 2)
+            far = (np.abs(corners - np.array(size[::-1]) / 2) > (0.5 + _FAR) * np.array(size[::-1])).any()
+            packed[i] = DataError("a polygon reaches far outside the picture") if far else segment
+        elif isinstance(segment, Runs):
+            if segment.size != list(size):
+                packed[i] = DataError(f"run lengths are of size {segment.size}, not {list(size)}")
+            else:
+                (texts if isinstance(segment.counts, str) else arrays).append(i)
+    for places, compressed in ((texts, _as_bytes), (arrays, rle.compress)):
+        found = _each([segments[i].counts for i in places], size, compressed)
+        for i, one in zip(places, found, strict=True):
+            packed[i] = one
+    return packed
+
+
+def decode(packed: Sequence[bytes], size: tuple[int, int]) -> np.ndarray:
+    """Masks (M, H, W), bool."""
+    masks = np.zeros((len(packed), *size), bool)
+    runs = [i for i, one in enumerate(packed) if one and not one.startswith(_POLYGONS)]
+    if runs:
+        masks[runs] = rle.decode([packed[i] for i in runs], size)
+    for i, one in enumerate(packed):
+        if one.startswith(_POLYGONS):
+            masks[i] = fill(_polygons(one), size)
+    return masks
+
+
+def _polygons(packed: bytes) -> list[np.ndarray]:
+    """The polygons (2 P,) of a packed mask."""
+    (count,) = np.frombuffer(packed, np.int64, 1, offset=1)
+    sizes = np.frombuffer(packed, np.int64, count, offset=9)
+    return np.split(np.frombuffer(packed, np.float64, offset=9 + 8 * int(count)), np.cumsum(sizes)[:-1])
+
+
+def _as_bytes(texts: Sequence[str], size: tuple[int, int]) -> Sequence[str]:
+    return texts
+
+
+def _each(
+    counts: list[Any], size: tuple[int, int], compress: Callable[[Sequence[Any], tuple[int, int]], Sequence[str]]
+) -> list[bytes | DataError]:
+    """Run lengths as bytes, many at a time; what is wrong is found by halves."""
+    if not counts:
+        return []
+    try:
+        texts = compress(counts, size)
+        areas = rle.area(texts, size)
+        return [text.encode("ascii") if area else b"" for text, area in zip(texts, areas.tolist(), strict=True)]
+    except (ValueError, TypeError, OverflowError) as error:
+        if len(counts) == 1:
+            return [DataError(str(error).replace("of mask 0 ", ""))]
+        half = len(counts) // 2
+        return _each(counts[:half], size, compress) + _each(counts[half:], size, compress)
