@@ -263,7 +263,7 @@ class _Record:
             if one is None:
                 found.append(None)
                 continue
-            if not isinstance(one, Mapping) or "size" not in one or "counts" not in one:
+            if (type(one) is not dict and not isinstance(one, Mapping)) or "size" not in one or "counts" not in one:
                 self.fail("segmentations", f'{_short(one)} in frame {t}; expected {{"size", "counts"}} or null')
             if one["size"] != size and (not isinstance(one["size"], Sequence) or list(one["size"]) != size):
                 self.fail("segmentations", f"{_short(one['size'])} large in frame {t}; its video is {size}")

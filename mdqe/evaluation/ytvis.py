@@ -1,6 +1,8 @@
 """The numbers of YouTube-VIS and OVIS: `evaluate`."""
 
+import os
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,13 +10,14 @@ import numpy as np
 
 from mdqe.evaluation.average_precision import IOU_THRESHOLDS, MAX_RESULTS, Curve, Matches, curves, match
 from mdqe.evaluation.identity import IdentityCounts, compare_identities, without_crowds
-from mdqe.evaluation.overlap import intersections, runs_of
+from mdqe.evaluation.overlap import overlap
 from mdqe.evaluation.reading import Annotations, Results, Source, Track, Video, read_annotations, read_results
 
 AREAS = {"": (0, 1e10), "s": (0, 128**2), "m": (128**2, 256**2), "l": (256**2, 1e10)}
 """Pixels of all, small, medium and large objects of YouTube-VIS, both ends included."""
 OCCLUSIONS = {"_so": (0, 0.25), "_mo": (0.25, 0.5), "_ho": (0.5, 1)}
 """Degrees of slightly, moderately and heavily occluded objects, both ends included."""
+_MOST_THREADS = 4  # more would wait for one another in Python
 
 
 def evaluate(
@@ -62,10 +65,12 @@ def evaluate(
     truth = read_annotations(annotations)
     found = read_results(results, truth)
     occlusion = truth.occlusion
-    videos = {
-        number: _compare_video(truth, found, number, occlusion, score_threshold if identity else None)
-        for number in truth.videos
-    }
+
+    def compare(number: int) -> dict[int, _Compared]:
+        return _compare_video(truth, found, number, occlusion, score_threshold if identity else None)
+
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, _MOST_THREADS)) as pool:  # the compiled part runs beside Python
+        videos = dict(zip(truth.videos, pool.map(compare, truth.videos), strict=True))
     numbers = _summarize(videos.values(), truth, occlusion, identity)
     if per_video:
         numbers["per_video"] = {number: _summarize([one], truth, occlusion, identity) for number, one in videos.items()}
@@ -118,11 +123,8 @@ def _compare(
     chosen: np.ndarray,
 ) -> _Compared:
     """One category of a video; of the results `chosen` (N,) bool take part in the identities."""
-    (truth_name, objects), (found_name, tracks) = truth, found
-    object_runs = runs_of(truth_name, objects, video.size, video.length)
-    track_runs = runs_of(found_name, tracks, video.size, video.length)
-    shared = intersections(track_runs, object_runs)  # (D, G, T)
-    object_areas, track_areas = object_runs.areas, track_runs.areas  # (G, T), (D, T)
+    objects, tracks = truth[1], found[1]
+    track_areas, object_areas, shared = overlap(found, truth, video.size, video.length)
     common = shared.sum(axis=2)
     union = track_areas.sum(axis=1)[:, None] + object_areas.sum(axis=1) - common
     ious = np.divide(common, union, out=np.zeros(common.shape), where=union > 0)
