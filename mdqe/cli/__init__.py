@@ -15,7 +15,7 @@ from typing import NoReturn
 
 import mdqe
 
-COMMANDS = ("segment", "demo", "evaluate", "make-data", "convert", "info")
+COMMANDS = ("segment", "demo", "evaluate", "submit", "split", "make-data", "convert", "info")
 
 
 class _Parser(argparse.ArgumentParser):

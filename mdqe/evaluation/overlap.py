@@ -51,7 +51,7 @@ def overlap(
         areas, shared = compute(counts, places, size, (number, len(tracks) - number, frames))
     except (ValueError, TypeError):
         for name, part in (results, objects):
-            _find_damage(name, part, size)
+            find_damage(name, part, size)
         raise
     return Overlap(areas[:number], areas[number:], shared)
 
@@ -103,7 +103,7 @@ def _library() -> ctypes.CDLL | None:
 def _compute_compiled(
     counts: Sequence[rle.Counts], places: np.ndarray, size: tuple[int, int], shape: tuple[int, int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """As `_compute`. Other Python threads run meanwhile."""
+    """As `_compute`."""
     results, objects, frames = shape
     try:
         text = "".join(counts).encode("ascii")  # type: ignore[arg-type]
@@ -125,7 +125,7 @@ def _compute_compiled(
     return areas, shared
 
 
-def _find_damage(name: str, tracks: Sequence[Track], size: tuple[int, int]) -> None:
+def find_damage(name: str, tracks: Sequence[Track], size: tuple[int, int]) -> None:
     """Raise the error that names the first mask that cannot be decoded."""
     for track in tracks:
         for t, one in enumerate(track.masks):

@@ -1,8 +1,6 @@
 """The numbers of YouTube-VIS and OVIS: `evaluate`."""
 
-import os
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +15,6 @@ AREAS = {"": (0, 1e10), "s": (0, 128**2), "m": (128**2, 256**2), "l": (256**2, 1
 """Pixels of all, small, medium and large objects of YouTube-VIS, both ends included."""
 OCCLUSIONS = {"_so": (0, 0.25), "_mo": (0.25, 0.5), "_ho": (0.5, 1)}
 """Degrees of slightly, moderately and heavily occluded objects, both ends included."""
-_MOST_THREADS = 4  # more would wait for one another in Python
 
 
 def evaluate(
@@ -65,12 +62,10 @@ def evaluate(
     truth = read_annotations(annotations)
     found = read_results(results, truth)
     occlusion = truth.occlusion
-
-    def compare(number: int) -> dict[int, _Compared]:
-        return _compare_video(truth, found, number, occlusion, score_threshold if identity else None)
-
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, _MOST_THREADS)) as pool:  # the compiled part runs beside Python
-        videos = dict(zip(truth.videos, pool.map(compare, truth.videos), strict=True))
+    videos = {
+        number: _compare_video(truth, found, number, occlusion, score_threshold if identity else None)
+        for number in truth.videos
+    }
     numbers = _summarize(videos.values(), truth, occlusion, identity)
     if per_video:
         numbers["per_video"] = {number: _summarize([one], truth, occlusion, identity) for number, one in videos.items()}
