@@ -16,7 +16,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 
@@ -84,15 +84,23 @@ def sources(*patterns):
 def extensions(notes):
     """The extensions to try; why one is left out goes to `notes`."""
     if MODE == "0":
-        notes.update(cpu="MDQE_BUILD_EXT=0", cuda="MDQE_BUILD_EXT=0")
+        notes.update(rle="MDQE_BUILD_EXT=0", cpu="MDQE_BUILD_EXT=0", cuda="MDQE_BUILD_EXT=0")
         return []
+    flags = ["/O2"] if os.name == "nt" else ["-O3", "-g0", "-fvisibility=hidden"]
+    link = []
+    if os.environ.get("MDQE_SANITIZE") == "1":
+        flags, link = ["-O1", "-fvisibility=hidden", *SANITIZE], SANITIZE[:1]
+    options = {"py_limited_api": True, "extra_link_args": link}
+    found = [
+        Extension("mdqe._C_rle", sources("rle/*.cpp"), language="c++", extra_compile_args=flags, **options)
+    ]  # needs no torch
     try:
         torch = import_torch()
     except ImportError as error:
         notes.update(cpu=str(error), cuda=str(error))
         if MODE == "1":
             raise
-        return []
+        return found
     cuda_problem = None
     if MODE == "cpu":
         cuda_problem = "MDQE_BUILD_EXT=cpu"
@@ -103,21 +111,16 @@ def extensions(notes):
             cuda_problem = str(error)
     from torch.utils.cpp_extension import CppExtension, CUDAExtension
 
-    flags = ["/O2"] if os.name == "nt" else ["-O3", "-g0", "-fvisibility=hidden"]
-    link = []
-    if os.environ.get("MDQE_SANITIZE") == "1":
-        flags, link = ["-O1", "-fvisibility=hidden", *SANITIZE], SANITIZE[:1]
     headers = sources("*.h", "cpu/*.h", "cpu/*.inl", "cuda/*.h", "cuda/*.cuh")
-    found = [
+    found.append(
         CppExtension(
             "mdqe._C_cpu",
             sources("ops.cpp", "cpu/*.cpp"),
             depends=headers,
-            py_limited_api=True,
             extra_compile_args=[*flags, TARGET],
-            extra_link_args=link,
+            **options,
         )
-    ]
+    )
     if cuda_problem is None:
         found.append(
             CUDAExtension(
@@ -167,7 +170,9 @@ def make_build_ext(notes):
                     notes[device] = f"the build failed: {self.reason(error)}"
                 else:
                     built.append(extension)
-                    notes[device] = f"built with torch {sys.modules['torch'].__version__}"
+                    notes[device] = (
+                        "built" if device == "rle" else f"built with torch {sys.modules['torch'].__version__}"
+                    )
             self.extensions = built
             keep_notes(notes, self)
 

@@ -15,7 +15,7 @@ from typing import NoReturn
 
 import mdqe
 
-COMMANDS = ("segment", "demo", "train", "evaluate", "make-data", "convert", "info")
+COMMANDS = ("segment", "demo", "train", "evaluate", "submit", "split", "make-data", "convert", "info")
 
 
 class _Parser(argparse.ArgumentParser):

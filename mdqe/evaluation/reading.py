@@ -94,7 +94,7 @@ def read_annotations(source: Source, *, hidden: bool = False) -> Annotations:
         OSError: the file cannot be read.
         ValueError: it is not such a file; one line names the file, the record and the field.
     """
-    name, document = _load(source, "annotations")
+    name, document = load_json(source, "annotations")
     if not isinstance(document, Mapping):
         raise ValueError(f"{name}: {_kind(document)}; annotations are an object with videos, annotations, categories")
     lists = {key: _Record(name, "the file", document).items(key) for key in ("videos", "categories")}
@@ -139,23 +139,17 @@ def read_results(source: Source, annotations: Annotations) -> Results:
         OSError: the file cannot be read.
         ValueError: it is not such a file, or for other videos; one line names the file, the record and the field.
     """
-    name, document = _load(source, "results")
+    name, document = load_json(source, "results")
     if not isinstance(document, list):
         raise ValueError(f"{name}: {_kind(document)}; results are a list")
     found: dict[int, list[Track]] = {number: [] for number in annotations.videos}
     unknown: dict[int, int] = {}
     for i, one in enumerate(document):
-        record = _Record(name, f"result {i}", one)
-        video = record.known("video_id", annotations.videos, annotations.name)
-        category = record.integer("category_id")
-        score = record.number("score")
-        # Results of the official form have no track ids: each is a track of its own.
-        track = record.integer("track_id") if one.get("track_id") is not None else -1 - i
-        masks = record.masks(annotations.videos[video])
-        if category not in annotations.categories:
-            unknown[category] = unknown.get(category, 0) + 1
+        video, track = read_result(name, i, one, annotations)
+        if track.category not in annotations.categories:
+            unknown[track.category] = unknown.get(track.category, 0) + 1
             continue
-        found[video].append(Track(record.where, category, masks, score, track))
+        found[video].append(track)
     if unknown:
         warnings.warn(
             f"{name}: {sum(unknown.values())} results are of categories that {annotations.name} does not have "
@@ -165,6 +159,16 @@ def read_results(source: Source, annotations: Annotations) -> Results:
     if not document:
         warnings.warn(f"{name}: no results; every number is that of finding nothing", stacklevel=3)
     return Results(name, found)
+
+
+def read_result(name: str, index: int, value: Any, annotations: Annotations) -> tuple[int, Track]:
+    """The video's id and the track of one result, the `index`th of the file `name`; its category is not checked."""
+    record = _Record(name, f"result {index}", value)
+    video = record.known("video_id", annotations.videos, annotations.name)
+    # Results of the official form have no track ids: each is a track of its own.
+    track = record.integer("track_id") if value.get("track_id") is not None else -1 - index
+    category, score = record.integer("category_id"), record.number("score")
+    return video, Track(record.where, category, record.masks(annotations.videos[video]), score, track)
 
 
 def occlusion_degree(labels: Sequence[str | None]) -> float:
@@ -263,7 +267,7 @@ class _Record:
             if one is None:
                 found.append(None)
                 continue
-            if not isinstance(one, Mapping) or "size" not in one or "counts" not in one:
+            if (type(one) is not dict and not isinstance(one, Mapping)) or "size" not in one or "counts" not in one:
                 self.fail("segmentations", f'{_short(one)} in frame {t}; expected {{"size", "counts"}} or null')
             if one["size"] != size and (not isinstance(one["size"], Sequence) or list(one["size"]) != size):
                 self.fail("segmentations", f"{_short(one['size'])} large in frame {t}; its video is {size}")
@@ -273,7 +277,7 @@ class _Record:
         return found
 
 
-def _load(source: Source, name: str) -> tuple[str, Any]:
+def load_json(source: Source, name: str) -> tuple[str, Any]:
     """How errors name the source, and its content."""
     if not isinstance(source, str | PathLike):
         return name, source

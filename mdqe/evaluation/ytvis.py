@@ -8,7 +8,7 @@ import numpy as np
 
 from mdqe.evaluation.average_precision import IOU_THRESHOLDS, MAX_RESULTS, Curve, Matches, curves, match
 from mdqe.evaluation.identity import IdentityCounts, compare_identities, without_crowds
-from mdqe.evaluation.overlap import intersections, runs_of
+from mdqe.evaluation.overlap import overlap
 from mdqe.evaluation.reading import Annotations, Results, Source, Track, Video, read_annotations, read_results
 
 AREAS = {"": (0, 1e10), "s": (0, 128**2), "m": (128**2, 256**2), "l": (256**2, 1e10)}
@@ -118,11 +118,8 @@ def _compare(
     chosen: np.ndarray,
 ) -> _Compared:
     """One category of a video; of the results `chosen` (N,) bool take part in the identities."""
-    (truth_name, objects), (found_name, tracks) = truth, found
-    object_runs = runs_of(truth_name, objects, video.size, video.length)
-    track_runs = runs_of(found_name, tracks, video.size, video.length)
-    shared = intersections(track_runs, object_runs)  # (D, G, T)
-    object_areas, track_areas = object_runs.areas, track_runs.areas  # (G, T), (D, T)
+    objects, tracks = truth[1], found[1]
+    track_areas, object_areas, shared = overlap(found, truth, video.size, video.length)
     common = shared.sum(axis=2)
     union = track_areas.sum(axis=1)[:, None] + object_areas.sum(axis=1) - common
     ious = np.divide(common, union, out=np.zeros(common.shape), where=union > 0)

@@ -114,7 +114,7 @@ def runs(counts: Sequence[Counts], size: tuple[int, int]) -> tuple[np.ndarray, n
     """
     height, width = _checked_size(tuple(size))
     if any(isinstance(one, str | bytes) for one in counts):
-        lengths, number = _expand(_texts(counts))
+        lengths, number = _expand(texts(counts))
     else:
         numbers = [_numbers(one) for one in counts]
         lengths = np.concatenate([*numbers, np.zeros(0, np.int64)])
@@ -126,6 +126,22 @@ def runs(counts: Sequence[Counts], size: tuple[int, int]) -> tuple[np.ndarray, n
             raise ValueError(f"counts of mask {i} hold the negative run {lowest[i]}")
         raise ValueError(f"counts of mask {i} cover {totals[i]} pixels; size {height} x {width} has {height * width}")
     return lengths, number
+
+
+def texts(counts: Sequence[Counts]) -> list[bytes]:
+    """Compressed bytes of M masks' counts, each in any form; all plain lists are compressed at once.
+
+    Raises:
+        ValueError: counts of another kind, or out of range.
+    """
+    found = [one if isinstance(one, bytes) else _ascii(one) if isinstance(one, str) else b"" for one in counts]
+    plain = [i for i, one in enumerate(counts) if not isinstance(one, str | bytes)]
+    if plain:
+        numbers = [_numbers(counts[i]) for i in plain]
+        compressed = _compress(np.concatenate(numbers), np.array([len(one) for one in numbers]))
+        for i, text in zip(plain, compressed, strict=True):
+            found[i] = text.encode("ascii")
+    return found
 
 
 def to_coco(counts: str, size: tuple[int, int]) -> dict[str, Any]:
@@ -188,18 +204,6 @@ def _compress(lengths: np.ndarray, runs: np.ndarray) -> list[str]:
     ends = np.cumsum(np.add.reduceat(kept.sum(axis=1), (np.cumsum(runs) - runs)[runs > 0]))
     strings = iter([text[start:end] for start, end in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True)])
     return [next(strings) if held else "" for held in runs > 0]
-
-
-def _texts(counts: Sequence[Counts]) -> list[bytes]:
-    """Compressed bytes of every mask's counts, each in any form; all plain lists are compressed at once."""
-    texts = [one if isinstance(one, bytes) else _ascii(one) if isinstance(one, str) else b"" for one in counts]
-    plain = [i for i, one in enumerate(counts) if not isinstance(one, str | bytes)]
-    if plain:
-        numbers = [_numbers(counts[i]) for i in plain]
-        compressed = _compress(np.concatenate(numbers), np.array([len(one) for one in numbers]))
-        for i, text in zip(plain, compressed, strict=True):
-            texts[i] = text.encode("ascii")
-    return texts
 
 
 def _ascii(counts: str) -> bytes:
