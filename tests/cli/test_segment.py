@@ -193,6 +193,8 @@ def test_a_source_that_comes_once_is_drawn_from_a_recording(run, tiny_model, mak
         (("none.mp4", "-o", "out"), "no such file: none.mp4"),
         (("*.avi", "-o", "out"), "no file matches *.avi"),
         (("text.mp4", "-o", "out"), "text.mp4 is not a video"),
+        (("text.txt", "-o", "out"), "text.txt is not a video"),
+        (("bare.mkv", "-o", "out"), "bare.mkv holds no frames"),
         (("empty", "-o", "out"), "folder empty holds no images"),
         (("clip.mp4", "-o", "text.mp4"), "text.mp4: cannot write there"),
         (("clip.mp4", "-o", "text.mp4/out"), "cannot write there"),
@@ -221,6 +223,11 @@ def test_bad_input_is_one_line_and_status_2(run, tiny_model, make_clip, tmp_path
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     make_clip()
     (tmp_path / "text.mp4").write_text("no video")
+    (tmp_path / "text.txt").write_text("no video")
+    with av.open(str(tmp_path / "bare.mkv"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        container.start_encoding()
     (tmp_path / "empty").mkdir()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "config.json").write_text('{"model_type": "detr"}')
