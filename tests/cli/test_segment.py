@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mdqe import MDQE
 from mdqe.cli.clip import moving_shapes
 from mdqe.cli.render import View, _drawn
 from mdqe.inference.result import VideoInstances
+from mdqe.video.frames import read_ahead
 from mdqe.video.overlay import draw_result
 from mdqe.video.read import open_frames
 
@@ -377,6 +379,18 @@ def test_an_interruption_while_drawing_keeps_the_results(run, tiny_model, make_c
     assert status == 1
     assert sorted(os.listdir(tmp_path / "clip")) == ["instances.json", "overlay.partial.mp4"]
     assert len(list(open_frames(tmp_path / "clip" / "overlay.partial.mp4"))) == 5
+
+
+def test_frames_are_decoded_one_window_ahead(run, tiny_model, make_clip, tmp_path, monkeypatch):
+    depths = []
+    monkeypatch.setattr(
+        "mdqe.video.frames.read_ahead", lambda items, depth: depths.append(depth) or read_ahead(items, depth)
+    )
+    clip, model = make_clip(), MDQE.from_pretrained(tiny_model)
+    run("segment", clip, "-o", tmp_path, "--model", tiny_model, *LOW)
+    model.segment(clip)
+    list(model.stream(clip))
+    assert depths == [model.config.window_length] * 4  # the command reads twice, to segment and to draw
 
 
 def test_no_thread_is_left(run, tiny_model, make_clip, tmp_path):
