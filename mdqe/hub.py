@@ -185,6 +185,13 @@ def _checked_device(device: str | torch.device | None) -> torch.device:
         raise ValueError(f"device is {device!r}, expected one such as 'cpu' or 'cuda:0'") from error
     if checked.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device is {str(device)!r}, but torch {torch.__version__} finds no CUDA device")
+    if checked.type == "meta":
+        raise ValueError("device is 'meta', which holds no values; build MDQE(config) there instead")
+    try:
+        torch.empty(1, device=checked)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # by kind and number of the device
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device is {str(device)!r}, which torch {torch.__version__} cannot use: {reason}") from error
     return checked
 
 

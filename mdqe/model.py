@@ -216,7 +216,7 @@ class MDQE(PretrainedMixin, nn.Module):
             FileNotFoundError: no such file.
             ValueError: frames of another type, shape or of changing size; no frames; a wrong threshold.
         """
-        frames = open_frames(video)
+        frames = open_frames(video, ahead=self.config.window_length)
         shown = tqdm(frames, total=frames.count, unit="frame", disable=not progress)
         result = segment(self, shown, score_threshold=score_threshold, multi_label=multi_label, output_size=output_size)
         return replace(result, fps=None if frames.fps is None else float(frames.fps))
@@ -235,7 +235,7 @@ class MDQE(PretrainedMixin, nn.Module):
         """
         return stream(
             self,
-            open_frames(frames),
+            open_frames(frames, ahead=self.config.window_length),
             score_threshold=score_threshold,
             multi_label=multi_label,
             output_size=output_size,

@@ -145,6 +145,21 @@ def test_absent_cuda_is_said(folder):
         SmallModel.from_pretrained(folder, device="cuda")
 
 
+@pytest.mark.parametrize("device", ["mps", "xpu", "meta"])
+def test_devices_that_cannot_hold_it_are_said(folder, device):
+    if torch.accelerator.is_available() and torch.accelerator.current_accelerator().type == device:
+        pytest.skip(f"this machine has {device}")
+    with pytest.raises(ValueError, match=f"device is '{device}'") as error:
+        SmallModel.from_pretrained(folder, device=device)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_number_that_no_cuda_device_has_is_said(folder):
+    with pytest.raises(ValueError, match=r"device is 'cuda:99', which torch .* cannot use"):
+        SmallModel.from_pretrained(folder, device="cuda:99")
+
+
 def test_overrides_change_the_config(folder):
     loaded = SmallModel.from_pretrained(folder, window_length=7, test_shorter_edge=None)
     assert loaded.config == CONFIG.replace(window_length=7, test_shorter_edge=None)

@@ -72,6 +72,8 @@ def run(args: argparse.Namespace) -> int:
     sources = _open_all(args)
     _check_writable(args.output)
     model = load_model(args)
+    for frames in sources:
+        frames.ahead = model.config.window_length
     outcomes: list[Outcome] = []
     try:
         for video, frames, folder in zip(args.videos, sources, _folders(args.output, args.videos), strict=True):

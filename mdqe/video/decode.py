@@ -12,6 +12,7 @@ import numpy as np
 from mdqe.video.frames import Frames, VideoError
 
 OPEN_SECONDS, READ_SECONDS = 20.0, 60.0  # how long a network stream may be silent
+TEXT_ART = ("tty", "bin", "xbin", "adf", "idf")  # libav shows any text of some file names as a terminal would
 
 
 def require_av() -> Any:
@@ -148,8 +149,10 @@ def _unreadable(name: str, error: Exception) -> Exception:
         return FileNotFoundError(f"no such file: {name}")
     if isinstance(error, PermissionError):
         return VideoError(f"{name} cannot be read: permission denied")
+    if isinstance(error, EOFError):
+        return VideoError(f"{name} holds no frames: it ends before the first")
     if isinstance(error, ValueError):  # libav: invalid data found when processing input
-        return VideoError(f"{name} is not a video, or it is cut off at its start")
+        return VideoError(f"{name} is not a video, or it is cut off so that its frames cannot be found")
     return VideoError(f"{name} cannot be opened: {_reason(error)}")
 
 
@@ -160,6 +163,8 @@ def _reason(error: Exception) -> str:
 def _video_stream(container: Any, name: str) -> Any:
     """The first stream of moving pictures; the cover picture of a music file is none."""
     av = require_av()
+    if container.format.name in TEXT_ART:
+        raise VideoError(f"{name} is not a video")
     for stream in container.streams.video:
         if not stream.disposition & av.stream.Disposition.attached_pic:
             return stream

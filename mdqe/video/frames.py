@@ -64,7 +64,6 @@ class Frames:
         self.fps: Fraction | None = None
         self.count: int | None = None
         self.damage: str | None = None
-        self._stopped = False
 
     def __iter__(self) -> Iterator[np.ndarray]:
         for frame in self.timed():
@@ -73,12 +72,7 @@ class Frames:
     def timed(self) -> Iterator[TimedFrame]:
         """The chosen frames with their times."""
         self.damage = None
-        self._stopped = False
         return read_ahead(self._selected(), self.ahead) if self.threaded else self._selected()
-
-    def stop(self) -> None:
-        """End the current iteration after the frames decoded so far, as if the source ended there."""
-        self._stopped = True
 
     def _items(self, start: Fraction) -> Iterable[tuple[Fraction | None, Any]]:
         raise NotImplementedError
@@ -89,7 +83,7 @@ class Frames:
     def _selected(self) -> Iterator[TimedFrame]:
         number = 0  # frames in the range, chosen or not
         for time, item in self._items(self.start or Fraction(0)):
-            if self._stopped or (self.end is not None and time is not None and time >= self.end):
+            if self.end is not None and time is not None and time >= self.end:
                 break
             if self.start is not None and time is not None and time < self.start:
                 continue

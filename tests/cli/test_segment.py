@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mdqe import MDQE
 from mdqe.cli.clip import moving_shapes
 from mdqe.cli.render import View, _drawn
 from mdqe.inference.result import VideoInstances
+from mdqe.video.frames import read_ahead
 from mdqe.video.overlay import draw_result
 from mdqe.video.read import open_frames
 
@@ -193,6 +195,8 @@ def test_a_source_that_comes_once_is_drawn_from_a_recording(run, tiny_model, mak
         (("none.mp4", "-o", "out"), "no such file: none.mp4"),
         (("*.avi", "-o", "out"), "no file matches *.avi"),
         (("text.mp4", "-o", "out"), "text.mp4 is not a video"),
+        (("text.txt", "-o", "out"), "text.txt is not a video"),
+        (("bare.mkv", "-o", "out"), "bare.mkv holds no frames"),
         (("empty", "-o", "out"), "folder empty holds no images"),
         (("clip.mp4", "-o", "text.mp4"), "text.mp4: cannot write there"),
         (("clip.mp4", "-o", "text.mp4/out"), "cannot write there"),
@@ -221,6 +225,11 @@ def test_bad_input_is_one_line_and_status_2(run, tiny_model, make_clip, tmp_path
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     make_clip()
     (tmp_path / "text.mp4").write_text("no video")
+    (tmp_path / "text.txt").write_text("no video")
+    with av.open(str(tmp_path / "bare.mkv"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        container.start_encoding()
     (tmp_path / "empty").mkdir()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "config.json").write_text('{"model_type": "detr"}')
@@ -370,6 +379,18 @@ def test_an_interruption_while_drawing_keeps_the_results(run, tiny_model, make_c
     assert status == 1
     assert sorted(os.listdir(tmp_path / "clip")) == ["instances.json", "overlay.partial.mp4"]
     assert len(list(open_frames(tmp_path / "clip" / "overlay.partial.mp4"))) == 5
+
+
+def test_frames_are_decoded_one_window_ahead(run, tiny_model, make_clip, tmp_path, monkeypatch):
+    depths = []
+    monkeypatch.setattr(
+        "mdqe.video.frames.read_ahead", lambda items, depth: depths.append(depth) or read_ahead(items, depth)
+    )
+    clip, model = make_clip(), MDQE.from_pretrained(tiny_model)
+    run("segment", clip, "-o", tmp_path, "--model", tiny_model, *LOW)
+    model.segment(clip)
+    list(model.stream(clip))
+    assert depths == [model.config.window_length] * 4  # the command reads twice, to segment and to draw
 
 
 def test_no_thread_is_left(run, tiny_model, make_clip, tmp_path):

@@ -166,13 +166,36 @@ def test_a_file_damaged_in_the_middle_says_so(make_video):
     assert "damaged frames" in frames.damage
 
 
+@pytest.mark.parametrize("name", ["x.mp4", "x.txt", "x.nfo", "x.bin", "x.idf"])
 @pytest.mark.parametrize("content", [b"", b"not a video at all\n" * 50, bytes(4096)])
-def test_a_file_that_is_no_video(tmp_path, content):
-    path = tmp_path / "x.mp4"
+def test_a_file_that_is_no_video(tmp_path, name, content):
+    path = tmp_path / name
     path.write_bytes(content)
-    with pytest.raises(VideoError, match=r"x\.mp4 is not a video") as error:
+    with pytest.raises(VideoError, match=rf"{name} is not a video") as error:
         open_frames(path)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["x.mp4", "x.mkv", "x.avi"])
+def test_a_file_without_frames(tmp_path, name):
+    import av
+
+    path = tmp_path / name
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        container.start_encoding()
+    assert path.stat().st_size > 100
+    with pytest.raises(VideoError, match=rf"{name} holds no (frames|video)") as error:
+        open_frames(path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_cut_off_before_its_index(make_video):
+    path = make_video("x.mp4", frames=40)  # an MP4 file's index comes last unless asked for otherwise
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(VideoError, match="is not a video, or it is cut off so that its frames cannot be found"):
+        open_frames(path)
 
 
 def test_sound_alone_is_no_video(tmp_path):
@@ -425,6 +448,6 @@ def test_a_video_is_decoded_only_as_it_is_needed(make_video, monkeypatch):
     next(images)
     time.sleep(0.2)
     assert len(loaded) <= 6
-    frames.stop()
-    assert len(list(images)) <= 6
+    images.close()
+    assert len(loaded) <= 6
     assert quiet_threads() == []
