@@ -64,6 +64,7 @@ def build(args: argparse.Namespace, device: "torch.device", talk: Callable[[str]
     import torch
 
     from mdqe.data.loader import MixedClips
+    from mdqe.losses.criterion import configured_criterion
     from mdqe.model import MDQE
     from mdqe.training.initialize import initial_model
     from mdqe.training.optimizer import StepDecay, adamw
@@ -102,6 +103,7 @@ def build(args: argparse.Namespace, device: "torch.device", talk: Callable[[str]
         batch=_given(args.batch, recipe.batch),
         accumulate=args.accumulate,
         clip_norm=_given(args.clip_norm, recipe.clip_norm) or None,
+        criterion=configured_criterion(config, **{f"{name}_weight": weight for name, weight in args.loss_weight}),
         amp=args.amp,
         average_decay=args.ema,
         seed=args.seed,

@@ -11,9 +11,10 @@ from mdqe.atomic import whole_file
 SETTINGS = "run.json"
 AMP = ("bf16", "fp16")
 PARTS = ("backbone", "encoder", "decoder")
+LOSSES = ("class", "box", "giou", "mask", "dice", "init_sem", "init_reid", "init_reid_aux")
 
 DEFAULTS: dict[str, Any] = {
-    "set": (), "reset_classes": False, "skip_bad": False, "size": (128, 192), "accumulate": 1, "seed": 0,
+    "set": (), "loss_weight": (), "reset_classes": False, "skip_bad": False, "size": (128, 192), "accumulate": 1, "seed": 0,
     "checkpointing": (), "workers": 0, "log_every": 20, "save_every": 500, "validate_every": 1000, "validate_videos": 8,
 }  # fmt: skip
 """What does not depend on a recipe. Options themselves have no defaults, so that it is known which were given."""
@@ -82,6 +83,13 @@ def _add_steps(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--lr", metavar="RATE", type=float, help="learning rate of AdamW")
     group.add_argument("--backbone-multiplier", metavar="X", type=float, help="the backbone's rate is X times that")
     group.add_argument("--weight-decay", metavar="X", type=float, help="of AdamW")
+    group.add_argument(
+        "--loss-weight",
+        metavar="LOSS=X",
+        action="append",
+        type=_loss_weight,
+        help=f"weight of a loss, one of {', '.join(LOSSES)}; again for others (default: the published ones)",
+    )
     group.add_argument(
         "--decay",
         metavar="SHARES",
@@ -167,6 +175,17 @@ def _assignment(text: str) -> tuple[str, Any]:
         return name, json.loads(value)
     except ValueError:
         return name, {"None": None, "True": True, "False": False}.get(value, value)
+
+
+def _loss_weight(text: str) -> tuple[str, float]:
+    name, _, value = text.partition("=")
+    try:
+        weight = float(value)
+    except ValueError:
+        weight = -1.0
+    if name not in LOSSES or not 0 <= weight < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not LOSS=X with a loss of {', '.join(LOSSES)} and X of at least 0")
+    return name, weight
 
 
 def _size(text: str) -> tuple[int, int]:

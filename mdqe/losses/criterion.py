@@ -62,9 +62,10 @@ def clip_losses(
     return criterion(output, [target.to(frames.device) for target in targets])
 
 
-def configured_criterion(config: MDQEConfig) -> Criterion:
-    """The criterion of a model's configuration, with the published weights."""
-    return Criterion(mask_loss=MASK_LOSSES[config.mask_loss](), association_window=config.association_window)
+def configured_criterion(config: MDQEConfig, **weights: float) -> Criterion:
+    """The criterion of a model's configuration, with the published weights but for those given (`class_weight`, …)."""
+    mask_loss = MASK_LOSSES[config.mask_loss]()
+    return Criterion(mask_loss=mask_loss, association_window=config.association_window, **weights)
 
 
 class Criterion(nn.Module):
