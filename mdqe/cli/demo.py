@@ -1,6 +1,7 @@
 """`mdqe demo`: the whole way from a video file to an overlay, on a scene whose truth is known."""
 
 import argparse
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +64,9 @@ def score(result: "VideoInstances", scene: "Drawing") -> list[str]:
     if not set(result.categories) <= set(names):
         return ["no scores: the model finds other categories than the scene's, " + ", ".join(names)]
     found = result.to_ytvis(1, [names[name] for name in result.categories])
-    numbers: dict[str, Any] = evaluate(truth, found)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that nothing was found is said already
+        numbers: dict[str, Any] = evaluate(truth, found)
     shown = [f"{name} {100 * numbers[name]:.1f}" for name in ("AP", "AP50", "HOTA", "IDF1")]
     return [
         f"against the truth, {len(truth['annotations'])} shapes: {', '.join(shown)}, identity switches "

@@ -184,7 +184,9 @@ def _loss_weight(text: str) -> tuple[str, float]:
     except ValueError:
         weight = -1.0
     if name not in LOSSES or not 0 <= weight < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not LOSS=X with a loss of {', '.join(LOSSES)} and X of at least 0")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not LOSS=X with a loss of {', '.join(LOSSES)} and X of at least 0"
+        )
     return name, weight
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mdqe.cli import main
-from mdqe.cli.clip import moving_shapes
+from mdqe.data.synthetic import draw_video
 
 
 @pytest.fixture(scope="session")
@@ -37,13 +37,13 @@ def tiny_model(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def make_clip(tmp_path) -> Callable[..., Path]:
-    """make_clip("name.mp4", frames=…, size=…) -> the path of a new video of moving shapes, 10 frames per second."""
+    """make_clip("name.mp4", frames=…, size=…) -> the path of a new video of the synthetic set, 10 frames per second."""
     from mdqe.video.write import VideoWriter
 
     def make(name: str = "clip.mp4", frames: int = 9, size: tuple[int, int] = (64, 96)) -> Path:
         path = tmp_path / name
         with VideoWriter(path, 10) as writer:
-            for image in moving_shapes(frames, size):
+            for image in draw_video(0, frames=frames, size=size).frames:
                 writer.write(image)
         return path
 

@@ -1,43 +1,54 @@
-"""`mdqe demo` and the clip that it makes."""
+"""`mdqe demo`: what it writes and what it says of it."""
 
 import os
+import re
 
 import numpy as np
+import pytest
 
-from mdqe.cli import demo
-from mdqe.cli.clip import moving_shapes
+from mdqe.cli.demo import score
+from mdqe.data import synthetic
+from mdqe.data.synthetic import CATEGORIES, draw_video
 from mdqe.inference.result import VideoInstances
 
 
-def test_the_clip_moves_and_is_always_the_same():
-    frames = list(moving_shapes(6, (60, 90)))
-    assert [(frame.shape, frame.dtype) for frame in frames] == [((60, 90, 3), np.uint8)] * 6
-    assert all(np.array_equal(a, b) for a, b in zip(frames, moving_shapes(6, (60, 90)), strict=True))
-    assert np.abs(frames[0].astype(int) - frames[5]).mean() > 2
+def truth(scene, labels=None, masks=None, ids=None):
+    number = len(scene.labels)
+    labels = scene.labels if labels is None else labels
+    ids, masks = range(number) if ids is None else ids, scene.masks if masks is None else masks
+    return VideoInstances.from_masks([0.9] * number, labels, ids, masks, categories=CATEGORIES)
 
 
-def test_without_trained_weights_it_runs_and_says_so(run, tmp_path, monkeypatch):
-    from mdqe.cli import clip
-
-    monkeypatch.setattr("mdqe.source.bundled_models", lambda: ())
-    monkeypatch.setattr(clip.moving_shapes, "__defaults__", (5, (96, 128), 5, 0))
-    status, stdout, stderr = run("demo", "-o", tmp_path / "demo")
-    assert status == 0, stderr
-    assert "UNTRAINED" in stderr
-    assert "untrained weights" in stdout
-    assert sorted(os.listdir(tmp_path / "demo")) == ["clip.mp4", "instances.json", "overlay.mp4", "sheet.png"]
-    assert VideoInstances.load(tmp_path / "demo" / "instances.json").num_frames == 5
+@pytest.fixture(scope="module")
+def scene():
+    return draw_video(3, frames=6, size=(64, 96))
 
 
-def test_with_a_model_it_claims_nothing_about_training(run, tiny_model, tmp_path, monkeypatch):
-    from mdqe.cli import clip
+def test_the_truth_scores_full_marks(scene):
+    (line,) = score(truth(scene), scene)
+    assert f"{len(scene.labels)} shapes" in line
+    assert "AP 100.0, AP50 100.0, HOTA 100.0, IDF1 100.0, identity switches 0" in line
 
-    monkeypatch.setattr(clip.moving_shapes, "__defaults__", (4, (64, 96), 5, 0))
+
+def test_wrong_categories_and_nothing_score_none(scene):
+    (line,) = score(truth(scene, labels=(scene.labels + 1) % 6), scene)
+    assert "AP 0.0," in line
+    (line,) = score(truth(scene, masks=np.zeros_like(scene.masks)), scene)
+    assert "AP 0.0, AP50 0.0, HOTA 0.0" in line
+
+
+def test_a_model_of_other_categories_is_not_scored(run, tiny_model, tmp_path, monkeypatch, scene):
+    monkeypatch.setattr(synthetic, "demo_scene", lambda: scene)
     status, stdout, stderr = run("demo", "-o", tmp_path, "--model", tiny_model, "--device", "cpu")
     assert status == 0, stderr
-    assert "ntrained" not in stdout + stderr
+    assert "no scores: the model finds other categories" in stdout
 
 
-def test_the_untrained_model_is_always_the_same():
-    first, second = demo.untrained_model().state_dict(), demo.untrained_model().state_dict()
-    assert all((first[name] == second[name]).all() for name in first)
+def test_the_bundled_model_is_scored(run, tmp_path, monkeypatch, scene):
+    monkeypatch.setattr(synthetic, "demo_scene", lambda: scene)
+    status, stdout, stderr = run("demo", "-o", tmp_path / "demo", "--device", "cpu")
+    assert status == 0, stderr
+    assert sorted(os.listdir(tmp_path / "demo")) == ["clip.mp4", "instances.json", "overlay.mp4", "sheet.png"]
+    found = VideoInstances.load(tmp_path / "demo" / "instances.json")
+    assert (found.num_frames, found.categories) == (6, CATEGORIES)
+    assert re.search(r"against the truth, \d shapes: AP \d+\.\d, .*, identity switches \d", stdout)

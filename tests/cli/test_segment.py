@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from mdqe import MDQE
-from mdqe.cli.clip import moving_shapes
 from mdqe.cli.render import View, _drawn
+from mdqe.data.synthetic import draw_video
 from mdqe.inference.result import VideoInstances
 from mdqe.video.frames import read_ahead
 from mdqe.video.overlay import draw_result
@@ -136,7 +136,7 @@ def test_labels_are_read_over_queries():
 def test_a_folder_of_images_and_several_videos(run, tiny_model, make_clip, tmp_path):
     folder = tmp_path / "pictures.v2"
     folder.mkdir()
-    for i, image in enumerate(moving_shapes(5, (65, 97))):
+    for i, image in enumerate(draw_video(0, frames=5, size=(65, 97)).frames):
         Image.fromarray(image).save(folder / f"{i}.png")
     (tmp_path / "a").mkdir()
     first, second = make_clip("a/x.mp4"), make_clip("x.mp4", size=(65, 97))
@@ -163,7 +163,7 @@ def test_audio_is_kept(run, tiny_model, make_clip, tmp_path):
         container.mux(stream.encode(None))
     clip = tmp_path / "loud.mp4"
     with VideoWriter(clip, 10, audio_from=sound) as writer:
-        for image in moving_shapes(9, (64, 96)):
+        for image in draw_video(0, frames=9, size=(64, 96)).frames:
             writer.write(image)
     assert run("segment", clip, "-o", tmp_path, "--model", tiny_model, *LOW)[0] == 0
     with av.open(str(tmp_path / "loud" / "overlay.mp4")) as container:
