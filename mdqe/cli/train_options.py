@@ -15,7 +15,8 @@ LOSSES = ("class", "box", "giou", "mask", "dice", "init_sem", "init_reid", "init
 
 DEFAULTS: dict[str, Any] = {
     "set": (), "loss_weight": (), "reset_classes": False, "skip_bad": False, "size": (128, 192), "accumulate": 1,
-    "seed": 0, "checkpointing": (), "workers": 0, "log_every": 20, "save_every": 500, "validate_every": 1000, "validate_videos": 8,
+    "seed": 0, "checkpointing": (), "workers": 0, "log_every": 20, "save_every": 500, "validate_every": 1000,
+    "validate_videos": 8,
 }  # fmt: skip
 """What does not depend on a recipe. Options themselves have no defaults, so that it is known which were given."""
 
