@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from mdqe.evaluation.reading import Annotations, Source, load_json, read_annotations
+from mdqe.evaluation.reading import Annotations, read_annotations
+from mdqe.evaluation.records import Source, load_json
 
 
 def split(source: Source, *, share: float = 0.1, seed: int = 0) -> tuple[dict[str, Any], dict[str, Any]]:

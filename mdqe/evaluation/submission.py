@@ -7,7 +7,8 @@ from typing import Any
 
 from mdqe.atomic import whole_file
 from mdqe.evaluation.overlap import find_damage
-from mdqe.evaluation.reading import Annotations, Source, load_json, read_result
+from mdqe.evaluation.reading import Annotations, load_results, read_result
+from mdqe.evaluation.records import Source
 from mdqe.inference import rle
 
 _DATE = (1980, 1, 1, 0, 0, 0)  # the same results give the same bytes
@@ -29,9 +30,7 @@ def check_results(source: Source, annotations: Annotations, *, allow_missing: bo
         OSError: the file cannot be read.
         ValueError: it is not JSON, or no list.
     """
-    name, document = load_json(source, "results")
-    if not isinstance(document, list):
-        raise ValueError(f"{name}: results are a list, not a {type(document).__name__}")
+    name, document = load_results(source)
     errors, seen = [], set()
     for i, value in enumerate(document):
         try:
@@ -58,7 +57,7 @@ def check_results(source: Source, annotations: Annotations, *, allow_missing: bo
 
 def write_submission(source: Source, path: str | Path) -> None:
     """Write checked results as a zip that holds results.json, in the official form: no track ids, compressed counts."""
-    _, document = load_json(source, "results")
+    _, document = load_results(source)
     rows = [_official(one) for one in document]
     with whole_file(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
         entry = zipfile.ZipInfo("results.json", _DATE)

@@ -9,7 +9,8 @@ import numpy as np
 from mdqe.evaluation.average_precision import IOU_THRESHOLDS, MAX_RESULTS, Curve, Matches, curves, match
 from mdqe.evaluation.identity import IdentityCounts, compare_identities, without_crowds
 from mdqe.evaluation.overlap import overlap
-from mdqe.evaluation.reading import Annotations, Results, Source, Track, Video, read_annotations, read_results
+from mdqe.evaluation.reading import Annotations, Results, Track, Video, read_annotations, read_results
+from mdqe.evaluation.records import Source
 
 AREAS = {"": (0, 1e10), "s": (0, 128**2), "m": (128**2, 256**2), "l": (256**2, 1e10)}
 """Pixels of all, small, medium and large objects of YouTube-VIS, both ends included."""

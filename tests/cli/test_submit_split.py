@@ -24,8 +24,8 @@ def test_pack(run, tmp_path):
 
 def test_errors_are_told_together(run, tmp_path):
     rows = json.loads(RESULTS.read_text())
-    rows[3]["score"], rows[5]["video_id"] = None, 77
     rows = [one for one in rows if one["video_id"] != 2]
+    rows[3]["score"], rows[5]["video_id"] = None, 77
     (tmp_path / "results.json").write_text(json.dumps(rows))
     status, out, err = run("submit", tmp_path / "results.json", "--data", ANNOTATIONS, "-o", tmp_path / "s.zip")
     lines = err.splitlines()

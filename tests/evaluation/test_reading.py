@@ -52,10 +52,10 @@ def test_the_small_set_is_good():
     [
         ("annotations", ..., 'the file has no "annotations"'),
         ("videos", {}, '"videos" is an object; expected a list'),
-        ("videos.0", 5, "video 0 is a int; expected an object"),
+        ("videos.0", 5, "video 0 is a number; expected an object"),
         ("videos.0.height", 0, 'video 0: "height" is 0; expected a whole number from 1'),
         ("videos.0.length", "two", "video 0: \"length\" is 'two'; expected a whole number from 1"),
-        ("videos.0.file_names", "a.jpg", 'video 0: "file_names" is expected a list of paths'),
+        ("videos.0.file_names", "a.jpg", 'video 0: "file_names" is no list of paths'),
         ("videos.0.id", True, 'video 0: "id" is True; expected a whole number'),
         ("categories.0.id", ..., 'category 0 has no "id"'),
         ("annotations.0.id", None, 'annotation 0: "id" is None; expected a whole number'),

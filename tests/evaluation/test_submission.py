@@ -79,5 +79,5 @@ def test_every_video_has_results():
 
 def test_something_else():
     annotations, _ = known(6)
-    with pytest.raises(ValueError, match="results are a list, not a dict"):
+    with pytest.raises(ValueError, match="results: an object; results are a list"):
         check_results({}, read_annotations(annotations))

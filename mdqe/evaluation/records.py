@@ -1,0 +1,107 @@
+"""Records of a JSON file, whose fields are checked as they are taken; errors name the file, the record, the field."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any, NoReturn
+
+from mdqe.inference.rle import Counts
+
+Source = str | PathLike[str] | Any
+"""A path, or what the JSON file there would load as."""
+
+
+class Record:
+    """An object of a file, whose fields are checked as they are taken."""
+
+    def __init__(self, name: str, where: str, value: Any) -> None:
+        self.name, self.where, self.value = name, where, value
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{name}: {where} is {kind(value)}; expected an object")
+
+    def fail(self, key: str, problem: str) -> NoReturn:
+        raise ValueError(f'{self.name}: {self.where}: "{key}" is {problem}')
+
+    def get(self, key: str) -> Any:
+        if key not in self.value:
+            raise ValueError(f'{self.name}: {self.where} has no "{key}"')
+        return self.value[key]
+
+    def items(self, key: str, length: int | None = None) -> list[Any]:
+        value = self.get(key)
+        if not isinstance(value, list | tuple):
+            self.fail(key, f"{kind(value)}; expected a list")
+        if length is not None and len(value) != length:
+            self.fail(key, f"a list of {len(value)}; its video has {length} frames")
+        return value
+
+    def integer(self, key: str, least: int | None = None) -> int:
+        value = self.get(key)
+        if isinstance(value, bool) or not isinstance(value, int) or (least is not None and value < least):
+            self.fail(key, f"{_short(value)}; expected a whole number" + ("" if least is None else f" from {least}"))
+        return value
+
+    def number(self, key: str) -> float:
+        value = self.get(key)
+        if not is_number(value) or not math.isfinite(value):
+            self.fail(key, f"{_short(value)}; expected a finite number")
+        return float(value)
+
+    def unique(self, key: str, taken: Any) -> int:
+        value = self.integer(key)
+        if value in taken:
+            self.fail(key, f"{value}, which another one has too")
+        return value
+
+    def known(self, key: str, choices: Mapping[int, Any], home: str) -> int:
+        value = self.integer(key)
+        if value not in choices:
+            self.fail(key, f"{value}, which is not in {home}")
+        return value
+
+    def masks(self, size: tuple[int, int], length: int) -> list[Counts | None]:
+        """The counts of the segmentations, one a frame, whose sizes are checked."""
+        found: list[Counts | None] = []
+        expected = list(size)
+        for t, one in enumerate(self.items("segmentations", length)):
+            if one is None:
+                found.append(None)
+                continue
+            if (type(one) is not dict and not isinstance(one, Mapping)) or "size" not in one or "counts" not in one:
+                self.fail("segmentations", f'{_short(one)} in frame {t}; expected {{"size", "counts"}} or null')
+            if one["size"] != expected and (not isinstance(one["size"], Sequence) or list(one["size"]) != expected):
+                self.fail("segmentations", f"{_short(one['size'])} large in frame {t}; its video is {expected}")
+            if one["counts"] is None:
+                self.fail("segmentations", f"without counts in frame {t}")
+            found.append(one["counts"])
+        return found
+
+
+def load_json(source: Source, name: str) -> tuple[str, Any]:
+    """How errors name the source, and its content."""
+    if not isinstance(source, str | PathLike):
+        return name, source
+    path = Path(source)
+    try:
+        return str(path), json.loads(path.read_bytes())
+    except ValueError as error:  # of JSON or of UTF-8
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    except RecursionError:
+        raise ValueError(f"{path} is not JSON of this kind: its lists are nested too deeply") from None
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def kind(value: Any) -> str:
+    kinds = {dict: "an object", list: "a list", str: "a string", type(None): "null", bool: "true or false"}
+    kinds |= {int: "a number", float: "a number"}
+    return kinds.get(type(value), f"a {type(value).__name__}")
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
