@@ -91,6 +91,10 @@ class MDQEConfig:
     """Frames between the starts of two clips at test [s]."""
     score_threshold: float = 0.1
     """Queries below this score never reach the tracker [τ]."""
+    iou_weight: float = 1.0
+    """Weight of the masks' IoU in the tracker's scores [β1]."""
+    similarity_weight: float = 1.0
+    """Weight of the embeddings' similarity in the tracker's scores [β2]."""
     detections_per_image: int = 15
     """A clip passes on at most ten times as many detections; an image at most this many are kept by evaluators."""
     # Frames
@@ -151,6 +155,11 @@ class MDQEConfig:
                 raise ValueError(f"{name} is {value!r}, expected a positive whole number or None")
         if not _is_number(self.association_window) or not self.association_window > 0:
             raise ValueError(f"association_window is {self.association_window!r}, expected a positive number")
+        weights = (self.iou_weight, self.similarity_weight)
+        if not all(_is_number(weight) and 0 <= weight < float("inf") for weight in weights) or not any(weights):
+            raise ValueError(
+                f"iou_weight and similarity_weight are {weights}, expected numbers of at least 0, not both 0"
+            )
         for name in ("drop_path", "dropout", "score_threshold"):
             value = getattr(self, name)
             if not _is_number(value) or not 0 <= value < 1:

@@ -127,6 +127,8 @@ def test_a_config_is_a_value():
         ("test_shorter_edge", 0, "a positive whole number or None"),
         ("test_shorter_edge", "360", "a positive whole number or None"),
         ("mask_channels", 0, "a positive whole number or None"),
+        ("iou_weight", -1, "numbers of at least 0, not both 0"),
+        ("iou_weight", math.nan, "numbers of at least 0, not both 0"),
         ("association_window", 0, "a positive number"),
         ("association_window", float("nan"), "a positive number"),
         ("score_threshold", 1.0, "a number from 0 up to, not including, 1"),

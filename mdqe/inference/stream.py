@@ -72,7 +72,8 @@ class VideoSession:
         self.frames_at_once = frames_at_once or (4 if model.device.type == "cpu" else 16)
         self.on_frame = on_frame
         self.choose = choose
-        self.tracker = ClipTracker(c.test_clip_length, c.clip_stride, c.window_length, c.score_threshold)
+        clips = (c.test_clip_length, c.clip_stride, c.window_length)
+        self.tracker = ClipTracker(*clips, c.score_threshold, c.iou_weight, c.similarity_weight)
         self.frame_size: tuple[int, int] | None = None
         self._waiting: list[Tensor] = []  # resized frames (3, H, W) not yet encoded
         self._encoded: EncodedFrames | None = None

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from mdqe.config import MDQEConfig
 from mdqe.data.loader import StepSampler, collate
 from mdqe.losses.criterion import Criterion
 from mdqe.model import MDQE
@@ -165,8 +166,9 @@ class Trainer:
         if not path.is_file():
             return False
         state = load_state(path)
-        if state["config"] != self.model.config.to_dict():
-            names = [name for name, value in self.model.config.to_dict().items() if state["config"].get(name) != value]
+        found = MDQEConfig.from_dict(state["config"])  # fields that are newer than the file have their defaults
+        if found != self.model.config:
+            names = [name for name, value in self.model.config.to_dict().items() if found.to_dict()[name] != value]
             raise ValueError(f"{path} is of a model of another configuration: {', '.join(names)} differ")
         if state["batch"] != self.batch:
             raise ValueError(f"{path} was trained with {state['batch']} clips a step, expected batch={self.batch}")
