@@ -59,10 +59,11 @@ def grid_centers() -> Tensor:
 
 
 def make_case(kind: str, batch: int, queries: int, channels: int, device: str, dtype: torch.dtype) -> Case:
-    """`queries` random ones, or all tokens' or the first of them where there are more than 196."""
+    """Queries are the tokens, or as many of them spread evenly; up to 196, as in a decoder, they lie anywhere."""
     torch.manual_seed(0)
     size = (batch, queries, HEADS, len(SHAPES), POINTS)
-    centers = grid_centers()[:, :queries] if queries > 196 else torch.rand(1, queries, 2)
+    spread = torch.arange(queries) * TOKENS // queries
+    centers = grid_centers()[:, spread] if queries > 196 else torch.rand(1, queries, 2)
     angle = torch.arange(HEADS) * (2 * math.pi / HEADS)
     ray = torch.stack((angle.cos(), angle.sin()), -1)
     ray = (ray / ray.abs().amax(-1, keepdim=True))[:, None, None]  # (H, 1, 1, 2)

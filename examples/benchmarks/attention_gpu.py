@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from attention_cases import SHAPES, STARTS, TOKENS, Case, make_case
@@ -28,19 +29,31 @@ FRAMES = (1, 4, 30)
 FLOOR = 10.5e-6  # seconds a frame in float32: 334 MB of corners' rows through the L1 and L2 caches of an H200
 
 
-def contestants() -> dict[str, tuple[torch.dtype, Attention]]:
+class Kernel(NamedTuple):
+    """A kernel with the types of value and weights that it takes; locations are float32."""
+
+    value: torch.dtype
+    weights: torch.dtype
+    attention: Attention
+
+
+def contestants() -> dict[str, Kernel]:
     """What can run here, by name; on stderr, a line for each that cannot and why."""
     shapes, starts = torch.tensor(SHAPES, device="cuda"), torch.tensor(STARTS, device="cuda")
 
     def ours(value: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
         return deform_attn(value, SHAPES, locations, weights)
 
-    found = {f"ours, {name(dtype)}": (dtype, ours) for dtype in (torch.float32, torch.bfloat16, torch.float16)}
+    found = {}
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        found[f"ours, {name(dtype)}"] = Kernel(dtype, torch.float32, ours)
     try:
         major, minor = torch.cuda.get_device_capability()
         library = compile_library(Path(tempfile.mkdtemp()), (f"{major}{minor}",))
-        kernel = Classical(library, lambda: torch.cuda.current_stream().cuda_stream)
-        found["classical, float32"] = torch.float32, lambda v, loc, w: kernel(v, shapes, starts, loc, w)
+        classical = Classical(library, lambda: torch.cuda.current_stream().cuda_stream)
+        found["classical, float32"] = Kernel(
+            torch.float32, torch.float32, lambda v, loc, w: classical(v, shapes, starts, loc, w)
+        )
     except Exception as error:
         left_out("classical", error)
     try:
@@ -52,15 +65,15 @@ def contestants() -> dict[str, tuple[torch.dtype, Attention]]:
         for dtype in (torch.float32, torch.bfloat16):
 
             def peer(value: Tensor, locations: Tensor, weights: Tensor, backend: object = backend) -> Tensor:
-                return msda(value, shapes, starts, locations, weights.to(value.dtype), backend=backend)
+                return msda(value, shapes, starts, locations, weights, backend=backend)
 
             case = make_case("rays", 1, 200, 32, "cuda", dtype)
             try:
-                peer(case.value, case.locations, case.weights)
+                peer(case.value, case.locations, case.weights.to(dtype))
             except Exception as error:  # of any of its layers: not compiled, not supported, no Triton
                 left_out(f"deformops {backend.name}, {name(dtype)}", error)
             else:
-                found[f"deformops {backend.name}, {name(dtype)}"] = dtype, peer
+                found[f"deformops {backend.name}, {name(dtype)}"] = Kernel(dtype, dtype, peer)
     return found
 
 
@@ -115,9 +128,10 @@ def table(rounds: int) -> Results:
     )
     everyone = contestants()
     for frames in FRAMES:
-        for who, (dtype, attention) in everyone.items():
-            case = make_case("rays", frames, TOKENS, 32, "cuda", dtype)
-            for part, (time, peak) in forward_and_backward(attention, case, rounds).items():
+        for who, kernel in everyone.items():
+            case = make_case("rays", frames, TOKENS, 32, "cuda", kernel.value)
+            case.weights = case.weights.to(kernel.weights)
+            for part, (time, peak) in forward_and_backward(kernel.attention, case, rounds).items():
                 results[who, part, frames] = time, peak
                 passes = 1 if part == "forward" else 2
                 rates = f"{case.flops(passes) / time / 1e9:.0f} | {case.bytes(passes) / time / 1e9:.0f}"
