@@ -80,6 +80,16 @@ struct Vec {
     std::memcpy(p, all, size_t(n) * sizeof *p);
   }
 
+  // The lower half of the lanes. The others of a result are zero.
+  static F load_half(const float* p) { return _mm256_zextps128_ps256(_mm_loadu_ps(p)); }
+  static F load_half(const BFloat16* p) { return load(p, kWidth / 2); }
+  static void store_half(float* p, F a) { _mm_storeu_ps(p, _mm256_castps256_ps128(a)); }
+  static void store_half(BFloat16* p, F a) { store(p, a, kWidth / 2); }
+  static F fma_half(F a, F b, F c) {
+    return _mm256_zextps128_ps256(
+        _mm_fmadd_ps(_mm256_castps256_ps128(a), _mm256_castps256_ps128(b), _mm256_castps256_ps128(c)));
+  }
+
   // n interleaved (x, y) pairs.
   static void load_pairs(const float* p, int64_t n, F& x, F& y) {
     F low, high;

@@ -72,6 +72,16 @@ struct Vec {
   static void store(BFloat16* p, F a) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow(a)); }
   static void store(BFloat16* p, F a, int64_t n) { _mm256_mask_storeu_epi16(p, first(n), narrow(a)); }
 
+  // The lower half of the lanes. The others of a result are zero.
+  static F load_half(const float* p) { return _mm512_zextps256_ps512(_mm256_loadu_ps(p)); }
+  static F load_half(const BFloat16* p) { return load(p, kWidth / 2); }
+  static void store_half(float* p, F a) { _mm256_storeu_ps(p, _mm512_castps512_ps256(a)); }
+  static void store_half(BFloat16* p, F a) { store(p, a, kWidth / 2); }
+  static F fma_half(F a, F b, F c) {
+    return _mm512_zextps256_ps512(
+        _mm256_fmadd_ps(_mm512_castps512_ps256(a), _mm512_castps512_ps256(b), _mm512_castps512_ps256(c)));
+  }
+
   // n interleaved (x, y) pairs.
   static void load_pairs(const float* p, int64_t n, F& x, F& y) {
     F low, high;

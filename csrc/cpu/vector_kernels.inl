@@ -173,20 +173,31 @@ struct Points {
   }
 };
 
-// kVectors vectors of a row, the last with `tail` lanes where kTail.
-template <int kVectors, bool kTail, typename T>
+// What a row's last vector holds: all of its lanes, exactly half of them, or some. Half a vector (24 channels are one and
+// a half of AVX-512's) needs no mask, and its multiply-add costs half.
+enum Tail { kFull, kHalf, kMasked };
+
+// kVectors vectors of a row, the last with `tail` lanes where it is masked.
+template <int kVectors, Tail kTail, typename T>
 inline F load_part(const T* row, int v, int64_t tail) {
-  return kTail && v == kVectors - 1 ? Vec::load(row + v * kWidth, tail) : Vec::load(row + v * kWidth);
+  if (kTail == kFull || v < kVectors - 1) return Vec::load(row + v * kWidth);
+  return kTail == kHalf ? Vec::load_half(row + v * kWidth) : Vec::load(row + v * kWidth, tail);
 }
 
-template <int kVectors, bool kTail, typename T>
+template <int kVectors, Tail kTail, typename T>
 inline void store_part(T* row, int v, F a, int64_t tail) {
-  if (kTail && v == kVectors - 1) Vec::store(row + v * kWidth, a, tail);
-  else Vec::store(row + v * kWidth, a);
+  if (kTail == kFull || v < kVectors - 1) Vec::store(row + v * kWidth, a);
+  else if (kTail == kHalf) Vec::store_half(row + v * kWidth, a);
+  else Vec::store(row + v * kWidth, a, tail);
+}
+
+template <int kVectors, Tail kTail>
+inline F fma_part(F a, F b, F c, int v) {
+  return kTail == kHalf && v == kVectors - 1 ? Vec::fma_half(a, b, c) : Vec::fma(a, b, c);
 }
 
 // out[0 : channels] = sum of corner weights * rows, for kVectors vectors of channels.
-template <int kVectors, bool kTail, typename V>
+template <int kVectors, Tail kTail, typename V>
 inline void accumulate(const Points& points, const Corners& corners, const V* base, V* out, int64_t tail) {
   constexpr int kChains = kVectors * 4 * 2 <= Vec::kRegisters ? 4 : 2;  // one of them per corner, or per two
   F sum[kChains][kVectors];
@@ -200,7 +211,8 @@ inline void accumulate(const Points& points, const Corners& corners, const V* ba
       const V* row = base + corners.offset[c * padded + k];
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v)
-        sum[c % kChains][v] = Vec::fma(weight, load_part<kVectors, kTail>(row, v, tail), sum[c % kChains][v]);
+        sum[c % kChains][v] =
+            fma_part<kVectors, kTail>(weight, load_part<kVectors, kTail>(row, v, tail), sum[c % kChains][v], v);
     }
   }
 #pragma GCC unroll 4
@@ -214,7 +226,7 @@ inline void accumulate(const Points& points, const Corners& corners, const V* ba
 // The same for bfloat16 with an even number of channels, two at a time: the even ones are the lower halves of 32-bit
 // lanes, the odd ones the upper halves, and a float's upper half is all that a bfloat16 is. kVectors counts vectors of
 // pairs.
-template <int kVectors, bool kTail>
+template <int kVectors, Tail kTail>
 inline void accumulate_pairs(const Points& points, const Corners& corners, const BFloat16* base, BFloat16* out,
                              int64_t tail) {
   constexpr int kChains = kVectors * 8 * 2 <= Vec::kRegisters ? 4 : 2;
@@ -230,7 +242,7 @@ inline void accumulate_pairs(const Points& points, const Corners& corners, const
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v) {
         F x, y;
-        if (kTail && v == kVectors - 1) Vec::load_pairs(row + 2 * v * kWidth, tail, x, y);
+        if (kTail != kFull && v == kVectors - 1) Vec::load_pairs(row + 2 * v * kWidth, tail, x, y);
         else Vec::load_pairs(row + 2 * v * kWidth, x, y);
         even[c % kChains][v] = Vec::fma(weight, x, even[c % kChains][v]);
         odd[c % kChains][v] = Vec::fma(weight, y, odd[c % kChains][v]);
@@ -244,26 +256,30 @@ inline void accumulate_pairs(const Points& points, const Corners& corners, const
       x = Vec::add(x, Vec::add(even[kChains - 2][v], even[kChains - 1][v]));
       y = Vec::add(y, Vec::add(odd[kChains - 2][v], odd[kChains - 1][v]));
     }
-    if (kTail && v == kVectors - 1) Vec::store_pairs(out + 2 * v * kWidth, tail, x, y);
+    if (kTail != kFull && v == kVectors - 1) Vec::store_pairs(out + 2 * v * kWidth, tail, x, y);
     else Vec::store_pairs(out + 2 * v * kWidth, x, y);
   }
 }
 
-// Calls visit.run<vectors, has a tail>(first channel, tail) for blocks of up to four vectors.
+template <Tail kTail, typename Visit>
+inline void visit_block(int64_t vectors, int64_t first, int64_t tail, const Visit& visit) {
+  switch (vectors) {
+    case 1: return visit.template run<1, kTail>(first, tail);
+    case 2: return visit.template run<2, kTail>(first, tail);
+    case 3: return visit.template run<3, kTail>(first, tail);
+    default: return visit.template run<4, kTail>(first, tail);
+  }
+}
+
+// Calls visit.run<vectors, tail>(first channel, lanes of the tail) for blocks of up to four vectors.
 template <typename Visit>
 inline void for_blocks(int64_t channels, const Visit& visit) {
   for (int64_t d = 0; d < channels; d += 4 * kWidth) {
-    const int64_t left = channels - d, tail = left % kWidth;
-    switch (left >= 4 * kWidth ? 6 : 2 * ((left + kWidth - 1) / kWidth - 1) + (tail != 0)) {
-      case 0: visit.template run<1, false>(d, 0); break;
-      case 1: visit.template run<1, true>(d, tail); break;
-      case 2: visit.template run<2, false>(d, 0); break;
-      case 3: visit.template run<2, true>(d, tail); break;
-      case 4: visit.template run<3, false>(d, 0); break;
-      case 5: visit.template run<3, true>(d, tail); break;
-      case 6: visit.template run<4, false>(d, 0); break;
-      default: visit.template run<4, true>(d, tail); break;
-    }
+    const int64_t size = channels - d < 4 * kWidth ? channels - d : 4 * kWidth;
+    const int64_t vectors = (size + kWidth - 1) / kWidth, tail = size % kWidth;
+    if (tail == 0) visit_block<kFull>(vectors, d, tail, visit);
+    else if (tail == kWidth / 2) visit_block<kHalf>(vectors, d, tail, visit);
+    else visit_block<kMasked>(vectors, d, tail, visit);
   }
 }
 
@@ -274,7 +290,7 @@ struct Accumulate {
   const V* base;
   V* out;
 
-  template <int kVectors, bool kTail>
+  template <int kVectors, Tail kTail>
   void run(int64_t d, int64_t tail) const {
     accumulate<kVectors, kTail>(points, corners, base + d, out + d, tail);
   }
@@ -286,7 +302,7 @@ struct AccumulatePairs {
   const BFloat16* base;
   BFloat16* out;
 
-  template <int kVectors, bool kTail>
+  template <int kVectors, Tail kTail>
   void run(int64_t pair, int64_t tail) const {
     accumulate_pairs<kVectors, kTail>(points, corners, base + 2 * pair, out + 2 * pair, tail);
   }
@@ -375,7 +391,7 @@ struct Scatter {
   const V* grad;
   float* dots;  // (K, 4)
 
-  template <int kVectors, bool kTail>
+  template <int kVectors, Tail kTail>
   void run(int64_t d, int64_t tail) const {
     F g[kVectors];
 #pragma GCC unroll 4
@@ -393,7 +409,8 @@ struct Scatter {
 #pragma GCC unroll 4
         for (int v = 0; v < kVectors; ++v) {
           dot[c] = Vec::fma(g[v], load_part<kVectors, kTail>(row, v, tail), dot[c]);
-          const F grown = Vec::fma(weight, g[v], load_part<kVectors, kTail>(grad_row, v, tail));
+          const F grown =
+              fma_part<kVectors, kTail>(weight, g[v], load_part<kVectors, kTail>(grad_row, v, tail), v);
           store_part<kVectors, kTail>(grad_row, v, grown, tail);
         }
       }

@@ -107,7 +107,7 @@ def compute(dtype: torch.dtype) -> torch.dtype:
 def problems(draw: st.DrawFn, dtype: torch.dtype) -> Problem:
     """Small and odd sizes; levels of one pixel; levels that repeat, overlap and leave gaps."""
     batch, queries = draw(st.integers(0, 3)), draw(st.integers(0, 5))
-    heads, channels = draw(st.integers(1, 4)), draw(st.sampled_from([1, 3, 8, 24, 32, 33, 64, 70]))
+    heads, channels = draw(st.integers(1, 4)), draw(st.sampled_from([1, 3, 8, 12, 24, 32, 33, 64, 70]))
     levels, points = draw(st.sampled_from([(1, 1), (2, 4), (3, 4), (4, 4), (3, 6), (1, 5), (6, 3), (9, 2), (1, 17)]))
     side = st.sampled_from([1, 1, 2, 3, 5, 8])
     shapes = tuple((draw(side), draw(side)) for _ in range(levels))

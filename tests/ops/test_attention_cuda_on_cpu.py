@@ -1,48 +1,23 @@
 """The CUDA kernels' own source, run thread by thread on the CPU: their arithmetic and indexing, without a GPU."""
 
 import math
-import re
 import shutil
-import subprocess
-from pathlib import Path
 
 import pytest
 import torch
 from attention_problems import ENCODER_SHAPES, TOLERANCE, Problem, compute, error, make_problem, problems
 from hypothesis import given, settings
+from simulated_cuda import HERE, ROOT, build
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")]
-HERE = Path(__file__).resolve().parent / "cuda_on_cpu"
-CUDA = HERE.parents[2] / "csrc" / "cuda"
+CUDA = ROOT / "csrc" / "cuda"
 TYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
-
-
-def as_cpp(source: str) -> str:
-    """Shared memory and the launch are the two things that are not C++ already."""
-    source, found = re.subn(r"extern __shared__ \S+ unsigned char memory\[\];", "auto* memory = SHARED;", source)
-    source, launches = re.subn(
-        r"(\w+_kernel<[\w, ]+>)\s*<<<(.*?)>>>\(\s*(p, table, shape)\);",
-        r"simulated::launch(\2, [&] { \1(\3); });",
-        source,
-        flags=re.DOTALL,
-    )
-    assert found == launches == 1
-    return source.replace("SHARED", "simulated::shared_memory")
 
 
 @pytest.fixture(scope="module")
 def kernels(tmp_path_factory: pytest.TempPathFactory) -> object:
-    folder = tmp_path_factory.mktemp("cuda_on_cpu")
-    for name in ("forward", "backward"):
-        (folder / f"{name}.cpp").write_text(as_cpp((CUDA / f"{name}.cu").read_text()))
-    root = Path(torch.__file__).parent
-    flags = [f"-I{HERE}", f"-I{CUDA}", f"-I{root}/include", "-DTORCH_TARGET_VERSION=0x020a000000000000"]
-    flags += ["-std=c++20", "-O1", "-fPIC", "-shared", "-w", "-ffp-contract=off"]
-    library = folder / "simulated.so"
-    sources = [folder / "forward.cpp", folder / "backward.cpp", HERE / "simulated.cpp"]
-    link = [f"-L{root}/lib", "-lc10", "-ltorch", "-ltorch_cpu"]
-    subprocess.run(["g++", *flags, *map(str, sources), *link, "-o", str(library)], check=True)
-    torch.ops.load_library(library)
+    sources = [CUDA / "forward.cu", CUDA / "backward.cu"]
+    torch.ops.load_library(build(tmp_path_factory.mktemp("cuda_on_cpu"), sources, HERE / "operators.cpp"))
     return torch.ops.mdqe_simulated
 
 
