@@ -27,12 +27,12 @@ def test_training_lowers_the_loss(tmp_path):
         def __getitem__(self, n):
             return tiny.clips()[n % 2]
 
-    run = tiny.trainer(tmp_path, steps=30, log_every=10)
+    run = tiny.trainer(tmp_path, steps=20, log_every=5)
     run.clips = OneClip()
     run.schedule = lambda step: 1.0
     run.train()
     first, *_, last = table(tmp_path / "metrics.csv")
-    assert float(last["loss"]) < 0.9 * float(first["loss"])
+    assert float(last["loss"]) < 0.95 * float(first["loss"])
 
 
 def test_metrics(tmp_path, capsys):
