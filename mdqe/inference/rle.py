@@ -211,37 +211,51 @@ def _numbers(counts: Sequence[int] | np.ndarray) -> np.ndarray:
 def _expand(texts: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
     """Run lengths of compressed strings: all of them, and how many each string has."""
     size = np.array([len(text) for text in texts], np.int64)
-    groups = np.frombuffer(b"".join(texts), np.uint8).astype(np.int64) - 48
-    mask = np.repeat(np.arange(len(texts)), size)
-    bad = np.flatnonzero((groups < 0) | (groups > 63))
-    if len(bad):
-        raise ValueError(f"counts of mask {mask[bad[0]]} hold the character {chr(groups[bad[0]] + 48)!r}")
+    until = np.cumsum(size)
+    groups = np.frombuffer(b"".join(texts), np.uint8) - np.uint8(48)
     if not len(groups):
-        return groups, size
-    last = groups & 0x20 == 0  # of its number
-    cut = np.flatnonzero(~last[np.cumsum(size)[size > 0] - 1])
+        return np.zeros(0, np.int64), size
+    if groups.max() > 63:
+        place = int(np.argmax(groups > 63))
+        mask, character = np.searchsorted(until, place, "right"), chr(int(groups[place]) + 48 & 0xFF)
+        raise ValueError(f"counts of mask {mask} hold the character {character!r}")
+    last = groups < 32  # of its number
+    cut = np.flatnonzero(~last[until[size > 0] - 1])
     if len(cut):
         raise ValueError(f"counts of mask {np.flatnonzero(size)[cut[0]]} end in the middle of a number")
     ends = np.flatnonzero(last)
     starts = np.concatenate([[0], ends[:-1] + 1])
-    place = np.arange(len(groups)) - np.repeat(starts, ends - starts + 1)
-    if place.max() >= _GROUPS:
-        raise ValueError(f"counts of mask {mask[place.argmax()]} hold a number of {place.max() + 1} groups")
-    values = np.add.reduceat((groups & 0x1F) << (5 * place), starts)
-    values -= np.where(groups[ends] & 0x10, np.int64(1) << (5 * (place[ends] + 1)), 0)
-    runs = np.bincount(mask[ends], minlength=len(texts))
+    length = ends - starts + 1  # of each number, in groups
+    longest = int(length.max())
+    if longest > _GROUPS:
+        mask = np.searchsorted(until, ends[length.argmax()], "right")
+        raise ValueError(f"counts of mask {mask} hold a number of {longest} groups")
+    values = (groups[starts] & 0x1F).astype(np.int64)
+    for place in range(1, longest):
+        held = np.flatnonzero(length > place)
+        values[held] |= (groups[starts[held] + place] & 0x1F).astype(np.int64) << (5 * place)
+    negative = np.flatnonzero(groups[ends] & 0x10)
+    values[negative] -= np.int64(1) << (5 * length[negative])
+    runs = np.diff(np.searchsorted(ends, until), prepend=0)
     return _undo_differences(values, runs), runs
 
 
 def _undo_differences(values: np.ndarray, runs: np.ndarray) -> np.ndarray:
     """Counts from COCO's differences: each mask's first as it is, its odd and its even ones summed up apart."""
-    mask = np.repeat(np.arange(len(runs)), runs)
-    place = np.arange(len(values)) - np.repeat(np.cumsum(runs) - runs, runs)
-    chain = 3 * mask + np.where(place == 0, 0, 2 - place % 2)
-    order = np.argsort(chain, kind="stable")
-    chain, total = chain[order], np.cumsum(values[order])
-    head = np.flatnonzero(np.diff(chain, prepend=-1))
-    before = np.concatenate([[0], total[head[1:] - 1]])
-    counts = np.empty_like(values)
-    counts[order] = total - np.repeat(before, np.diff(head, append=len(values)))
+    held = runs[runs > 0]
+    starts = np.cumsum(held) - held
+    rest = np.delete(values, starts)
+    if not len(rest):
+        return values
+    # Two columns, odd and even ones; a mask with an odd number of them is filled up by a zero.
+    filled = np.flatnonzero((held - 1) % 2)
+    pairs = np.insert(rest, np.cumsum(held - 1)[filled], 0).reshape(-1, 2)
+    total = np.cumsum(pairs, axis=0)
+    rows = held // 2  # of each mask
+    before = np.concatenate([np.zeros((1, 2), np.int64), total])[np.cumsum(rows) - rows]
+    total -= np.repeat(before, rows, axis=0)
+    counts = values.copy()
+    keep = np.ones(len(values), bool)
+    keep[starts] = False
+    counts[keep] = np.delete(total.ravel(), 2 * np.cumsum(rows)[filled] - 1)
     return counts
