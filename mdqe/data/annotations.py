@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -206,7 +207,7 @@ def _is_box(box: Any) -> bool:
     if not box:
         return box is None or box == []
     try:
-        return len(box) == 4 and bool(np.isfinite(box).all())
+        return len(box) == 4 and all(map(isfinite, box))
     except TypeError:
         return False
 

@@ -14,7 +14,7 @@ from mdqe.data.problems import DataError
 from mdqe.inference import rle
 
 _POLYGONS = b"\0"
-_FAR = 2  # sizes of the picture that a corner may lie outside of it
+_FAR = 3  # longer edges of the picture within which corners lie
 
 
 class Runs(NamedTuple):
@@ -57,11 +57,10 @@ def runs(counts: Any, size: Any) -> Runs:
 def pack(segments: Sequence[Segment], size: tuple[int, int]) -> list[bytes | DataError]:
     """Masks of one size (H, W), checked; empty ones become absent."""
     packed: list[bytes | DataError] = [segment if isinstance(segment, DataError) else b"" for segment in segments]
-    texts, arrays = [], []
+    texts, arrays, reach = [], [], _FAR * max(size)
     for i, segment in enumerate(segments):
         if isinstance(segment, bytes):
-            corners = np.concatenate(_polygons(segment)).reshape(-1, 2)
-            far = (np.abs(corners - np.array(size[::-1]) / 2) > (0.5 + _FAR) * np.array(size[::-1])).any()
+            far = bool(np.abs(_corners(segment)).max() > reach)
             packed[i] = DataError("a polygon reaches far outside the picture") if far else segment
         elif isinstance(segment, Runs):
             if segment.size != list(size):
@@ -87,11 +86,17 @@ def decode(packed: Sequence[bytes], size: tuple[int, int]) -> np.ndarray:
     return masks
 
 
+def _corners(packed: bytes) -> np.ndarray:
+    """x and y of the corners of all polygons of a packed mask, in one row."""
+    (count,) = np.frombuffer(packed, np.int64, 1, offset=1)
+    return np.frombuffer(packed, np.float64, offset=9 + 8 * int(count))
+
+
 def _polygons(packed: bytes) -> list[np.ndarray]:
     """The polygons (2 P,) of a packed mask."""
     (count,) = np.frombuffer(packed, np.int64, 1, offset=1)
     sizes = np.frombuffer(packed, np.int64, count, offset=9)
-    return np.split(np.frombuffer(packed, np.float64, offset=9 + 8 * int(count)), np.cumsum(sizes)[:-1])
+    return np.split(_corners(packed), np.cumsum(sizes)[:-1])
 
 
 def _as_bytes(texts: Sequence[str], size: tuple[int, int]) -> Sequence[str]:
