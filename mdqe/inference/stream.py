@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mdqe.frames import as_frame, resize, resized_size
-from mdqe.inference.encoded import EncodedFrames, encode_frames
+from mdqe.inference.encoded import EncodedFrames, FrameBuffer, encode_frames
 from mdqe.inference.filtering import DUPLICATE_SIMILARITY, ClipDetections, filter_clip
 from mdqe.inference.result import VideoInstances
 from mdqe.inference.tracker import ClipTracker
@@ -22,6 +22,9 @@ from mdqe.inference.windows import ScoreSums, add_window, benchmark_pairs, video
 
 if TYPE_CHECKING:
     from mdqe.model import MDQE
+
+
+CACHED_PIXELS = 2**18  # of frames encoded together on a CPU: 32 MiB hold their widest activations
 
 
 class FrameView(NamedTuple):
@@ -43,7 +46,7 @@ class VideoSession:
         model: an `MDQE`.
         output_size: (height, width) of the masks; None: that of the frames.
         frames_at_once: frames that are encoded together. More is faster on a GPU, one is the least delay for a
-            camera. None: 4 on a CPU, 16 elsewhere.
+            camera. None: 16 on a GPU; on a CPU 1, or up to 4 small ones.
         on_frame: called with a `FrameView` of every frame, in order.
         choose: the rows of a window's result, from the class scores (N, K) of all tracks so far: scores, labels and
             track_ids (n,), best first. Rows of tracks that the window did not see are left out. None: every track that
@@ -69,13 +72,13 @@ class VideoSession:
         c = self.config = model.config
         self.model = model
         self.output_size = output_size
-        self.frames_at_once = frames_at_once or (4 if model.device.type == "cpu" else 16)
+        self.frames_at_once = frames_at_once
         self.on_frame = on_frame
         self.choose = choose
         self.tracker = ClipTracker(c.test_clip_length, c.clip_stride, c.window_length, c.score_threshold)
         self.frame_size: tuple[int, int] | None = None
         self._waiting: list[Tensor] = []  # resized frames (3, H, W) not yet encoded
-        self._encoded: EncodedFrames | None = None
+        self._encoded: FrameBuffer | None = None
         self._num_frames = 0  # encoded or waiting
         self._next_clip = 0
         self._sums: ScoreSums | None = None
@@ -93,6 +96,9 @@ class VideoSession:
         if self.frame_size is None:
             self.frame_size = (frame.shape[0], frame.shape[1])
         size = resized_size(self.frame_size, self.config.test_shorter_edge, self.config.test_longer_edge)
+        if self._encoded is None:
+            self.frames_at_once = self.frames_at_once or _frames_at_once(self.model.device, size)
+            self._encoded = FrameBuffer(self.config.test_clip_length, self.frames_at_once)
         self._waiting.append(resize(frame.permute(2, 0, 1), size))
         self._num_frames += 1
         return self._advance(last=False) if len(self._waiting) == self.frames_at_once else []
@@ -120,7 +126,7 @@ class VideoSession:
         with evaluating(self.model):
             if self._waiting:
                 new = encode_frames(self.model, torch.stack(self._waiting), self._num_frames - len(self._waiting))
-                self._encoded = new if self._encoded is None else self._encoded.extend(new, self._next_clip)
+                self._encoded.append(new, self._next_clip)
                 self._waiting.clear()
             while self._next_clip + c.test_clip_length <= self._num_frames:
                 results += self._run_clip(self._next_clip, self._next_clip + c.test_clip_length)
@@ -229,6 +235,15 @@ def segment(
     session = VideoSession(model, output_size=output_size, **session_options)
     windows = list(_windows(session, frames))
     return VideoInstances.concatenate(windows, **_select(session.class_scores(), score_threshold, multi_label))
+
+
+def _frames_at_once(device: torch.device, size: tuple[int, int]) -> int:
+    """How many frames of a size to encode together: on a CPU no more than its cache and glibc's heap can hold.
+
+    glibc gives blocks of 32 MiB and more back to the system when they are freed; to get them anew, page by page, takes
+    longer than to fill them.
+    """
+    return 16 if device.type != "cpu" else min(max(CACHED_PIXELS // (size[0] * size[1]), 1), 4)
 
 
 def _windows(session: VideoSession, frames: Iterable[np.ndarray | Tensor]) -> Iterator[VideoInstances]:
