@@ -51,6 +51,7 @@ class VideoSession:
         choose: the rows of a window's result, from the class scores (N, K) of all tracks so far: scores, labels and
             track_ids (n,), best first. Rows of tracks that the window did not see are left out. None: every track that
             it saw, with its best class.
+        choose_early: False: before the last window, which has the final scores, windows have the rows of None.
 
     Holds the encoded frames that clips still need, the tracker's sums of the current window and, of the whole video,
     per-track class scores and embeddings.
@@ -64,6 +65,7 @@ class VideoSession:
         frames_at_once: int | None = None,
         on_frame: Callable[[FrameView], None] | None = None,
         choose: Callable[[Tensor], dict[str, np.ndarray]] | None = None,
+        choose_early: bool = True,
     ) -> None:
         if output_size is not None and (len(output_size) != 2 or min(output_size) < 1):
             raise ValueError(f"output_size is {output_size}, expected (height, width) in pixels")
@@ -75,6 +77,7 @@ class VideoSession:
         self.frames_at_once = frames_at_once
         self.on_frame = on_frame
         self.choose = choose
+        self.choose_early = choose_early
         self.tracker = ClipTracker(c.test_clip_length, c.clip_stride, c.window_length, c.score_threshold)
         self.frame_size: tuple[int, int] | None = None
         self._waiting: list[Tensor] = []  # resized frames (3, H, W) not yet encoded
@@ -163,14 +166,19 @@ class VideoSession:
         window = self.tracker.take_window(last)
         self._sums = add_window(self._sums, window.class_scores)
         class_scores = self.class_scores()
-        scores, labels = class_scores[window.track_ids].max(-1)
+        rows = self.choose(class_scores) if self.choose is not None and (last or self.choose_early) else None
+        wanted = torch.ones(len(window.track_ids), dtype=torch.bool)
+        if rows is not None:
+            wanted = torch.isin(window.track_ids, torch.as_tensor(rows["track_ids"]))
+        tracks = window.track_ids[wanted]
+        scores, labels = class_scores[tracks].max(-1)
         size = self.output_size or self.frame_size
         resized = resized_size(self.frame_size, self.config.test_shorter_edge, self.config.test_longer_edge)
-        masks = window_masks(window.mask_logits, resized, size)
+        masks = window_masks(window.mask_logits[wanted], resized, size)
         result = VideoInstances.from_masks(
             scores.cpu().double(),
             labels.cpu(),
-            window.track_ids,
+            tracks,
             (mask.cpu().numpy() for mask in chain.from_iterable(masks)),
             size=size,
             frames=window.mask_logits.shape[1],
@@ -178,9 +186,8 @@ class VideoSession:
             categories=self.config.categories,
             category_ids=self.config.label_ids,
         )
-        if self.choose is None:
+        if rows is None:
             return result
-        rows = self.choose(class_scores)
         seen = np.isin(rows["track_ids"], result.track_ids)
         return VideoInstances.concatenate([result], **{name: values[seen] for name, values in rows.items()})
 
@@ -232,9 +239,10 @@ def segment(
 ) -> VideoInstances:
     """The instances of a whole video; see `MDQE.segment`."""
     _check_threshold(score_threshold)
-    session = VideoSession(model, output_size=output_size, **session_options)
+    choose = partial(_select, score_threshold=score_threshold, multi_label=multi_label)
+    session = VideoSession(model, output_size=output_size, choose=choose, choose_early=False, **session_options)
     windows = list(_windows(session, frames))
-    return VideoInstances.concatenate(windows, **_select(session.class_scores(), score_threshold, multi_label))
+    return VideoInstances.concatenate(windows, **choose(session.class_scores()))
 
 
 def _frames_at_once(device: torch.device, size: tuple[int, int]) -> int:
