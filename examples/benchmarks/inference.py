@@ -4,7 +4,8 @@
     python examples/benchmarks/inference.py --frames 12 --clips 1
 
 Each row is a process of its own, so that its peak resident memory is its own. ResNet-50, 384×640, the same weights
-(made up, of the parity tests) and frames for all.
+(made up, of the parity tests) and frames for all. Rows differ in what a clip finds of its frames, and in the operator;
+all filter, track and write masks by the same code.
 """
 
 from __future__ import annotations
@@ -24,24 +25,35 @@ from torch.nn import functional as F
 sys.path.append(str(Path(__file__).parents[2] / "tests" / "parity"))
 
 SIZE = (384, 640)
-WINDOW = 30
+A = "released schedule: the window encoded anew for every clip"
+B = "windows encoded once, nothing cached"
+C = "this library"
 ROWS = {
-    "a": ("released schedule: the window encoded anew for every clip", "grid_sample", torch.float32),
-    "b": ("windows encoded once, nothing cached", "grid_sample", torch.float32),
-    "c, grid_sample": ("this library", "grid_sample", torch.float32),
-    "c": ("this library", "compiled", torch.float32),
-    "c, bfloat16": ("this library", "compiled", torch.bfloat16),
+    "a": (A, "grid_sample", torch.float32),
+    "b, grid_sample": (B, "grid_sample", torch.float32),
+    "c, grid_sample": (C, "grid_sample", torch.float32),
+    "b, plain": (B, "plain", torch.float32),
+    "c, plain": (C, "plain", torch.float32),
+    "c": (C, "compiled", torch.float32),
+    "c, bfloat16": (C, "compiled", torch.bfloat16),
 }
+RATIOS = (
+    ("b, grid_sample", "c, grid_sample", 1.3),
+    ("b, plain", "c, plain", 1.3),
+    ("b, grid_sample", "c", 2.5),
+    ("a", "c", 40),
+    ("c", "c, bfloat16", 1.5),
+)
 
 
-def build(dtype: torch.dtype):
+def build(dtype: torch.dtype, window: int = 30):
     """ResNet-50 at the preset's sizes, weights of the parity tests."""
     import golden
 
     from mdqe import MDQE, MDQEConfig
     from mdqe.checkpoint import convert_official
 
-    config = MDQEConfig.preset("r50_ovis_360", test_shorter_edge=None, window_length=WINDOW)
+    config = MDQEConfig.preset("r50_ovis_360", test_shorter_edge=None, window_length=window)
     model = MDQE(config)
     model.load_state_dict(convert_official(golden.official_state("r50_ovis"), config))
     return model.to(dtype).eval()
@@ -58,82 +70,89 @@ def video(frames: int) -> torch.Tensor:
 
 
 def use_grid_sample() -> None:
-    """Let the modules call the oracle instead of the library's own choice of operator."""
-    import mdqe.decoder
-    from mdqe.ops.reference import deform_attn_fused_reference
+    """Let the modules call the definition by `grid_sample` instead of the library's own choice of operator."""
+    from mdqe.ops import library
+    from mdqe.ops.reference import deform_attn_reference
 
-    def grid_sample(value, shapes, centers, offsets, logits, starts=None):
-        rows = [sum(h * w for h, w in shapes[:i]) for i in range(len(shapes))]
-        return deform_attn_fused_reference(value, list(shapes), list(starts or rows), centers, offsets, logits)
-
-    sys.modules["mdqe.ops.attention"].deform_attn_fused = grid_sample
-    mdqe.decoder.deform_attn_fused = grid_sample
+    library.compiled_for = lambda value: False
+    library.deform_attn_gather = deform_attn_reference
 
 
-def write_out(window) -> None:
-    """The window's masks as run lengths."""
-    from mdqe.inference.result import VideoInstances
-    from mdqe.inference.windows import window_masks
-
-    scores, labels = window.class_scores[window.track_ids].max(-1)
-    masks = (m.numpy() for chunk in window_masks(window.mask_logits, SIZE, SIZE) for m in chunk)
-    VideoInstances.from_masks(scores, labels, window.track_ids, masks, size=SIZE, frames=window.mask_logits.shape[1])
+class EnoughError(Exception):
+    """As many clips as were to be measured."""
 
 
-def run_simple(model, frames: torch.Tensor, again: bool, clips: int) -> tuple[float, str]:
-    """Seconds for the video, encoding each window once or `again` for every clip, and how they were found."""
-    from mdqe.inference.filtering import filter_clip
-    from mdqe.inference.tracker import ClipTracker
+class Schedule:
+    """Stands in for the session's buffer: holds tokens alone; what else a clip needs of its frames is computed for it.
 
-    c = model.config
-    tracker = ClipTracker(c.test_clip_length, c.clip_stride, c.window_length, c.score_threshold)
-    starts = range(0, len(frames) - c.test_clip_length + 2)
-    begin, tokens = time.perf_counter(), None
-    for start in starts:
-        first = start // WINDOW * WINDOW
-        if start == first and start:
-            write_out(tracker.take_window())
-        if again or start == first:
-            window = frames[first : first + WINDOW + c.test_clip_length - 1].permute(0, 3, 1, 2)
-            tokens = [model.encode(part[None]) for part in window.split(4)]
-            memory = torch.cat([t.memory for t in tokens], 1)
-        shapes, mask = tokens[0].spatial_shapes, tokens[0].padding_mask
-        clip = memory[:, start - first : start - first + c.test_clip_length]
-        _, prediction = model.decode(
-            model.query_init.select(clip, shapes), model.decoder.project_values(clip, mask), shapes
-        )
-        found = filter_clip(
-            prediction.class_logits[0].sigmoid(),
-            prediction.mask_coefficients[0],
-            prediction.embeddings[0],
-            model.mask_head(clip, shapes)[0],
-            score_threshold=c.score_threshold,
-            max_detections=10 * c.detections_per_image,
-        )
-        tracker.update(range(start, start + clip.shape[1]), *found)
-        if again and start + 1 == clips:
-            seconds = (time.perf_counter() - begin) * len(starts) / clips
-            return seconds, f"extrapolated from {clips} of {len(starts)} clips"
-    write_out(tracker.take_window(last=True))
+    Args:
+        model: the model.
+        video: all frames, to encode each clip's window anew from; None to encode every frame once.
+        clips: how many to serve.
+    """
+
+    def __init__(self, model, video: torch.Tensor | None, clips: int) -> None:
+        self.model, self.video, self.clips = model, video, clips
+        self.tokens = {}  # by frame
+
+    def encode(self, model, frames: torch.Tensor, first: int) -> int:
+        """Instead of `encode_frames`."""
+        if self.video is None:
+            for i in range(len(frames)):
+                self.tokens[first + i] = model.encode(frames[None, i : i + 1])
+        return first
+
+    def append(self, first: int, start: int) -> None:
+        """Forget the frames before `start`."""
+        self.tokens = {frame: tokens for frame, tokens in self.tokens.items() if frame >= start}
+
+    def clip(self, start: int, end: int):
+        """The `EncodedFrames` [start, end)."""
+        from mdqe.inference.encoded import EncodedFrames
+
+        if self.clips == 0:
+            raise EnoughError
+        self.clips -= 1
+        if self.video is not None:
+            length = self.model.config.window_length
+            first = start // length * length
+            window = self.video[first : first + length + end - start - 1].permute(0, 3, 1, 2)
+            self.tokens = {first + i: self.model.encode(frame[None, None]) for i, frame in enumerate(window)}
+        shapes, mask = self.tokens[start].spatial_shapes, self.tokens[start].padding_mask
+        memory = torch.cat([self.tokens[frame].memory for frame in range(start, end)], 1)
+        values = self.model.decoder.project_values(memory, mask)
+        queries = self.model.query_init.select(memory, shapes)
+        return EncodedFrames(start, SIZE, shapes, values, queries, self.model.mask_head(memory, shapes))
+
+
+def measure(model, frames: torch.Tensor, schedule: str, clips: int) -> tuple[float, str]:
+    """Seconds for the video, and how they were found."""
+    from mdqe.inference import stream
+
+    number = len(frames) - model.config.test_clip_length + 2
+    if schedule != C:
+        held = Schedule(model, frames if schedule == A else None, clips if schedule == A else number)
+        stream.FrameBuffer, stream.encode_frames = lambda *sizes: held, held.encode
+    begin = time.perf_counter()
+    try:
+        model.segment(frames)
+    except EnoughError:
+        seconds = (time.perf_counter() - begin) * number / clips
+        return seconds, f"extrapolated from {clips} of {number} clips"
     return time.perf_counter() - begin, "measured"
 
 
-def run_row(name: str, frames: int, clips: int) -> None:
+def run_row(name: str, frames: int, clips: int, window: int) -> None:
     """Measure one row in this process and print it as JSON."""
     torch.set_num_threads(2)
-    _, operator, dtype = ROWS[name]
-    model, clip = build(dtype), video(frames)
+    schedule, operator, dtype = ROWS[name]
+    model, clip = build(dtype, window), video(frames)
     if operator == "grid_sample":
         use_grid_sample()
     with torch.inference_mode():
         model.encode(clip[:1].permute(0, 3, 1, 2)[None])  # warm-up
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        if name[0] == "c":
-            begin = time.perf_counter()
-            model.segment(clip)
-            seconds, how = time.perf_counter() - begin, "measured"
-        else:
-            seconds, how = run_simple(model, clip, again=name[0] == "a", clips=clips)
+        seconds, how = measure(model, clip, schedule, clips)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(json.dumps({"seconds": seconds, "how": how, "peak_mib": peak / 1024, "model_mib": before / 1024}))
 
@@ -143,16 +162,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--frames", type=int, default=60, help="length of the video (60)")
     parser.add_argument("--clips", type=int, default=2, help="clips measured of row a, the rest extrapolated (2)")
+    parser.add_argument("--window", type=int, default=30, help="frames of a window (30)")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW", help="(all of them)")
     parser.add_argument("--row", choices=ROWS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.row:
-        return run_row(options.row, options.frames, options.clips)
+        return run_row(options.row, options.frames, options.clips, options.window)
     found = {}
-    print(f"torch {torch.__version__}, 2 threads, {options.frames} frames of {SIZE[1]}×{SIZE[0]}, ResNet-50\n")
+    print(
+        f"torch {torch.__version__}, 2 threads, {options.frames} frames of {SIZE[1]}×{SIZE[0]}, ResNet-50, "
+        f"windows of {options.window}\n"
+    )
     print("| row | schedule | operator | type | s/frame | frames/s | peak MiB | seconds |")
     print("|---|---|---|---|---|---|---|---|", flush=True)
-    for name, (schedule, operator, dtype) in ROWS.items():
-        command = [sys.executable, __file__, "--row", name, f"--frames={options.frames}", f"--clips={options.clips}"]
+    for name in options.rows:
+        schedule, operator, dtype = ROWS[name]
+        given = (f"--{option}={getattr(options, option)}" for option in ("frames", "clips", "window"))
+        command = [sys.executable, __file__, "--row", name, *given]
         disable = "1" if operator != "compiled" else "0"
         output = subprocess.run(
             command, env={**os.environ, "MDQE_DISABLE_EXT": disable}, stdout=subprocess.PIPE, text=True, check=True
@@ -165,14 +191,11 @@ def main() -> None:
             flush=True,
         )
     print()
-    for slow, fast, wanted in (
-        ("b", "c, grid_sample", 1.3),
-        ("b", "c", 2.5),
-        ("a", "c", 40),
-        ("c", "c, bfloat16", 1.5),
-    ):
+    for slow, fast, wanted in RATIOS:
+        if not {slow, fast} <= found.keys():
+            continue
         ratio = found[slow]["seconds"] / found[fast]["seconds"]
-        print(f"{slow} / {fast}: {ratio:.2f} (wanted: {wanted})")
+        print(f"({slow}) / ({fast}): {ratio:.2f} (wanted: {wanted})")
 
 
 if __name__ == "__main__":

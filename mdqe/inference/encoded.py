@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -14,6 +15,8 @@ from mdqe.query_init import FrameQueries
 
 if TYPE_CHECKING:
     from mdqe.model import MDQE
+
+MIN_SPARE = 5  # frames of room beyond what clips need, so that few appends move what is held
 
 
 class EncodedFrames(NamedTuple):
@@ -39,24 +42,57 @@ class EncodedFrames(NamedTuple):
     def clip(self, start: int, end: int) -> EncodedFrames:
         """Frames [start, end) of the video, without copying."""
         window = slice(start - self.first, end - self.first)
+        return self.map(lambda x: x[:, window])._replace(first=start)
+
+    def map(self, function: Callable[..., Tensor], *others: EncodedFrames) -> EncodedFrames:
+        """`function` of every tensor (1, frames, …), and of those of the same name in `others`."""
+
+        def each(tensors: Iterable[Tensor | None]) -> Tensor | None:
+            first, *rest = tensors
+            return None if first is None else function(first, *rest)
+
+        every = (self, *others)
         return self._replace(
-            first=start,
-            values=tuple(LayerValues(*(_each(v, lambda x: x[:, window]) for v in layer)) for layer in self.values),
-            queries=FrameQueries(*(_each(q, lambda x: x[:, window]) for q in self.queries)),
-            mask_features=self.mask_features[:, :, window],
+            values=tuple(
+                LayerValues(*map(each, zip(*layer, strict=True)))
+                for layer in zip(*(e.values for e in every), strict=True)
+            ),
+            queries=FrameQueries(*map(each, zip(*(e.queries for e in every), strict=True))),
+            mask_features=each(e.mask_features.transpose(1, 2) for e in every).transpose(1, 2),
         )
 
-    def extend(self, new: EncodedFrames, start: int) -> EncodedFrames:
-        """These frames from `start` on, and the new ones after them."""
-        old = self.clip(start, new.first)
-        return old._replace(
-            values=tuple(
-                LayerValues(*(_join(a, b) for a, b in zip(x, y, strict=True)))
-                for x, y in zip(old.values, new.values, strict=True)
-            ),
-            queries=FrameQueries(*(_join(a, b) for a, b in zip(old.queries, new.queries, strict=True))),
-            mask_features=torch.cat([old.mask_features, new.mask_features], 2),
-        )
+
+class FrameBuffer:
+    """The frames that clips to come still need, in tensors made once: to append a frame moves no other, most times.
+
+    Args:
+        clip_length: most frames of a clip; one less are still needed when further ones come.
+        frames_at_once: most frames that come together.
+    """
+
+    def __init__(self, clip_length: int, frames_at_once: int) -> None:
+        self._room = clip_length - 1 + max(frames_at_once, MIN_SPARE)
+        self._held: EncodedFrames | None = None  # `_room` frames, until the first ones tell their sizes
+
+    def append(self, new: EncodedFrames, start: int) -> None:
+        """Add frames after the last one; those before number `start` are not needed any more."""
+        if self._held is None:
+            self._held = new.map(lambda x: x.new_empty(1, self._room, *x.shape[2:]))._replace(first=new.first)
+        frames = new.mask_features.shape[2]
+        if new.first + frames > self._held.first + self._room:
+            start = min(start, new.first)
+            kept = self._held.clip(start, new.first).map(torch.clone)  # where they lie and where they go may overlap
+            self._held = self._held._replace(first=start)
+            self._put(kept)
+        self._put(new)
+
+    def clip(self, start: int, end: int) -> EncodedFrames:
+        """Frames [start, end) of the video, without copying; valid until the next `append`."""
+        return self._held.clip(start, end)
+
+    def _put(self, frames: EncodedFrames) -> None:
+        row = frames.first - self._held.first
+        self._held.map(lambda x, y: x[:, row : row + y.shape[1]].copy_(y), frames)
 
 
 def encode_frames(model: MDQE, frames: Tensor, first: int) -> EncodedFrames:
@@ -71,11 +107,3 @@ def encode_frames(model: MDQE, frames: Tensor, first: int) -> EncodedFrames:
         model.query_init.select(tokens.memory, tokens.spatial_shapes),
         model.mask_head(tokens.memory, tokens.spatial_shapes),
     )
-
-
-def _each(x, function):
-    return None if x is None else function(x)
-
-
-def _join(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-    return None if a is None else torch.cat([a, b], 1)

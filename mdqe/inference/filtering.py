@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mdqe.inference.precision import wide
+from mdqe.mask_head import mask_logits
 
 DUPLICATE_SIMILARITY = 0.99  # cosine at which a query repeats a better one
 SUPPRESSION_IOU = 0.5  # overlap with a better detection at which one is dropped
@@ -37,7 +38,8 @@ def filter_clip(
 ) -> ClipDetections:
     """Keep the confident, distinct, non-empty queries of a clip and weight their scores by the quality of their masks.
 
-    Masks are computed only for queries that pass the threshold and do not repeat a better query's embedding.
+    Masks are computed only for queries that pass the threshold and do not repeat a better query's embedding; whole ones
+    only for those whose mask, thinned, does not repeat a better one's.
 
     Args:
         class_scores: (Q, K), after the sigmoid.
@@ -54,18 +56,19 @@ def filter_clip(
     _check_shapes(class_scores, mask_coefficients, embeddings, mask_features)
     if max_detections < 1:
         raise ValueError(f"max_detections must be at least 1, got {max_detections}")
-    kept = _distinct_queries(class_scores, embeddings, score_threshold)[:max_detections]
-    class_scores, embeddings = class_scores[kept], embeddings[kept]
-    logits = (mask_coefficients[kept] @ mask_features.flatten(1)).unflatten(1, mask_features.shape[1:])  # (D, T, h, w)
+    order = _distinct_queries(class_scores, embeddings, score_threshold)[:max_detections]  # (D,)
+    thin = mask_logits(mask_coefficients[order], _thinned(mask_features))
 
-    kept = (logits > 0).flatten(1).any(dim=1)
-    class_scores, embeddings, logits = class_scores[kept], embeddings[kept], logits[kept]
-    overlap = overlap_with_better(_thinned(logits))
+    held = (thin > 0).flatten(1).any(dim=1)
+    unsure = (~held).nonzero().flatten()  # empty there; between the pixels looked at there may be some
+    held[unsure] = (mask_logits(mask_coefficients[order[unsure]], mask_features) > 0).flatten(1).any(dim=1)
+    overlap = overlap_with_better(thin[held])
     kept = overlap < SUPPRESSION_IOU
-    class_scores = class_scores[kept] * (1 - overlap[kept, None]).to(class_scores)
-    embeddings, logits = embeddings[kept], logits[kept]
+    order = order[held][kept]
 
-    class_scores = class_scores * foreground_confidence(logits)[:, None].to(class_scores)
+    logits = mask_logits(mask_coefficients[order], mask_features)  # (D, T, h, w)
+    weight = (1 - overlap[kept]) * foreground_confidence(logits)
+    class_scores, embeddings = class_scores[order] * weight[:, None].to(class_scores), embeddings[order]
     best, order = class_scores.amax(dim=1).sort(descending=True, stable=True)
     number = max(int((best > score_threshold).sum()), 1)
     order = order[:number]
@@ -101,10 +104,10 @@ def foreground_confidence(logits: Tensor) -> Tensor:
     return (soft * hard).sum(dim=1) / (hard.sum(dim=1) + 1e-6)
 
 
-def _thinned(logits: Tensor) -> Tensor:
-    """Every second pixel of each axis, and of long clips every second frame."""
-    step = 2 if logits.shape[1] >= THINNED_CLIP else 1
-    return logits[:, ::step, ::2, ::2]
+def _thinned(features: Tensor) -> Tensor:
+    """Every second pixel of each axis, and of long clips every second frame, of (M, T, h, w)."""
+    step = 2 if features.shape[1] >= THINNED_CLIP else 1
+    return features[:, ::step, ::2, ::2]
 
 
 def _check_shapes(class_scores: Tensor, mask_coefficients: Tensor, embeddings: Tensor, mask_features: Tensor) -> None:

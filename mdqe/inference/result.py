@@ -87,9 +87,10 @@ class VideoInstances:
         rows, boxes = [], []
         for mask in masks:
             frames, size = mask.shape[0], tuple(mask.shape[1:])
-            counts = rle.encode(mask)
-            boxes.append(rle.boxes(counts, size))
-            rows.append([None if np.isnan(box[0]) else one for one, box in zip(counts, boxes[-1], strict=True)])
+            counts, box = rle.encode_with_boxes(mask)
+            absent = np.isnan(box[:, 0])
+            boxes.append(box)
+            rows.append([None if empty else one for one, empty in zip(counts, absent, strict=True)])
         if frames is None or size is None:
             raise ValueError("no masks: give frames and size")
         runs = np.empty((len(rows), frames), object)

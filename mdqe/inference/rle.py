@@ -11,6 +11,7 @@ array work over every run of every mask given: no loop over pixels, runs or mask
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -24,37 +25,19 @@ _GROUPS = 7  # 5-bit groups that hold any signed difference of counts below 2 **
 def encode(masks: Any) -> list[str]:
     """Compressed counts of boolean masks (M, H, W), a NumPy array or a tensor on any device.
 
+    Quickest where the masks lie in memory column by column (a transposed view of (M, W, H)).
+
     Raises:
         TypeError: the masks are not boolean.
         ValueError: the masks do not have three axes.
     """
-    masks = masks.detach().cpu().numpy() if hasattr(masks, "detach") else np.asarray(masks)
-    if masks.ndim != 3:
-        raise ValueError(f"masks have shape {masks.shape}; expected (M, H, W)")
-    if masks.dtype != bool:
-        raise TypeError(f"masks are {masks.dtype}; expected bool")
-    number, height, width = masks.shape
-    pixels = height * width
-    if number == 0 or pixels == 0:
-        return [""] * number
-    # Where a pixel differs from the one before it in column order: above it or, in the top row, the bottom of the
-    # column to the left. Only these few positions are sorted; the masks are never transposed.
-    changes = np.empty_like(masks, order="C")
-    np.not_equal(masks[:, 1:], masks[:, :-1], out=changes[:, 1:])
-    np.not_equal(masks[:, 0, 1:], masks[:, -1, :-1], out=changes[:, 0, 1:])
-    changes[:, 0, 0] = masks[:, 0, 0]
-    mask, rest = np.divmod(np.flatnonzero(changes), pixels)
-    row, column = np.divmod(rest, width)
-    position = np.sort(mask * pixels + column * height + row)
-    # A run ends at every change and at the end of the mask.
-    runs = np.bincount(mask, minlength=number) + 1  # (M,)
-    last = np.cumsum(runs) - 1
-    ends = np.empty(int(runs.sum()), np.int64)
-    inner = np.ones(len(ends), bool)
-    inner[last] = False
-    ends[inner] = position
-    ends[last] = np.arange(1, number + 1) * pixels
-    return _compress(np.diff(ends, prepend=0), runs)
+    return _compress(*_lengths(masks))
+
+
+def encode_with_boxes(masks: Any) -> tuple[list[str], np.ndarray]:
+    """`encode(masks)`, and `boxes` of the result without reading it back."""
+    lengths, runs = _lengths(masks)
+    return _compress(lengths, runs), _boxes(lengths, runs, masks.shape[1:])
 
 
 def decode(counts: Sequence[Counts], size: tuple[int, int]) -> np.ndarray:
@@ -81,20 +64,7 @@ def boxes(counts: Sequence[Counts], size: tuple[int, int]) -> np.ndarray:
     The right and bottom edges are exclusive: a mask of the single pixel (x, y) has the box (x, y, x + 1, y + 1). An
     empty mask has NaN.
     """
-    lengths, number = runs(counts, size)
-    height, width = size
-    ends = np.cumsum(lengths) - np.repeat(np.arange(len(number)) * height * width, number)
-    drawn = foreground(number) & (lengths > 0)
-    first, last = ends - lengths, ends - 1  # first and last pixel of each run, column-major
-    left, top = np.divmod(first, max(height, 1))
-    right, bottom = np.divmod(last, max(height, 1))
-    wraps = right > left  # a run over a column's end touches the bottom of one column and the top of the next
-    corners = (left, np.where(wraps, 0, top), -right - 1, -np.where(wraps, height - 1, bottom) - 1)
-    absent = max(height, width) + 1
-    found = [_per_mask(np.minimum, np.where(drawn, value, absent), number, absent) for value in corners]
-    box = np.stack(found, axis=1).astype(np.float32) * np.float32([1, 1, -1, -1])
-    box[found[0] == absent] = np.nan
-    return box
+    return _boxes(*runs(counts, size), size)
 
 
 def compress(counts: Sequence[Counts], size: tuple[int, int]) -> list[str]:
@@ -170,6 +140,31 @@ def _checked_size(size: tuple[int, int]) -> tuple[int, int]:
     return int(size[0]), int(size[1])
 
 
+def _lengths(masks: Any) -> tuple[np.ndarray, np.ndarray]:
+    """All run lengths of masks (M, H, W), int64, one mask after the other, and how many each has (M,)."""
+    masks = masks.detach().cpu().numpy() if hasattr(masks, "detach") else np.asarray(masks)
+    if masks.ndim != 3:
+        raise ValueError(f"masks have shape {masks.shape}; expected (M, H, W)")
+    if masks.dtype != bool:
+        raise TypeError(f"masks are {masks.dtype}; expected bool")
+    number, pixels = len(masks), masks.shape[1] * masks.shape[2]
+    if number == 0 or pixels == 0:
+        return np.zeros(0, np.int64), np.zeros(number, np.int64)
+    columns = np.ascontiguousarray(masks.transpose(0, 2, 1)).reshape(number, pixels)
+    # A run ends at every pixel that differs from the next one, and at the end of the mask.
+    last = np.ones((number, pixels), bool)
+    np.not_equal(columns[:, 1:], columns[:, :-1], out=last[:, :-1])
+    runs = np.count_nonzero(last, axis=1)
+    lengths = np.diff(np.flatnonzero(last), prepend=-1)
+    if not columns[:, 0].any():
+        return lengths, runs
+    # The first run is background: of no pixels where a mask begins with foreground.
+    begins = np.flatnonzero(columns[:, 0])
+    starts = np.cumsum(runs) - runs
+    runs[begins] += 1
+    return np.insert(lengths, starts[begins], 0), runs
+
+
 def foreground(runs: np.ndarray) -> np.ndarray:
     """For every run of masks with `runs` (M,) runs, whether it is foreground: each mask's second, fourth, …"""
     starts = np.cumsum(runs) - runs
@@ -185,6 +180,23 @@ def _per_mask(reduction: np.ufunc, values: np.ndarray, runs: np.ndarray, empty: 
     return result
 
 
+def _boxes(lengths: np.ndarray, runs: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """`boxes` of run lengths, `runs` (M,) of each mask."""
+    height, width = size
+    ends = np.cumsum(lengths) - np.repeat(np.arange(len(runs)) * height * width, runs)
+    drawn = foreground(runs) & (lengths > 0)
+    first, last = ends - lengths, ends - 1  # first and last pixel of each run, column-major
+    left, top = np.divmod(first, max(height, 1))
+    right, bottom = np.divmod(last, max(height, 1))
+    wraps = right > left  # a run over a column's end touches the bottom of one column and the top of the next
+    corners = (left, np.where(wraps, 0, top), -right - 1, -np.where(wraps, height - 1, bottom) - 1)
+    absent = max(height, width) + 1
+    found = [_per_mask(np.minimum, np.where(drawn, value, absent), runs, absent) for value in corners]
+    box = np.stack(found, axis=1).astype(np.float32) * np.float32([1, 1, -1, -1])
+    box[found[0] == absent] = np.nan
+    return box
+
+
 def _compress(lengths: np.ndarray, runs: np.ndarray) -> list[str]:
     """Strings of M masks from all their run lengths one after the other, `runs` (M,) of each."""
     if not len(lengths):
@@ -193,16 +205,22 @@ def _compress(lengths: np.ndarray, runs: np.ndarray) -> list[str]:
     values = lengths.copy()
     later = np.flatnonzero(place > 2)
     values[later] -= lengths[later - 2]
-    # Groups of 5 bits: another follows until the rest is all sign, and the group's own top bit shows that sign.
-    groups = values[:, None] >> (5 * np.arange(_GROUPS))  # (runs, groups)
-    negative = groups & 0x10 != 0
-    more = np.where(negative, groups >> 5 != -1, groups >> 5 != 0)
-    kept = np.ones_like(more)
-    np.logical_and.accumulate(more[:, :-1], axis=1, out=kept[:, 1:])
-    characters = ((groups & 0x1F) | (more << 5)) + 48
-    text = characters[kept].astype(np.uint8).tobytes().decode("ascii")
-    ends = np.cumsum(np.add.reduceat(kept.sum(axis=1), (np.cumsum(runs) - runs)[runs > 0]))
-    strings = iter([text[start:end] for start, end in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True)])
+    # Groups of 5 bits, as many as hold the number and its sign; all but a number's last say that another follows.
+    magnitude = values ^ (values >> 63)  # |v|, less one of negative v: as many bits, without the sign
+    most = int(magnitude.max())
+    size = np.ones(len(values), np.int8)
+    for bits in range(4, 5 * _GROUPS - 1, 5):
+        if most >> bits:
+            size += magnitude >> bits != 0
+    ends = np.cumsum(size, dtype=np.int64)
+    text = np.empty(int(ends[-1]), np.uint8)
+    for group in range(int(size.max())):
+        held = slice(None) if group == 0 else np.flatnonzero(size > group)
+        more = (size[held] > group + 1).astype(np.uint8)
+        text[(ends - size)[held] + group] = ((values[held] >> (5 * group)) & 0x1F).astype(np.uint8) + (more << 5) + 48
+    cuts = np.concatenate([[0], ends[np.cumsum(runs)[runs > 0] - 1]]).tolist()
+    characters = text.tobytes().decode("ascii")
+    strings = iter([characters[start:end] for start, end in pairwise(cuts)])
     return [next(strings) if held else "" for held in runs > 0]
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mdqe.frames import as_frame, resize, resized_size
-from mdqe.inference.encoded import EncodedFrames, encode_frames
+from mdqe.inference.encoded import EncodedFrames, FrameBuffer, encode_frames
 from mdqe.inference.filtering import DUPLICATE_SIMILARITY, ClipDetections, filter_clip
 from mdqe.inference.result import VideoInstances
 from mdqe.inference.tracker import ClipTracker
@@ -22,6 +22,9 @@ from mdqe.inference.windows import ScoreSums, add_window, benchmark_pairs, video
 
 if TYPE_CHECKING:
     from mdqe.model import MDQE
+
+
+CACHED_PIXELS = 2**18  # of frames encoded together on a CPU: 32 MiB hold their widest activations
 
 
 class FrameView(NamedTuple):
@@ -43,11 +46,12 @@ class VideoSession:
         model: an `MDQE`.
         output_size: (height, width) of the masks; None: that of the frames.
         frames_at_once: frames that are encoded together. More is faster on a GPU, one is the least delay for a
-            camera. None: 4 on a CPU, 16 elsewhere.
+            camera. None: 16 on a GPU; on a CPU 1, or up to 4 small ones.
         on_frame: called with a `FrameView` of every frame, in order.
         choose: the rows of a window's result, from the class scores (N, K) of all tracks so far: scores, labels and
             track_ids (n,), best first. Rows of tracks that the window did not see are left out. None: every track that
             it saw, with its best class.
+        choose_early: False: before the last window, which has the final scores, windows have the rows of None.
 
     Holds the encoded frames that clips still need, the tracker's sums of the current window and, of the whole video,
     per-track class scores and embeddings.
@@ -61,6 +65,7 @@ class VideoSession:
         frames_at_once: int | None = None,
         on_frame: Callable[[FrameView], None] | None = None,
         choose: Callable[[Tensor], dict[str, np.ndarray]] | None = None,
+        choose_early: bool = True,
     ) -> None:
         if output_size is not None and (len(output_size) != 2 or min(output_size) < 1):
             raise ValueError(f"output_size is {output_size}, expected (height, width) in pixels")
@@ -69,14 +74,15 @@ class VideoSession:
         c = self.config = model.config
         self.model = model
         self.output_size = output_size
-        self.frames_at_once = frames_at_once or (4 if model.device.type == "cpu" else 16)
+        self.frames_at_once = frames_at_once
         self.on_frame = on_frame
         self.choose = choose
+        self.choose_early = choose_early
         clips = (c.test_clip_length, c.clip_stride, c.window_length)
         self.tracker = ClipTracker(*clips, c.score_threshold, c.iou_weight, c.similarity_weight)
         self.frame_size: tuple[int, int] | None = None
         self._waiting: list[Tensor] = []  # resized frames (3, H, W) not yet encoded
-        self._encoded: EncodedFrames | None = None
+        self._encoded: FrameBuffer | None = None
         self._num_frames = 0  # encoded or waiting
         self._next_clip = 0
         self._sums: ScoreSums | None = None
@@ -94,6 +100,9 @@ class VideoSession:
         if self.frame_size is None:
             self.frame_size = (frame.shape[0], frame.shape[1])
         size = resized_size(self.frame_size, self.config.test_shorter_edge, self.config.test_longer_edge)
+        if self._encoded is None:
+            self.frames_at_once = self.frames_at_once or _frames_at_once(self.model.device, size)
+            self._encoded = FrameBuffer(self.config.test_clip_length, self.frames_at_once)
         self._waiting.append(resize(frame.permute(2, 0, 1), size))
         self._num_frames += 1
         return self._advance(last=False) if len(self._waiting) == self.frames_at_once else []
@@ -121,7 +130,7 @@ class VideoSession:
         with evaluating(self.model):
             if self._waiting:
                 new = encode_frames(self.model, torch.stack(self._waiting), self._num_frames - len(self._waiting))
-                self._encoded = new if self._encoded is None else self._encoded.extend(new, self._next_clip)
+                self._encoded.append(new, self._next_clip)
                 self._waiting.clear()
             while self._next_clip + c.test_clip_length <= self._num_frames:
                 results += self._run_clip(self._next_clip, self._next_clip + c.test_clip_length)
@@ -158,14 +167,19 @@ class VideoSession:
         window = self.tracker.take_window(last)
         self._sums = add_window(self._sums, window.class_scores)
         class_scores = self.class_scores()
-        scores, labels = class_scores[window.track_ids].max(-1)
+        rows = self.choose(class_scores) if self.choose is not None and (last or self.choose_early) else None
+        wanted = torch.ones(len(window.track_ids), dtype=torch.bool)
+        if rows is not None:
+            wanted = torch.isin(window.track_ids, torch.as_tensor(rows["track_ids"]))
+        tracks = window.track_ids[wanted]
+        scores, labels = class_scores[tracks].max(-1)
         size = self.output_size or self.frame_size
         resized = resized_size(self.frame_size, self.config.test_shorter_edge, self.config.test_longer_edge)
-        masks = window_masks(window.mask_logits, resized, size)
+        masks = window_masks(window.mask_logits[wanted], resized, size)
         result = VideoInstances.from_masks(
             scores.cpu().double(),
             labels.cpu(),
-            window.track_ids,
+            tracks,
             (mask.cpu().numpy() for mask in chain.from_iterable(masks)),
             size=size,
             frames=window.mask_logits.shape[1],
@@ -173,9 +187,8 @@ class VideoSession:
             categories=self.config.categories,
             category_ids=self.config.label_ids,
         )
-        if self.choose is None:
+        if rows is None:
             return result
-        rows = self.choose(class_scores)
         seen = np.isin(rows["track_ids"], result.track_ids)
         return VideoInstances.concatenate([result], **{name: values[seen] for name, values in rows.items()})
 
@@ -227,9 +240,19 @@ def segment(
 ) -> VideoInstances:
     """The instances of a whole video; see `MDQE.segment`."""
     _check_threshold(score_threshold)
-    session = VideoSession(model, output_size=output_size, **session_options)
+    choose = partial(_select, score_threshold=score_threshold, multi_label=multi_label)
+    session = VideoSession(model, output_size=output_size, choose=choose, choose_early=False, **session_options)
     windows = list(_windows(session, frames))
-    return VideoInstances.concatenate(windows, **_select(session.class_scores(), score_threshold, multi_label))
+    return VideoInstances.concatenate(windows, **choose(session.class_scores()))
+
+
+def _frames_at_once(device: torch.device, size: tuple[int, int]) -> int:
+    """How many frames of a size to encode together: on a CPU no more than its cache and glibc's heap can hold.
+
+    glibc gives blocks of 32 MiB and more back to the system when they are freed; to get them anew, page by page, takes
+    longer than to fill them.
+    """
+    return 16 if device.type != "cpu" else min(max(CACHED_PIXELS // (size[0] * size[1]), 1), 4)
 
 
 def _windows(session: VideoSession, frames: Iterable[np.ndarray | Tensor]) -> Iterator[VideoInstances]:

@@ -11,13 +11,15 @@ from mdqe.inference.upsample import MASK_STRIDE, upsample_masks
 
 MEAN_SHARE = 0.75  # of a video score; the rest is the best window's
 BENCHMARK_SCORE, BENCHMARK_PAIRS = 0.05, 10  # every pair above the score is counted, and at least so many
-CHUNK_PIXELS = 2**24  # pixels of mask held at once
+CHUNK_PIXELS = 2**22  # pixels of mask held at once: 16 MiB of logits stay in a CPU's cache
 
 
 def window_masks(
     mask_logits: Tensor, frame_size: tuple[int, int], output_size: tuple[int, int], *, chunk_pixels: int = CHUNK_PIXELS
 ) -> Iterator[Tensor]:
     """Masks (n, frames, H, W) bool of a window's tracks, in order, a few at a time to bound the memory.
+
+    They lie in memory column by column.
 
     Args:
         mask_logits: (N, frames, h, w), at stride 4 over the padded frames.
@@ -37,14 +39,14 @@ def window_masks(
 
 def _masks(chunks: tuple[Tensor, ...], frame_size: tuple[int, int], output_size: tuple[int, int]) -> Iterator[Tensor]:
     for logits in chunks:
+        # Run lengths go down the columns, so columns shall lie in one piece.
         # A probability above 1/2 is a logit above 0, and the nearest pixel's.
-        masks = upsample_masks(logits)[..., : frame_size[0], : frame_size[1]] > 0
+        masks = upsample_masks(logits.mT)[..., : frame_size[1], : frame_size[0]] > 0  # (n, frames, width, height)
         if tuple(output_size) != tuple(frame_size):
-            flat = masks.flatten(0, 1)[:, None].to(torch.uint8)  # (n·frames, 1, height, width)
-            masks = (
-                F.interpolate(flat, size=tuple(output_size), mode="nearest").bool()[:, 0].unflatten(0, logits.shape[:2])
-            )
-        yield masks
+            flat = masks.flatten(0, 1)[:, None].to(torch.uint8)  # (n·frames, 1, width, height)
+            flat = F.interpolate(flat, size=tuple(output_size)[::-1], mode="nearest").bool()[:, 0]
+            masks = flat.unflatten(0, logits.shape[:2])
+        yield masks.mT
 
 
 class ScoreSums(NamedTuple):

@@ -1,12 +1,13 @@
-"""The operator's public functions: they check their arguments, then call the compiled kernels or the reference."""
+"""The operator's public functions: they check their arguments, then call the compiled kernels or plain PyTorch."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from mdqe.ops.gather import deform_attn_gather
 from mdqe.ops.kernels import compiled_for
-from mdqe.ops.reference import compute_dtype, deform_attn_fused_reference, deform_attn_reference
+from mdqe.ops.reference import compute_dtype, deform_attn_reference, locations_and_weights
 
 Shapes = Sequence[tuple[int, int]]
 
@@ -46,7 +47,7 @@ def deform_attn(
     locations, weights = locations.to(dtype), weights.to(dtype)
     if compiled_for(value):
         return torch.ops.mdqe.deform_attn(value, _flat(table, rows), locations, weights)
-    return deform_attn_reference(value, table, rows, locations, weights)
+    return _deform_attn_plain(value, table, rows, locations, weights)
 
 
 def deform_attn_fused(
@@ -83,12 +84,21 @@ def deform_attn_fused(
             f"centers must be (B or 1, Q, 2) = ({value.shape[0]} or 1, {offsets.shape[1]}, 2), got {_size(centers)}"
         )
     _check_types(value, centers=centers, offsets=offsets, logits=logits)
-    if not compiled_for(value):
-        return deform_attn_fused_reference(value, table, rows, centers, offsets, logits)
     dtype = compute_dtype(value.dtype)
+    if not compiled_for(value):
+        return _deform_attn_plain(value, table, rows, *locations_and_weights(centers, offsets, logits, dtype))
     if not offsets.dtype == logits.dtype == value.dtype:  # the kernel reads both in the type of value as they are
         offsets, logits = offsets.to(dtype), logits.to(dtype)
     return torch.ops.mdqe.deform_attn_fused(value, _flat(table, rows), centers.to(dtype), offsets, logits)
+
+
+def _deform_attn_plain(
+    value: Tensor, table: list[tuple[int, int]], rows: list[int], locations: Tensor, weights: Tensor
+) -> Tensor:
+    """Without a kernel: in the way that is quicker on a CPU or, elsewhere and in ONNX, that every backend has."""
+    if value.device.type == "cpu" and locations.numel() and not torch.onnx.is_in_onnx_export():
+        return deform_attn_gather(value, table, rows, locations, weights)
+    return deform_attn_reference(value, table, rows, locations, weights)
 
 
 def _flat(table: list[tuple[int, int]], rows: list[int]) -> list[int]:

@@ -1,4 +1,4 @@
-"""Multi-scale deformable attention in plain PyTorch: the definition that the compiled kernels are tested against.
+"""Multi-scale deformable attention in plain PyTorch: the definition that all faster forms are tested against.
 
 For every query and head the operator sums `weight * bilinear(level, location)` over all levels and points. A location
 is (x, y) in [0, 1]; the centre of pixel i lies at (i + 1/2) / size; what lies outside a map is zero. A point whose
@@ -21,6 +21,20 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+def bounded(locations: Tensor) -> Tensor:
+    """The same points, finite: all beyond [-1, 2] are outside a map of any size, there nothing tells them apart."""
+    return locations.nan_to_num(nan=-1.0).clamp(-1.0, 2.0)
+
+
+def locations_and_weights(
+    centers: Tensor, offsets: Tensor, logits: Tensor, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """What the fused operator samples, in `dtype`; see `deform_attn_fused_reference`."""
+    locations = centers.to(dtype)[:, :, None, None, None] + offsets.to(dtype) / OFFSET_SCALE  # (B, Q, H, L, P, 2)
+    weights = logits.to(dtype).flatten(-2).softmax(-1).view_as(logits)  # (B, Q, H, L, P)
+    return locations, weights
+
+
 def deform_attn_reference(
     value: Tensor, shapes: Sequence[tuple[int, int]], starts: Sequence[int], locations: Tensor, weights: Tensor
 ) -> Tensor:
@@ -41,8 +55,7 @@ def deform_attn_reference(
     if batch == 0 or queries == 0:
         return value.new_zeros(batch, queries, heads * channels) + 0 * (value.sum() + locations.sum() + weights.sum())
     dtype = compute_dtype(value.dtype)
-    # Any location beyond [-1, 2] is outside a map of any size, so nothing changes there but overflow and NaN.
-    grid = locations.to(dtype).nan_to_num(nan=-1.0).clamp(-1.0, 2.0) * 2 - 1
+    grid = bounded(locations.to(dtype)) * 2 - 1
     grid = grid.transpose(1, 2).flatten(0, 1)  # (B*H, Q, L, P, 2)
     mix = weights.to(dtype).transpose(1, 2).reshape(batch * heads, 1, queries, -1, points)  # (B*H, 1, Q, L, P)
     total = None
@@ -76,7 +89,5 @@ def deform_attn_fused_reference(
     Returns:
         (B, Q, H * D) in the type of `value`.
     """
-    dtype = compute_dtype(value.dtype)
-    locations = centers.to(dtype)[:, :, None, None, None] + offsets.to(dtype) / OFFSET_SCALE  # (B, Q, H, L, P, 2)
-    weights = logits.to(dtype).flatten(-2).softmax(-1).view_as(logits)  # (B, Q, H, L, P)
+    locations, weights = locations_and_weights(centers, offsets, logits, compute_dtype(value.dtype))
     return deform_attn_reference(value, shapes, starts, locations, weights)
