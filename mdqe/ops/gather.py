@@ -1,7 +1,7 @@
 """Deformable attention on a CPU without the compiled kernels: the rows that a query reads, weighted and summed.
 
-The same sum as `mdqe.ops.reference`, three times as fast: `embedding_bag` reads the channels of a pixel, which lie side
-by side, where `grid_sample` goes through a map once per channel.
+The same sum as `mdqe.ops.reference`, in float32 about three times as fast: `embedding_bag` reads the channels of a
+pixel, which lie side by side, where `grid_sample` goes through a map once per channel.
 """
 
 from collections.abc import Sequence
