@@ -111,7 +111,7 @@ def _each(
         return []
     try:
         texts = compress(counts, size)
-        areas = rle.area(texts, size)
+        areas = rle.area(counts, size)
         return [text.encode("ascii") if area else b"" for text, area in zip(texts, areas.tolist(), strict=True)]
     except (ValueError, TypeError, OverflowError) as error:
         if len(counts) == 1:
