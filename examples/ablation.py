@@ -9,7 +9,9 @@ need no training: they run the full model. Writes FOLDER/table.md and a run's fo
 
 import argparse
 import json
+import sys
 import warnings
+from contextlib import redirect_stdout
 from pathlib import Path
 from statistics import fmean
 
@@ -42,8 +44,10 @@ def train(folder: Path, changes: dict, args: argparse.Namespace, seed: int) -> N
     recipe = ["--batch=4", "--lr=5e-4", "--backbone-multiplier=1", "--decay=0.8", "--warmup=200", "--clip-norm=1",
               "--amp=bf16", "--loss-weight=class=8", "--loss-weight=init_sem=6"]  # fmt: skip
     if not (folder / "model.safetensors").exists():
-        status = mdqe(["train", f"--config={CONFIG}", *settings, "--data=synthetic", *recipe, f"--steps={args.steps}",
-                       f"--seed={seed}", "--workers=1", "--resume", f"-o={folder}"])  # fmt: skip
+        command = ["train", f"--config={CONFIG}", *settings, "--data=synthetic", *recipe, f"--steps={args.steps}",
+                   f"--seed={seed}", "--workers=1", "--resume", f"-o={folder}"]  # fmt: skip
+        with redirect_stdout(sys.stderr):  # results alone on stdout
+            status = mdqe(command)
         if status:
             raise SystemExit(status)
 
@@ -63,7 +67,9 @@ def table(rows: dict[str, list[dict[str, float]]]) -> str:
     lines = ["| variant | seeds | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 2) + "|"]
     for name, runs in rows.items():
         values = [fmean(run[column] for run in runs) * (1 if column == "IDSW" else 100) for column in COLUMNS]
-        lines.append(f"| {name} | {len(runs)} | " + " | ".join(f"{value:.1f}" for value in values) + " |")
+        lines.append(
+            f"| {name} | {len(runs)} | " + " | ".join("–" if value < 0 else f"{value:.1f}" for value in values) + " |"
+        )
     return "\n".join(lines) + "\n"
 
 
