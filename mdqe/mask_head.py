@@ -68,7 +68,7 @@ class MaskHead(nn.Module):
         """Start the depthwise part as a bilinear upsampling.
 
         With random kernels a pixel's value tells mostly whether its row and column are even. That pattern is most of
-        the variance that the last GroupNorm sees, and training from scratch then ends with empty masks.
+        the variance that the last GroupNorm sees, for hundreds of steps of a training from scratch.
         """
         tent = torch.tensor([0.0, 0.5, 1.0, 0.5, 0.0])
         nn.init.dirac_(self.refine[0].weight, groups=self.refine[0].groups)
