@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -14,11 +15,13 @@ from mdqe.backbone import Backbone
 from mdqe.config import MDQEConfig
 from mdqe.decoder import Decoder, DecoderState, I2ODecoderLayer, LayerValues, O2IDecoderLayer
 from mdqe.encoder import Encoder, SpatialShapes, Tokens, at_least_float32
-from mdqe.frames import as_frame, normalize, padded_size, resize, resized_size
+from mdqe.frames import normalize, padded_size
 from mdqe.hub import PretrainedMixin
-from mdqe.inference.image import filter_image
+from mdqe.inference.image import segment_image
 from mdqe.inference.result import VideoInstances
-from mdqe.inference.stream import evaluating, segment, stream
+from mdqe.inference.session import VideoSession
+from mdqe.inference.session_file import load_session
+from mdqe.inference.stream import segment, stream
 from mdqe.losses.criterion import clip_losses
 from mdqe.mask_head import MaskHead, mask_logits
 from mdqe.mlp import MLP
@@ -241,6 +244,32 @@ class MDQE(PretrainedMixin, nn.Module):
             output_size=output_size,
         )
 
+    def start(
+        self,
+        *,
+        score_threshold: float = 0.3,
+        multi_label: bool = False,
+        output_size: tuple[int, int] | None = None,
+        by_window: bool = False,
+        frames_at_once: int | None = 1,
+    ) -> VideoSession:
+        """Begin a video whose frames come one by one: `push` them, take what is final, `flush` at the end.
+
+        Arguments as in `segment` and `VideoSession`. Results hold the frames that became final, which a frame does
+        `test_clip_length` − 1 frames after it came; with `by_window` whole windows, as `stream` has them.
+        """
+        options = {"by_window": by_window, "frames_at_once": frames_at_once, "output_size": output_size}
+        return VideoSession(self, score_threshold=score_threshold, multi_label=multi_label, **options)
+
+    def resume(self, path: str | Path) -> VideoSession:
+        """Go on with a session that `VideoSession.save` wrote: the same results, to the bit on the same machine.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: it is no saved session, damaged, or of a model of another configuration, type or weights.
+        """
+        return load_session(self, path)
+
     def segment_image(self, image: Any, *, output_size: tuple[int, int] | None = None) -> VideoInstances:
         """Every instance of one image by the COCO protocol: (query, class) pairs above 0.05, best first.
 
@@ -254,24 +283,7 @@ class MDQE(PretrainedMixin, nn.Module):
         Raises:
             ValueError: an image of another type or shape.
         """
-        image = as_frame(image, 0)
-        size = resized_size(tuple(image.shape[:2]), self.config.test_shorter_edge, self.config.test_longer_edge)
-        with torch.inference_mode(), evaluating(self):
-            output = self(resize(image.permute(2, 0, 1), size)[None, None].to(self.device))  # (1, 1, 3, H, W)
-            found = filter_image(
-                output.layers[-1].class_logits[0].sigmoid(),
-                output.mask_logits[0, :, 0],
-                size,
-                output_size or tuple(image.shape[:2]),
-            )
-        return VideoInstances.from_masks(
-            found.scores.cpu().double(),
-            found.labels.cpu(),
-            range(len(found.scores)),
-            found.masks[:, None].cpu().numpy(),
-            categories=self.config.categories,
-            category_ids=self.config.label_ids,
-        )
+        return segment_image(self, image, output_size)
 
 
 def _check_clips(frames: Tensor, sizes: Sequence[tuple[int, int]]) -> None:

@@ -98,16 +98,25 @@ def write_folder(model: nn.Module, config: MDQEConfig, folder: Path, source: str
     values = {"model_type": MODEL_TYPE, "format_version": FORMAT_VERSION, **config.to_dict()}
     tensors = {name: tensor.detach().contiguous() for name, tensor in _own_tensors(model).items()}
     metadata = {"format": "pt", **({"source": source} if source else {})}
-    with whole_file(folder / WEIGHTS_FILE) as path:  # first: what may fail is its size
-        path.touch()
-        mode = path.stat().st_mode
-        try:
-            save_file(tensors, path, metadata=metadata)
-        except SafetensorError as error:
-            raise _as_os_error(error) from error
-        path.chmod(mode)  # safetensors makes a file that others cannot read
+    write_tensors(tensors, folder / WEIGHTS_FILE, metadata)  # first: what may fail is its size
     with whole_file(folder / CONFIG_FILE) as path:
         path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Write contiguous tensors as a safetensors file, which takes its name when it is complete.
+
+    Raises:
+        OSError: the file cannot be written, or the disk is full.
+    """
+    with whole_file(path) as partial:
+        partial.touch()
+        mode = partial.stat().st_mode
+        try:
+            save_file(tensors, partial, metadata=metadata)
+        except SafetensorError as error:
+            raise _as_os_error(error) from error
+        partial.chmod(mode)  # safetensors makes a file that others cannot read
 
 
 def _check_fit(found: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]], origin: str | Path) -> None:

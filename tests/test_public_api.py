@@ -1,5 +1,8 @@
 """What `import mdqe` offers, and how little it costs."""
 
+import importlib
+import inspect
+import operator
 import re
 import subprocess
 import sys
@@ -73,6 +76,31 @@ def test_public_names():
         assert part.__name__ == name
         assert part.__doc__
         assert part.__module__.startswith("mdqe.")
+
+
+# Others write against these; a change here is a change of the library's version.
+SIGNATURES = {
+    "MDQE.segment": "(self, video, *, score_threshold=0.3, multi_label=False, output_size=None, progress=False)",
+    "MDQE.stream": "(self, frames, *, score_threshold=0.3, multi_label=False, output_size=None)",
+    "MDQE.start": "(self, *, score_threshold=0.3, multi_label=False, output_size=None, by_window=False, "
+    "frames_at_once=1)",
+    "MDQE.resume": "(self, path)",
+    "inference.session.VideoSession.push": "(self, frame)",
+    "inference.session.VideoSession.flush": "(self)",
+    "inference.session.VideoSession.save": "(self, path)",
+    "ClipTracker.update": "(self, frame_indices, class_scores, mask_logits, embeddings)",
+    "ClipTracker.flush": "(self, last=False)",
+}
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_signatures(name):
+    importlib.import_module("mdqe.inference.session")
+    function = operator.attrgetter(name)(mdqe)
+    signature = inspect.signature(function)
+    plain = [parameter.replace(annotation=parameter.empty) for parameter in signature.parameters.values()]
+    bare = str(signature.replace(parameters=plain, return_annotation=signature.empty))
+    assert bare == SIGNATURES[name]
 
 
 def test_imports_of_the_documentation_work():

@@ -127,12 +127,12 @@ class Schedule:
 
 def measure(model, frames: torch.Tensor, schedule: str, clips: int) -> tuple[float, str]:
     """Seconds for the video, and how they were found."""
-    from mdqe.inference import stream
+    from mdqe.inference import session
 
     number = len(frames) - model.config.test_clip_length + 2
     if schedule != C:
         held = Schedule(model, frames if schedule == A else None, clips if schedule == A else number)
-        stream.FrameBuffer, stream.encode_frames = lambda *sizes: held, held.encode
+        session.FrameBuffer, session.encode_frames = lambda *sizes: held, held.encode
     begin = time.perf_counter()
     try:
         model.segment(frames)

@@ -22,7 +22,7 @@ from mdqe.video.write import VideoWriter
 
 if TYPE_CHECKING:
     from mdqe.inference.result import VideoInstances
-    from mdqe.inference.stream import FrameView
+    from mdqe.inference.views import FrameView
 
 IMAGES_PER_SECOND = Fraction(10)  # of an overlay whose source, a folder of images, has no rate
 

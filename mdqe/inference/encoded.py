@@ -74,10 +74,20 @@ class FrameBuffer:
         self._room = clip_length - 1 + max(frames_at_once, MIN_SPARE)
         self._held: EncodedFrames | None = None  # `_room` frames, until the first ones tell their sizes
 
+    @property
+    def first(self) -> int:
+        """Number of the frame that the first row is for."""
+        return 0 if self._held is None else self._held.first
+
+    def restore(self, frames: EncodedFrames, first: int) -> None:
+        """Put frames into an empty buffer whose first row is for frame number `first`, so that all lie as they lay."""
+        self._held = frames.map(lambda x: x.new_empty(1, self._room, *x.shape[2:]))._replace(first=first)
+        self._put(frames)
+
     def append(self, new: EncodedFrames, start: int) -> None:
         """Add frames after the last one; those before number `start` are not needed any more."""
         if self._held is None:
-            self._held = new.map(lambda x: x.new_empty(1, self._room, *x.shape[2:]))._replace(first=new.first)
+            return self.restore(new, new.first)
         frames = new.mask_features.shape[2]
         if new.first + frames > self._held.first + self._room:
             start = min(start, new.first)

@@ -1,17 +1,48 @@
 """Instances of a single image: what the COCO stage of training is judged by. No tracker takes part."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mdqe.frames import as_frame, resize, resized_size
 from mdqe.inference.filtering import foreground_confidence
+from mdqe.inference.mode import evaluating
+from mdqe.inference.result import VideoInstances
 from mdqe.inference.upsample import MASK_STRIDE, upsample_masks
+
+if TYPE_CHECKING:
+    from mdqe.model import MDQE
 
 MIN_UNION = 1e-3  # of the image's area: keeps the overlap of tiny boxes small
 CHUNK_PIXELS = 2**24  # pixels of mask held at once
+
+
+def segment_image(model: MDQE, image: Any, output_size: tuple[int, int] | None = None) -> VideoInstances:
+    """The instances of one image; see `MDQE.segment_image`."""
+    c = model.config
+    image = as_frame(image, 0)
+    size = resized_size(tuple(image.shape[:2]), c.test_shorter_edge, c.test_longer_edge)
+    with torch.inference_mode(), evaluating(model):
+        output = model(resize(image.permute(2, 0, 1), size)[None, None].to(model.device))  # (1, 1, 3, H, W)
+        found = filter_image(
+            output.layers[-1].class_logits[0].sigmoid(),
+            output.mask_logits[0, :, 0],
+            size,
+            output_size or tuple(image.shape[:2]),
+        )
+    return VideoInstances.from_masks(
+        found.scores.cpu().double(),
+        found.labels.cpu(),
+        range(len(found.scores)),
+        found.masks[:, None].cpu().numpy(),
+        categories=c.categories,
+        category_ids=c.label_ids,
+    )
 
 
 class ImageDetections(NamedTuple):

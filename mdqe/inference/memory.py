@@ -6,7 +6,7 @@ Tensors that outlive a call are never changed in place: calls inside and outside
 
 import math
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -149,8 +149,52 @@ class TrackMemory:
         self._class_counts = torch.zeros_like(self._class_counts).index_fill(0, self._carried, 1)
         self._class_sums = means * self._class_counts.to(means)[:, None]
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything remembered, by name; numbers as tensors without axes."""
+        state = {name: getattr(self, attribute) for name, attribute in _KEPT.items()}
+        state |= {name: torch.tensor(getattr(self, attribute)) for name, attribute in _COUNTED.items()}
+        for frame, sums in self.frames.items():
+            state |= {f"frames.{frame}.{name}": tensor for name, tensor in sums._asdict().items()}
+        for age, sighting in enumerate(self._sightings):
+            state |= {f"sightings.{age}.{name}": tensor for name, tensor in sighting._asdict().items()}
+        return state | {"no_masks": self._no_masks.sums}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Tensor], recent_clips: int) -> "TrackMemory":
+        """The memory whose `state_dict` that is.
+
+        Raises:
+            KeyError: the name of a tensor that is missing.
+            ValueError: names of tensors that no memory has.
+        """
+        left = dict(state)
+        memory = cls(left["class_sums"], left.pop("no_masks")[:, None], left["embeddings"], recent_clips)
+        for name, attribute in _KEPT.items():
+            setattr(memory, attribute, left.pop(name))
+        for name, attribute in _COUNTED.items():
+            setattr(memory, attribute, int(left.pop(name)))
+        frames = sorted({int(name.split(".")[1]) for name in left if name.startswith("frames.")})
+        memory.frames = {t: FrameSums(*(left.pop(f"frames.{t}.{name}") for name in FrameSums._fields)) for t in frames}
+        sightings = sum(name.startswith("sightings.") for name in left) // len(Sighting._fields)
+        for age in range(sightings):
+            memory._sightings.append(Sighting(*(left.pop(f"sightings.{age}.{name}") for name in Sighting._fields)))
+        if left:
+            raise ValueError(f"unknown tensors {', '.join(sorted(left))}")
+        return memory
+
     def _class_means(self) -> Tensor:
         return self._class_sums / self._class_counts.clamp(min=1).to(self._class_sums)[:, None]
+
+
+# What a saved memory calls its tensors and its numbers.
+_KEPT = {
+    "last_seen": "last_seen",
+    "embeddings": "embeddings",
+    "class_sums": "_class_sums",
+    "class_counts": "_class_counts",
+    "carried": "_carried",
+}
+_COUNTED = {"clips": "clips", "window_clips": "_window_clips"}
 
 
 def _grown(x: Tensor, number: int) -> Tensor:

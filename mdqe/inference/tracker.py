@@ -7,7 +7,7 @@ the length of the video. The tracker knows nothing of the model: any clip-level 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -15,16 +15,20 @@ import torch
 from torch import Tensor
 
 from mdqe.inference.association import match, memory_similarity, pooled_iou
+from mdqe.inference.clip_checks import check_clip
 from mdqe.inference.memory import TrackMemory
 from mdqe.inference.precision import wide
 
 LONG_MEMORY, SHORT_MEMORY = 15, 5  # frames: tracks seen so recently are compared by embedding; the short is at least T
 
+# Where the tracker is in the video, and the kinds of these numbers.
+_PLACE = {"window_start": int, "next_frame": int, "last_clip_start": int, "frames_end": int, "ended": bool}
+
 
 class WindowTracks(NamedTuple):
-    """What one window of the video holds.
+    """What one window of the video holds, or some frames of it.
 
-    first_frame: index of the window's first frame.
+    first_frame: index of the first of the frames.
     class_scores: (N, K), every track so far; 0 for a track without observation in the window.
     track_ids: (M,) int64 on the CPU, ascending: the tracks with mask logits in some frame of the window.
     mask_logits: (M, frames, h, w), averages over the clips; 0 in frames where the track was not observed.
@@ -85,6 +89,7 @@ class ClipTracker:
         """Forget everything: the next clip is the first of a new video."""
         self._memory: TrackMemory | None = None  # until the first clip tells sizes, type and device
         self._window_start = 0
+        self._next_frame = 0
         self._last_clip_start = -1
         self._frames_end = 0  # one past the last frame given
         self._ended = False
@@ -98,6 +103,15 @@ class ClipTracker:
     def window_start(self) -> int:
         """Index of the current window's first frame."""
         return self._window_start
+
+    @property
+    def _recent_clips(self) -> int:
+        return (self.test_clip_length - 1) // self.clip_stride
+
+    @property
+    def next_frame(self) -> int:
+        """Index of the first frame that was not taken yet: the window's first, unless `take_frames` took some."""
+        return self._next_frame
 
     def observed_tracks(self) -> Tensor:
         """Ids (M,) int64 on the CPU, ascending, of the tracks seen in the current window or carried into it."""
@@ -130,12 +144,12 @@ class ClipTracker:
         """
         frames = [int(frame) for frame in frame_indices]
         self._check_frames(frames)
-        self._check_tensors(len(frames), class_scores, mask_logits, embeddings)
+        formats = self._memory.formats if self._memory else ()
+        check_clip(len(frames), class_scores, mask_logits, embeddings, formats)
         device = class_scores.device
         class_scores, mask_logits, embeddings = map(wide, (class_scores, mask_logits, embeddings))
         if self._memory is None:
-            recent = (self.test_clip_length - 1) // self.clip_stride
-            self._memory = TrackMemory(class_scores, mask_logits, embeddings, recent)
+            self._memory = TrackMemory(class_scores, mask_logits, embeddings, self._recent_clips)
         with torch.autocast(device.type, enabled=False):  # sums of thousands of pixels need all their digits
             ids = self._assign(frames, class_scores, mask_logits, embeddings)
             order = ids.argsort()
@@ -164,18 +178,66 @@ class ClipTracker:
         Raises:
             ValueError: no clip was given yet, or the last window was taken.
         """
-        if self._memory is None or self._ended:
-            raise ValueError(
-                f"no window to end: {'the last one was taken' if self._ended else 'no clip was given yet'}"
-            )
-        start = self._window_start
-        end = max(self._frames_end, start) if last else start + self.window_length
+        self._check_open()
+        start = self._next_frame
+        end = max(self._frames_end, start) if last else self._window_start + self.window_length
         window = WindowTracks(start, *self._memory.take(start, end))
-        self._ended = last
+        self._ended, self._next_frame = last, end
         if not last:
             self._memory.carry_over()
             self._window_start = end
         return window
+
+    @torch.no_grad()
+    def take_frames(self, end: int) -> WindowTracks:
+        """Take the window's frames before `end` already now; no clip to come may begin before it.
+
+        Their masks are final. The class scores are the averages over the window's clips so far. `take_window` then
+        gives the rest of the window's frames.
+
+        Raises:
+            ValueError: no clip was given yet, the last window was taken, or `end` lies outside the window's frames that
+                were not taken yet.
+        """
+        self._check_open()
+        start, limit = self._next_frame, self._window_start + self.window_length
+        if not start <= end <= limit:
+            raise ValueError(f"end is {end}, expected a frame from {start} to {limit}, the end of the window")
+        self._next_frame = end
+        return WindowTracks(start, *self._memory.take(start, end))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything that the tracker remembers of the video, by name, for `load_state_dict`; not its arguments.
+
+        Floating-point tensors are on the device of the clips, integers on the CPU.
+        """
+        state = {name: torch.tensor(getattr(self, f"_{name}")) for name in _PLACE}
+        memory = {} if self._memory is None else self._memory.state_dict()
+        return state | {f"memory.{name}": tensor for name, tensor in memory.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on where another tracker with the same arguments was: with the same bits, given the same clips.
+
+        Raises:
+            ValueError: a tensor is missing or unknown, by name; the tracker is then as it was.
+        """
+        memory = {name.removeprefix("memory."): x for name, x in state.items() if name.startswith("memory.")}
+        unknown = sorted(state.keys() - _PLACE - {f"memory.{name}" for name in memory})
+        if unknown:
+            raise ValueError(f"unknown tensors {', '.join(unknown)}")
+        try:
+            place = {f"_{name}": kind(state[name]) for name, kind in _PLACE.items()}
+            loaded = TrackMemory.from_state(memory, self._recent_clips) if memory else None
+        except KeyError as error:
+            raise ValueError(f"the tensor {error} is missing") from error
+        self._memory = loaded
+        vars(self).update(place)
+
+    def _check_open(self) -> None:
+        if self._memory is None or self._ended:
+            raise ValueError(
+                f"no window to end: {'the last one was taken' if self._ended else 'no clip was given yet'}"
+            )
 
     def _assign(self, frames: list[int], class_scores: Tensor, mask_logits: Tensor, embeddings: Tensor) -> Tensor:
         """Track ids (D,) on the CPU of a clip's detections; new ids count on from the last, -1 where dropped."""
@@ -203,7 +265,7 @@ class ClipTracker:
         return ids
 
     def _check_frames(self, frames: list[int]) -> None:
-        start, end = self._window_start, self._window_start + self.window_length
+        start, end = self._next_frame, self._window_start + self.window_length
         if self._ended:
             raise ValueError("the last window was taken: call reset() before the first clip of another video")
         if not 1 <= len(frames) <= self.test_clip_length:
@@ -217,30 +279,3 @@ class ClipTracker:
         if not start <= frames[0] < end:
             hint = "; flush() ends the window" if frames[0] >= end else ""
             raise ValueError(f"a clip must start in the window [{start}, {end}), got frame {frames[0]}{hint}")
-
-    def _check_tensors(self, frames: int, class_scores: Tensor, mask_logits: Tensor, embeddings: Tensor) -> None:
-        given = (
-            ("class_scores", "(D, K)", class_scores),
-            ("mask_logits", "(D, T, h, w)", mask_logits),
-            ("embeddings", "(D, E)", embeddings),
-        )
-        for name, axes, x in given:
-            if x.dim() != axes.count(",") + 1 or not x.is_floating_point() or 0 in x.shape[1:]:
-                raise ValueError(f"{name} must be {axes} floating point, got {tuple(x.shape)} {x.dtype}")
-            if (len(x), x.device) != (len(class_scores), class_scores.device):
-                raise ValueError(
-                    f"{name} must have D and device of class_scores, "
-                    f"{len(class_scores)} on {class_scores.device}, got {len(x)} on {x.device}"
-                )
-        if mask_logits.shape[1] != frames:
-            raise ValueError(f"mask_logits must have the {frames} frames of frame_indices, got {mask_logits.shape[1]}")
-        for (name, _, x), known in zip(given, self._memory.formats if self._memory else (), strict=False):
-            size, wanted = tuple(x.shape[1 - known.dim() :]), tuple(known.shape[1:])
-            if (size, wide(x[:0]).dtype, x.device) != (wanted, known.dtype, known.device):
-                raise ValueError(
-                    f"{name} must stay {wanted} {known.dtype} on {known.device} within a video, "
-                    f"got {size} {x.dtype} on {x.device}"
-                )
-        finite = torch.stack([torch.isfinite(x).all() for _, _, x in given]).tolist()
-        if not all(finite):
-            raise ValueError(f"{given[finite.index(False)][0]} must be finite, got NaN or infinity")

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -89,3 +90,34 @@ def benchmark_pairs(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     number = min(max(int((scores > BENCHMARK_SCORE).sum()), BENCHMARK_PAIRS), scores.numel())
     best, places = scores.flatten().topk(number)
     return best, places // scores.shape[1], places % scores.shape[1]
+
+
+class Rows(NamedTuple):
+    """Rows of a result, best first; on the CPU."""
+
+    scores: Tensor
+    """(N,) float64."""
+    labels: Tensor
+    """(N,) int64."""
+    track_ids: Tensor
+    """(N,) int64."""
+
+    def only(self, track_ids: np.ndarray) -> "Rows":
+        """Those of some tracks."""
+        held = torch.isin(self.track_ids, torch.as_tensor(track_ids))
+        return Rows(*(column[held] for column in self))
+
+
+def select(class_scores: Tensor, score_threshold: float, multi_label: bool) -> Rows:
+    """The rows of a result by class scores (N, K); row = track id.
+
+    Each track whose best class reaches the threshold, or with multi_label the pairs that the benchmarks count.
+    """
+    if multi_label:
+        scores, tracks, labels = benchmark_pairs(class_scores)
+    else:
+        scores, labels = class_scores.max(1) if len(class_scores) else (class_scores.sum(1), class_scores.sum(1).long())
+        tracks = scores.argsort(descending=True, stable=True)
+        tracks = tracks[scores[tracks] >= score_threshold]
+        scores, labels = scores[tracks], labels[tracks]
+    return Rows(scores.double().cpu(), labels.cpu(), tracks.cpu())

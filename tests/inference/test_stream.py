@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from mdqe import MDQE, ClipTracker, VideoInstances
 from mdqe.frames import resize, resized_size
 from mdqe.inference.filtering import filter_clip
-from mdqe.inference.stream import FrameView, VideoSession
+from mdqe.inference.session import VideoSession
+from mdqe.inference.views import FrameView
 from mdqe.inference.windows import window_masks
 
 
@@ -124,14 +125,14 @@ def model() -> MDQE:
 
 
 def push_all(session: VideoSession, video: Tensor) -> list[VideoInstances]:
-    return [window for frame in video for window in session.push(frame)] + session.finish()
+    return [window for frame in video for window in session.push(frame)] + session.flush()
 
 
 def test_frames_encoded_together_make_no_difference(model):
     video = moving_squares(15)
     results = {}
     for at_once in (None, 1, 3, 4, 7, 100):
-        windows = push_all(VideoSession(model, frames_at_once=at_once), video)
+        windows = push_all(VideoSession(model, score_threshold=0, by_window=True, frames_at_once=at_once), video)
         results[at_once] = VideoInstances.concatenate(windows)
     first = results.pop(None)
     assert len(first) > 5
@@ -194,7 +195,7 @@ def test_memory_does_not_grow_with_the_video(model):
     assert session.tracker.num_tracks > 3
     assert max(held[t] for t in range(194, 200)) <= max(held[t] for t in range(54, 60))
     assert max(held.values()) < 1.2 * max(held[t] for t in range(60))
-    session.finish()
+    session.flush()
     assert session._encoded is None
 
 
@@ -321,7 +322,7 @@ def test_nothing_to_see(model):
         empty.coefficient_head.layers[-1].weight.zero_()
         empty.coefficient_head.layers[-1].bias.zero_()  # logits 0: no pixel above
     views = []
-    windows = push_all(VideoSession(empty, on_frame=views.append), moving_squares(9))
+    windows = push_all(VideoSession(empty, by_window=True, on_frame=views.append), moving_squares(9))
     assert [len(window) for window in windows] == [0, 0]
     assert [set(view.track_ids.tolist()) for view in views] == [{-1}] * 9
     assert len(empty.segment(moving_squares(9), score_threshold=0)) == 0
@@ -367,7 +368,7 @@ def test_sizes_that_are_refused(model, options):
 def test_a_session_refuses_what_does_not_follow(model):
     session = VideoSession(model)
     with pytest.raises(ValueError, match="the video has no frames"):
-        session.finish()
+        session.flush()
     assert session.class_scores().shape == (0, 3)
     session.push(VIDEO[0])
     with pytest.raises(ValueError, match=r"frame 1 is \(32, 32, 3\) float32, expected \(height, width, 3\) uint8"):
@@ -375,7 +376,7 @@ def test_a_session_refuses_what_does_not_follow(model):
     with pytest.raises(ValueError, match="frame 1 is 31x32, the first one is 32x32"):
         session.push(VIDEO[1, :, :31])
     assert session.push(VIDEO[1]) == []  # the session goes on
-    assert session.finish()[0].num_frames == 2
+    assert session.flush()[0].num_frames == 2
 
 
 def test_frames_come_when_they_are_needed(model):

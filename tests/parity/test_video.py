@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from mdqe.inference import stream
+from mdqe import VideoInstances
+from mdqe.inference import session
 from mdqe.inference.tracker import ClipTracker
+from mdqe.inference.windows import select
 
 SCORE_TOLERANCE = 1e-6
 
@@ -23,7 +25,7 @@ def test_tracks_and_final_result(name, reference, monkeypatch):
             tracked.append((list(frame_indices), {int(t): d for d, t in enumerate(ids) if t >= 0}, self.num_tracks))
             return ids
 
-    monkeypatch.setattr(stream, "ClipTracker", WatchedTracker)
+    monkeypatch.setattr(session, "ClipTracker", WatchedTracker)
     result = golden.model(name).segment(expected["frames"].numpy(), multi_label=True)
 
     assert len(tracked) == len(meta["clips"])
@@ -41,6 +43,17 @@ def test_tracks_and_final_result(name, reference, monkeypatch):
     video = meta["video"]
     masks = golden.unpacked(expected["video.masks_packed"], video["mask_shape"])
     assert_same_instances(result.scores, result.labels, result.masks, video["scores"], video["labels"], masks)
+
+
+@pytest.mark.slow
+def test_a_session_finds_the_same(reference):
+    """Frame by frame instead of window by window."""
+    expected, video = reference("r50_ovis"), golden.meta("r50_ovis")["video"]
+    camera = golden.model("r50_ovis").start(score_threshold=0)
+    chunks = [chunk for frame in expected["frames"] for chunk in camera.push(frame)] + camera.flush()
+    found = VideoInstances.concatenate(chunks, **select(camera.class_scores(), 0, multi_label=True)._asdict())
+    masks = golden.unpacked(expected["video.masks_packed"], video["mask_shape"])
+    assert_same_instances(found.scores, found.labels, found.masks, video["scores"], video["labels"], masks)
 
 
 def test_image(reference):
