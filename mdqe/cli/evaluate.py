@@ -8,10 +8,11 @@ from typing import Any
 from mdqe.cli import say
 from mdqe.cli.model_options import add_model_arguments
 
-HELP = "compare results with annotations, or run a model over a set of videos and compare what it finds"
+HELP = "compare results with annotations, or run a model over a set of videos or images and compare what it finds"
 EXAMPLE = (
     "mdqe evaluate results.json --data shapes/annotations.json\n"
-    "  mdqe evaluate --model models/r50_ovis --data shapes -o evaluation --workers 2"
+    "  mdqe evaluate --model models/r50_ovis --data shapes -o evaluation --workers 2\n"
+    "  mdqe evaluate --model models/r50_coco --data instances_val2017.json --images val2017 -o evaluation"
 )
 
 
@@ -22,30 +23,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="RESULTS",
         type=Path,
         nargs="?",
-        help="a results file in the form of YouTube-VIS; without it, the model is run",
+        help="a results file in the form of YouTube-VIS, or of COCO; without it, the model is run",
     )
     parser.add_argument(
         "--data",
         metavar="FOLDER|ANNOTATIONS",
         type=Path,
         required=True,
-        help="annotations in the form of YouTube-VIS, or a folder with annotations.json and JPEGImages, as of "
-        "mdqe make-data",
+        help="annotations in the form of YouTube-VIS, or of COCO's instances (a file of images), or a folder with "
+        "annotations.json and JPEGImages, as of mdqe make-data",
     )
     parser.add_argument(
         "-o",
         "--output",
         metavar="DIR",
         type=Path,
-        help="write numbers.json, per_category.csv and per_video.csv there; with a model also results.json, and a file "
-        "per video from which an interrupted run goes on",
+        help="write numbers.json, per_category.csv and, of videos, per_video.csv there; with a model also "
+        "results.json, and a file per video or image from which an interrupted run goes on",
     )
     parser.add_argument(
         "--score-threshold",
         metavar="SCORE",
         type=float,
         default=0.3,
-        help="least score of a result that counts in HOTA, IDF1 and identity switches (default: %(default)s)",
+        help="least score of a result that counts in HOTA, IDF1 and identity switches of videos (default: %(default)s)",
     )
     group = parser.add_argument_group("running a model")
     group.add_argument(
@@ -59,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         type=_positive,
         default=1,
-        help="processes that share the videos (default: %(default)s)",
+        help="processes that share the videos or images (default: %(default)s)",
     )
     add_model_arguments(parser)
 
@@ -93,14 +94,18 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _compare(annotations: Path, results: Any, args: argparse.Namespace) -> dict[str, Any]:
-    """`evaluate`, whose warnings become lines of talk."""
-    from mdqe.evaluation import evaluate
+    """`evaluate`, or `evaluate_coco` where the annotations are of images; warnings become lines of talk."""
+    from mdqe.data.annotations import holds_images
+    from mdqe.evaluation import evaluate, evaluate_coco
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        numbers = evaluate(
-            annotations, results, score_threshold=args.score_threshold, per_video=args.output is not None
-        )
+        if holds_images(annotations):
+            numbers = evaluate_coco(annotations, results)
+        else:
+            numbers = evaluate(
+                annotations, results, score_threshold=args.score_threshold, per_video=args.output is not None
+            )
     for warning in caught:
         say(f"warning: {warning.message}")
     return numbers

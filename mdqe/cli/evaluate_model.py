@@ -1,4 +1,4 @@
-"""A model over the videos of a set: in this process, in several, or in those that torchrun started."""
+"""A model over the videos or images of a set: in this process, in several, or in those that torchrun started."""
 
 import argparse
 import json
@@ -8,7 +8,7 @@ import signal
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,15 +18,19 @@ from mdqe.atomic import whole_file
 from mdqe.cli import say
 from mdqe.cli.model_options import default_model, load_model
 from mdqe.cli.progress import shown
-from mdqe.evaluation.reading import Annotations, Video, read_annotations
+from mdqe.evaluation.coco import require_pycocotools
+from mdqe.evaluation.coco_reading import ImageSet
+from mdqe.evaluation.reading import Annotations, Video
 from mdqe.evaluation.segment_set import (
     check_images,
     find_set,
     label_ids,
     merge,
+    read_set,
+    results_file,
+    segment_image,
     segment_video,
-    video_file,
-    write_video,
+    write_results,
 )
 
 SETTINGS = "run.json"
@@ -34,7 +38,7 @@ SETTINGS = "run.json"
 
 @dataclass(frozen=True)
 class Worker:
-    """What a process needs to run videos; the model is loaded where it works."""
+    """What a process needs to run videos, or images as videos of one frame; the model is loaded where it works."""
 
     args: argparse.Namespace
     annotations: Annotations
@@ -59,12 +63,22 @@ class Worker:
         if videos:
             model, ids = self.load()
         for video in videos:
-            write_video(self.args.output, video.id, segment_video(model, video, self.images, ids))
+            self.one(model, video, ids)
             yield video.id
+
+    def one(self, model: Any, video: Video, ids: list[int]) -> None:
+        """Run one and keep its results."""
+        segment = segment_image if isinstance(self.annotations, ImageSet) else segment_video
+        path = results_file(self.args.output, self.annotations, video.id)
+        write_results(path, segment(model, video, self.images, ids))
+
+    def left(self, videos: list[Video]) -> list[Video]:
+        """Those that have no results yet."""
+        return [one for one in videos if not results_file(self.args.output, self.annotations, one.id).exists()]
 
 
 def run_model(args: argparse.Namespace) -> tuple[Path | None, list[dict[str, Any]]] | None:
-    """Run every video that has no results yet.
+    """Run every video, or image, that has no results yet.
 
     Returns:
         The annotations to compare with, None where the set has none, and all results; None in the processes of torchrun
@@ -72,37 +86,35 @@ def run_model(args: argparse.Namespace) -> tuple[Path | None, list[dict[str, Any
 
     Raises:
         OSError, ValueError: something of the set or the model is missing or wrong, found before any work.
+        ImportError: the set is of images and pycocotools is missing.
     """
     path, images = find_set(args.data, args.images)
-    annotations = read_annotations(path, hidden=True)
+    annotations = read_set(path)
+    if isinstance(annotations, ImageSet) and annotations.labelled:
+        require_pycocotools()
     check_images(annotations, images)
     rank, ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if ranks > 1 and args.workers > 1:
         raise ValueError("--workers is for one process; torchrun has started several already")
     _check_settings(args, path)
     videos = list(annotations.videos.values())
-    left = [video for video in videos if not video_file(args.output, video.id).exists()]
+    worker, noun = Worker(args, annotations, images), annotations.noun
+    left = worker.left(videos)
     if rank == 0 and len(left) < len(videos):
-        say(f"{len(videos) - len(left)} of {len(videos)} videos are done already")
+        say(f"{len(videos) - len(left)} of {len(videos)} {noun}s are done already")
     if ranks > 1:
-        _run_rank(args, annotations, images, videos[rank::ranks], rank, ranks)
+        _run_rank(worker, videos[rank::ranks], rank, ranks)
         if rank > 0:
             return None
     else:
         workers = min(args.workers, len(left))
-        done = (
-            _run_workers(Worker(args, annotations, images, number=workers), left)
-            if workers > 1
-            else Worker(args, annotations, images).videos(left)
-        )
-        for _ in shown(done, "segmenting", len(left), "video"):
+        done = _run_workers(replace(worker, number=workers), left) if workers > 1 else worker.videos(left)
+        for _ in shown(done, "segmenting", len(left), noun):
             pass
     return (path if annotations.labelled else None), merge(args.output, annotations)
 
 
-def _run_rank(
-    args: argparse.Namespace, annotations: Annotations, images: Path, videos: list[Video], rank: int, ranks: int
-) -> None:
+def _run_rank(worker: Worker, videos: list[Video], rank: int, ranks: int) -> None:
     """This rank's share of the videos; returns when every rank is through."""
     from torch import distributed
 
@@ -110,9 +122,9 @@ def _run_rank(
     distributed.init_process_group("gloo", timeout=timedelta(days=30))
     try:
         local, number = int(os.environ.get("LOCAL_RANK", rank)), int(os.environ.get("LOCAL_WORLD_SIZE", ranks))
-        left = [video for video in videos if not video_file(args.output, video.id).exists()]
-        done = Worker(args, annotations, images, local, number).videos(left)
-        for _ in shown(done, f"segmenting, part {rank + 1} of {ranks}", len(left), "video"):
+        left = worker.left(videos)
+        done = replace(worker, index=local, number=number).videos(left)
+        for _ in shown(done, f"segmenting, part {rank + 1} of {ranks}", len(left), worker.annotations.noun):
             pass
         distributed.barrier()
     finally:
@@ -128,21 +140,20 @@ def _start_worker(worker: Worker, counter: Any) -> None:
     with counter.get_lock():
         index = counter.value
         counter.value += 1
-    worker = Worker(worker.args, worker.annotations, worker.images, index, worker.number)
+    worker = replace(worker, index=index)
     _held = (worker, *worker.load())
 
 
 def _run_one(video: Video) -> int:
     worker, model, ids = _held
-    write_video(worker.args.output, video.id, segment_video(model, video, worker.images, ids))
+    worker.one(model, video, ids)
     return video.id
 
 
 def _run_workers(worker: Worker, videos: list[Video]) -> Iterator[int]:
     """Share the videos out to processes, longest first; yields ids as they are done."""
     context = multiprocessing.get_context("spawn")
-    bare = Annotations(worker.annotations.name, {}, worker.annotations.categories)  # without the objects
-    worker = Worker(worker.args, bare, worker.images, number=worker.number)
+    worker = replace(worker, annotations=worker.annotations.bare())
     options = {"mp_context": context, "initializer": _start_worker, "initargs": (worker, context.Value("i", 0))}
     pool = ProcessPoolExecutor(worker.number, **options)
     try:

@@ -13,14 +13,13 @@ DEGREES = {"slightly": "so", "moderately": "mo", "heavily": "ho"}
 
 
 def table(numbers: Mapping[str, Any]) -> str:
-    """All categories and each, then occlusion and identity; in percent, "-" where there is nothing to count."""
-    rows = [("", "objects", *COLUMNS)]
-    categories = [one for one in numbers["per_category"].values() if one["objects"] or one["results"]]
-    total = sum(one["objects"] for one in categories)
-    for name, count, one in (("all", total, numbers), *((one["name"], one["objects"], one) for one in categories)):
-        rows.append((name, str(count), *(_percent(one[key]) for key in COLUMNS)))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
+    """All categories and each: of images by masks, then by boxes; of videos also by occlusion, and identity.
+
+    In percent, "-" where there is nothing to count.
+    """
+    if "box_AP" in numbers:
+        return "\n".join([*_categories(numbers, "masks"), "", *_categories(numbers, "boxes", "box_")])
+    lines = _categories(numbers)
     if "AP_so" in numbers:
         lines.append("")
         for degree, key in DEGREES.items():
@@ -33,12 +32,23 @@ def table(numbers: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _categories(numbers: Mapping[str, Any], title: str = "", prefix: str = "") -> list[str]:
+    """A line for all categories, then one for each that has objects or results."""
+    rows = [(title, "objects", *COLUMNS)]
+    categories = [one for one in numbers["per_category"].values() if one["objects"] or one["results"]]
+    total = sum(one["objects"] for one in categories)
+    for name, count, one in (("all", total, numbers), *((one["name"], one["objects"], one) for one in categories)):
+        rows.append((name, str(count), *(_percent(one[prefix + key]) for key in COLUMNS)))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
+
+
 def write_tables(numbers: Mapping[str, Any], folder: Path) -> None:
-    """numbers.json, per_category.csv and per_video.csv."""
+    """numbers.json, per_category.csv and, where there are numbers of each video, per_video.csv."""
     folder.mkdir(parents=True, exist_ok=True)
     with whole_file(folder / "numbers.json") as partial:
         partial.write_text(json.dumps(numbers, indent=1) + "\n")
-    for name in ("per_category", "per_video"):
+    for name in [one for one in ("per_category", "per_video") if one in numbers]:
         columns = list(next(iter(numbers[name].values()), {}))
         with whole_file(folder / f"{name}.csv") as partial, partial.open("w", newline="") as file:
             writer = csv.writer(file)

@@ -1,6 +1,8 @@
 """Annotation files of videos and images, checked as a whole, their masks packed until they are drawn."""
 
 import json
+import mmap
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
@@ -71,6 +73,20 @@ class Annotations:
         spans = zip(starts[kept].ravel().tolist(), ends[kept].ravel().tolist(), strict=True)
         masks = decode([self.packed[start:end].tobytes() for start, end in spans], item.size)  # (K · T, H, W)
         return labels[kept], masks.reshape(-1, len(frames), *item.size)
+
+
+def holds_images(path: Path) -> bool:
+    """Whether a JSON file is of images, as COCO's are, and not of videos: by its keys, which are looked for unparsed.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        if not file.seek(0, 2):
+            return False
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            images, videos = (re.search(rb'"%s"\s*:' % key, data) for key in (b"images", b"videos"))
+            return images is not None and videos is None
 
 
 def read_annotations(

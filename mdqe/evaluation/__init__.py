@@ -1,5 +1,6 @@
-"""How good results are: the numbers of the official evaluators of YouTube-VIS and OVIS, and identity over time."""
+"""How good results are: the numbers of the official evaluators of YouTube-VIS, OVIS and COCO, and identity."""
 
+from mdqe.evaluation.coco import evaluate_coco
 from mdqe.evaluation.ytvis import evaluate
 
-__all__ = ["evaluate"]
+__all__ = ["evaluate", "evaluate_coco"]

@@ -7,8 +7,8 @@ their counts hold is checked where they are compared.
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
 
 from mdqe.evaluation.records import Record, Source, is_number, kind, load_json
 from mdqe.inference.rle import Counts
@@ -52,10 +52,17 @@ class Video:
 class Annotations:
     """A data set: videos and categories in order of their ids."""
 
+    noun: ClassVar[str] = "video"
+    """What one of its items is called."""
+
     name: str
     videos: dict[int, Video]
     categories: dict[int, str]
     """Names by id."""
+
+    def bare(self) -> "Annotations":
+        """The set without its videos: what a process needs that is given them one by one."""
+        return replace(self, videos={})
 
     @property
     def labelled(self) -> bool:
@@ -93,11 +100,7 @@ def read_annotations(source: Source, *, hidden: bool = False) -> Annotations:
     if not isinstance(document, Mapping):
         raise ValueError(f"{name}: {kind(document)}; annotations are an object with videos, annotations, categories")
     lists = {key: Record(name, "the file", document).items(key) for key in ("videos", "categories")}
-    categories, videos = {}, {}
-    for i, one in enumerate(lists["categories"]):
-        record = Record(name, f"category {i}", one)
-        known = record.unique("id", categories)
-        categories[known] = str(one.get("name", known))
+    categories, videos = read_categories(name, lists["categories"]), {}
     for i, one in enumerate(lists["videos"]):
         record = Record(name, f"video {i}", one)
         number = record.unique("id", videos)
@@ -111,7 +114,7 @@ def read_annotations(source: Source, *, hidden: bool = False) -> Annotations:
     objects = [] if missing else Record(name, "the file", document).items("annotations")
     for i, one in enumerate(objects):
         _read_object(Record(name, f"annotation {i}", one), videos, categories, ids)
-    found = Annotations(name, dict(sorted(videos.items())), dict(sorted(categories.items())))
+    found = Annotations(name, dict(sorted(videos.items())), categories)
     labelled = [one.occlusion is not None for video in videos.values() for one in video.objects]
     if any(labelled) and not all(labelled):
         warnings.warn(
@@ -120,6 +123,15 @@ def read_annotations(source: Source, *, hidden: bool = False) -> Annotations:
             stacklevel=3,
         )
     return found
+
+
+def read_categories(name: str, entries: Sequence[Any]) -> dict[int, str]:
+    """Names by id, in order of the ids; a category without a name is called by its id."""
+    categories: dict[int, str] = {}
+    for i, one in enumerate(entries):
+        known = Record(name, f"category {i}", one).unique("id", categories)
+        categories[known] = str(one.get("name", known))
+    return dict(sorted(categories.items()))
 
 
 def read_results(source: Source, annotations: Annotations) -> Results:
@@ -143,15 +155,20 @@ def read_results(source: Source, annotations: Annotations) -> Results:
             unknown[track.category] = unknown.get(track.category, 0) + 1
             continue
         found[video].append(track)
+    warn_of_results(name, len(document), unknown, annotations.name)
+    return Results(name, found)
+
+
+def warn_of_results(name: str, number: int, unknown: Mapping[int, int], home: str) -> None:
+    """Say which results, by category id, are of categories that the annotations `home` lack, or that there are none."""
     if unknown:
         warnings.warn(
-            f"{name}: {sum(unknown.values())} results are of categories that {annotations.name} does not have "
+            f"{name}: {sum(unknown.values())} results are of categories that {home} does not have "
             f"({', '.join(map(str, sorted(unknown)[:8]))}) and count for nothing",
-            stacklevel=3,
+            stacklevel=4,
         )
-    if not document:
-        warnings.warn(f"{name}: no results; every number is that of finding nothing", stacklevel=3)
-    return Results(name, found)
+    if not number:
+        warnings.warn(f"{name}: no results; every number is that of finding nothing", stacklevel=4)
 
 
 def load_results(source: Source) -> tuple[str, list[Any]]:
@@ -185,20 +202,10 @@ def occlusion_degree(labels: Sequence[str | None]) -> float:
 
 def _read_object(record: Record, videos: Mapping[int, Video], categories: Mapping[int, str], ids: set[int]) -> None:
     """Check an annotation and put it to its video."""
-    number = record.unique("id", ids)
-    ids.add(number)
-    if number == 0:
-        warnings.warn(
-            f"{record.name}: {record.where} has the id 0; the official evaluator takes a match with it for none, "
-            "here it counts",
-            stacklevel=4,
-        )
-    record.where += f" (id {number})"
+    number = read_id(record, ids)
     video = videos[record.known("video_id", videos, "videos")]
     category = record.known("category_id", categories, "categories")
-    crowd = record.value.get("iscrowd", 0)
-    if crowd not in (0, 1):
-        record.fail("iscrowd", f"{crowd!r}; expected 0 or 1")
+    crowd = read_crowd(record)
     areas = record.items("areas", video.length)
     for area in areas:
         if area is not None and not (is_number(area) and 0 <= area < math.inf):
@@ -213,4 +220,26 @@ def _read_object(record: Record, videos: Mapping[int, Video], categories: Mappin
         occlusion = occlusion_degree(labels)
     area = sum(seen) / len(seen) if seen else 0.0
     masks = record.masks(video.size, video.length)
-    video.objects.append(Track(record.where, category, masks, 1.0, number, bool(crowd), area, occlusion))
+    video.objects.append(Track(record.where, category, masks, 1.0, number, crowd, area, occlusion))
+
+
+def read_id(record: Record, ids: set[int]) -> int:
+    """An annotation's id, which joins `ids` and the name that errors give the record."""
+    number = record.unique("id", ids)
+    ids.add(number)
+    if number == 0:
+        warnings.warn(
+            f"{record.name}: {record.where} has the id 0; the official evaluator takes a match with it for none, "
+            "here it counts",
+            stacklevel=5,
+        )
+    record.where += f" (id {number})"
+    return number
+
+
+def read_crowd(record: Record) -> bool:
+    """Whether an annotation is of a crowd."""
+    crowd = record.value.get("iscrowd", 0)
+    if crowd not in (0, 1):
+        record.fail("iscrowd", f"{crowd!r}; expected 0 or 1")
+    return bool(crowd)

@@ -40,13 +40,13 @@ class Record:
     def integer(self, key: str, least: int | None = None) -> int:
         value = self.get(key)
         if isinstance(value, bool) or not isinstance(value, int) or (least is not None and value < least):
-            self.fail(key, f"{_short(value)}; expected a whole number" + ("" if least is None else f" from {least}"))
+            self.fail(key, f"{short(value)}; expected a whole number" + ("" if least is None else f" from {least}"))
         return value
 
     def number(self, key: str) -> float:
         value = self.get(key)
         if not is_number(value) or not math.isfinite(value):
-            self.fail(key, f"{_short(value)}; expected a finite number")
+            self.fail(key, f"{short(value)}; expected a finite number")
         return float(value)
 
     def unique(self, key: str, taken: Any) -> int:
@@ -70,13 +70,20 @@ class Record:
                 found.append(None)
                 continue
             if (type(one) is not dict and not isinstance(one, Mapping)) or "size" not in one or "counts" not in one:
-                self.fail("segmentations", f'{_short(one)} in frame {t}; expected {{"size", "counts"}} or null')
+                self.fail("segmentations", f'{short(one)} in frame {t}; expected {{"size", "counts"}} or null')
             if one["size"] != expected and (not isinstance(one["size"], Sequence) or list(one["size"]) != expected):
-                self.fail("segmentations", f"{_short(one['size'])} large in frame {t}; its video is {expected}")
+                self.fail("segmentations", f"{short(one['size'])} large in frame {t}; its video is {expected}")
             if one["counts"] is None:
                 self.fail("segmentations", f"without counts in frame {t}")
             found.append(one["counts"])
         return found
+
+    def box(self, key: str) -> list[float]:
+        """[x, y, width, height] in pixels."""
+        value = self.items(key)
+        if len(value) != 4 or not all(is_number(one) and math.isfinite(one) for one in value) or min(value[2:]) < 0:
+            self.fail(key, f"{short(value)}; expected [x, y, width, height]")
+        return [float(one) for one in value]
 
 
 def load_json(source: Source, name: str) -> tuple[str, Any]:
@@ -102,6 +109,6 @@ def kind(value: Any) -> str:
     return kinds.get(type(value), f"a {type(value).__name__}")
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,4 +1,4 @@
-"""A model's results on the videos of a data set, in the form of YouTube-VIS: a file per video, whole or not there."""
+"""A model's results on the videos or images of a data set, in its form: a file for each, whole or not there."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mdqe.atomic import whole_file
-from mdqe.evaluation.reading import Annotations, Video
+from mdqe.data.annotations import holds_images
+from mdqe.evaluation.coco_reading import ImageSet, boxes_of, read_images
+from mdqe.evaluation.reading import Annotations, Video, read_annotations
+from mdqe.inference import rle
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,7 +18,6 @@ if TYPE_CHECKING:
     from mdqe.model import MDQE
 
 IMAGES = "JPEGImages"
-VIDEOS = "videos"
 _AHEAD = 8  # frames decoded early
 
 
@@ -30,14 +32,26 @@ def find_set(data: Path, images: Path | None = None) -> tuple[Path, Path]:
     return annotations, images or annotations.parent / IMAGES
 
 
+def read_set(path: Path) -> Annotations:
+    """The videos, or the images, of an annotation file; it may be without annotations.
+
+    Raises:
+        OSError, ValueError: as `read_annotations` and `read_images`.
+    """
+    return read_images(path, hidden=True) if holds_images(path) else read_annotations(path, hidden=True)
+
+
 def check_images(annotations: Annotations, images: Path) -> None:
     """Raise an error that names the first frame which is not there, before any work.
 
     Raises:
         FileNotFoundError: an image is missing.
-        ValueError: a video has no list of files, or not one for each frame.
+        ValueError: an image has no file; a video has no list of files, or not one for each frame.
     """
+    noun = annotations.noun
     for video in annotations.videos.values():
+        if video.file_names is None and isinstance(annotations, ImageSet):
+            raise ValueError(f'{annotations.name}: image {video.id} has no "file_name"')
         if video.file_names is None or len(video.file_names) != video.length:
             held = "no" if video.file_names is None else len(video.file_names)
             raise ValueError(
@@ -45,7 +59,7 @@ def check_images(annotations: Annotations, images: Path) -> None:
             )
         for name in video.file_names:
             if not (images / name).is_file():
-                raise FileNotFoundError(f"{images / name} of video {video.id} is not there")
+                raise FileNotFoundError(f"{images / name} of {noun} {video.id} is not there")
 
 
 def label_ids(config: "MDQEConfig", annotations: Annotations) -> list[int]:
@@ -84,28 +98,48 @@ def segment_video(model: "MDQE", video: Video, images: Path, ids: Sequence[int])
     return result.to_ytvis(video.id, ids)
 
 
-def video_file(folder: Path, number: int) -> Path:
-    """Where a video's results are kept."""
-    return folder / VIDEOS / f"{number}.json"
+def segment_image(model: "MDQE", image: Video, images: Path, ids: Sequence[int]) -> list[dict[str, Any]]:
+    """An image's results by the COCO protocol, each with the box of its mask.
+
+    Args:
+        model, images, ids: as of `segment_video`.
+        image: one that has been checked.
+    """
+    from mdqe.video.images import load_image
+
+    (name,) = image.file_names or ()
+    result = model.segment_image(load_image(images / name), output_size=image.size)
+    (empty,) = rle.compress([[image.size[0] * image.size[1]]], image.size)
+    masks = [counts or empty for (counts,) in result.runs]  # one of no pixels is a result all the same, a wrong one
+    found = zip(result.scores.tolist(), result.labels.tolist(), masks, boxes_of(masks, image.size), strict=True)
+    return [
+        {"image_id": image.id, "category_id": ids[label], "score": score, "bbox": box}
+        | {"segmentation": rle.to_coco(counts, image.size)}
+        for score, label, counts, box in found
+    ]
 
 
-def write_video(folder: Path, number: int, rows: list[dict[str, Any]]) -> None:
-    """Keep the results of a video."""
-    path = video_file(folder, number)
+def results_file(folder: Path, annotations: Annotations, number: int) -> Path:
+    """Where the results of a video or image are kept."""
+    return folder / f"{annotations.noun}s" / f"{number}.json"
+
+
+def write_results(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Keep the results of a video or image."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as partial:
         partial.write_text(json.dumps(rows, separators=(",", ":"), allow_nan=False))
 
 
 def merge(folder: Path, annotations: Annotations) -> list[dict[str, Any]]:
-    """All videos' results, also written to results.json.
+    """All results, also written to results.json.
 
     Raises:
-        ValueError: a video's file is damaged.
+        ValueError: the file of a video or image is damaged.
     """
     rows: list[dict[str, Any]] = []
     for number in annotations.videos:
-        path = video_file(folder, number)
+        path = results_file(folder, annotations, number)
         try:
             rows += json.loads(path.read_bytes())
         except ValueError as error:

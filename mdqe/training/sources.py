@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mdqe.config import MDQEConfig
+from mdqe.data.annotations import holds_images
 from mdqe.data.loader import ClipSource
 from mdqe.data.synthetic import CATEGORIES, DIFFICULTIES, SyntheticClips
 from mdqe.training.recipe import Recipe
@@ -181,11 +182,11 @@ def _plain(name: str) -> str:
 
 def _peek(path: Path) -> tuple[bool, dict[int, str]]:
     """Whether a file holds videos, and its categories, without parsing its annotations, which may take a while."""
+    videos = not holds_images(path)
     with path.open("rb") as file:
         if not file.seek(0, 2):
-            return True, {}
+            return videos, {}
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            videos = data.find(b'"videos"') >= 0
             start = data.find(b"[", max(data.find(b'"categories"'), 0))
             text = data[start : start + (1 << 20)].decode("utf-8", "replace")
     try:
