@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any, cast
 
 import timm
 import torch
 from timm.layers import Format, freeze_batch_norm_2d
+from timm.models import FeatureInfo
 from timm.models.resnet import BasicBlock, Bottleneck
 from timm.models.swin_transformer_v2 import SwinTransformerV2Block, SwinTransformerV2Stage
 from torch import Tensor, nn
@@ -44,7 +46,7 @@ class Backbone(nn.Module):
     ) -> None:
         super().__init__()
         self.body = _build(name, drop_path, pretrained)
-        self.channels: tuple[int, ...] = tuple(self.body.feature_info.channels())
+        self.channels: tuple[int, ...] = tuple(_feature_info(self.body).channels())
         self.channels_last = getattr(self.body, "output_fmt", None) == Format.NHWC
         if stride_in_1x1:
             _move_stride_to_1x1(self.body, name)
@@ -83,14 +85,13 @@ class FrozenNormConv2d(nn.Conv2d):
     """
 
     def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+        shape: dict[str, Any] = {
+            name: getattr(conv, name) for name in ("kernel_size", "stride", "padding", "dilation", "groups")
+        }
         super().__init__(
             conv.in_channels,
             conv.out_channels,
-            conv.kernel_size,
-            stride=conv.stride,
-            padding=conv.padding,
-            dilation=conv.dilation,
-            groups=conv.groups,
+            **shape,
             bias=False,
             device="meta",
         )
@@ -127,11 +128,17 @@ class _PadFirstBlock(SwinTransformerV2Block):
         return super()._attn(x)[:, :height, :width]
 
 
-def _shift_every_other(blocks: nn.Sequential) -> None:
+def _shift_every_other(blocks: nn.ModuleList) -> None:
     # timm drops the shift of stages whose map, at the size of pre-training, was a single window. Video is larger.
     for i, block in enumerate(blocks):
+        assert isinstance(block, SwinTransformerV2Block)
         block.__class__ = _PadFirstBlock
-        block.shift_size = tuple(edge // 2 if i % 2 else 0 for edge in block.window_size)
+        height, width = block.window_size
+        block.shift_size = (height // 2, width // 2) if i % 2 else (0, 0)
+
+
+def _feature_info(body: nn.Module) -> FeatureInfo:
+    return cast(FeatureInfo, body.feature_info)
 
 
 def _build(name: str, drop_path: float, pretrained: bool) -> nn.Module:
@@ -139,13 +146,13 @@ def _build(name: str, drop_path: float, pretrained: bool) -> nn.Module:
         near = ", ".join(timm.list_models(f"*{name[:6]}*")[:5])
         raise ValueError(f"backbone {name!r} is not a timm model" + (f"; near it are {near}" if near else ""))
     with torch.device("meta"):  # to ask what it has, without weights
-        info = timm.create_model(name, features_only=True, pretrained=False).feature_info
+        info = _feature_info(timm.create_model(name, features_only=True, pretrained=False))
     reductions = info.reduction()
     missing = [s for s in STRIDES if s not in reductions]
     if missing:
         raise ValueError(f"backbone {name!r} has feature maps at strides {reductions}, expected {STRIDES}")
     indices = [info.out_indices[reductions.index(s)] for s in STRIDES]
-    options = {"drop_path_rate": drop_path} if drop_path else {}
+    options: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
     if name.startswith("swin"):
         options["strict_img_size"] = False
     return timm.create_model(name, features_only=True, out_indices=indices, pretrained=pretrained, **options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -67,7 +67,7 @@ _DECODER_PARTS = {
 }
 
 
-def convert_official(state_dict: dict[str, Tensor], config: MDQEConfig) -> dict[str, Tensor]:
+def convert_official(state_dict: dict[str, Any], config: MDQEConfig) -> dict[str, Tensor]:
     """Rename the tensors of a checkpoint of the authors' code for an `MDQE(config)`.
 
     Args:

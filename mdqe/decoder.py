@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -77,12 +78,13 @@ class TemporalCrossAttention(MultiScaleDeformableAttention):
         return self.output_proj(sampled)
 
 
-class QueryBlock(nn.Module):
+Attention = TypeVar("Attention", bound=MultiScaleDeformableAttention | None)
+
+
+class QueryBlock(nn.Module, Generic[Attention]):
     """The three steps that queries take at either level, each with a residual and a LayerNorm after it."""
 
-    def __init__(
-        self, cross_attn: MultiScaleDeformableAttention | None, dim: int, num_heads: int, mlp_ratio: int, dropout: float
-    ) -> None:
+    def __init__(self, cross_attn: Attention, dim: int, num_heads: int, mlp_ratio: int, dropout: float) -> None:
         super().__init__()
         self.cross_attn = cross_attn
         self.cross_norm = nn.LayerNorm(dim)
@@ -229,7 +231,7 @@ class I2ODecoderLayer(O2IDecoderLayer):
     Arguments and call as `O2IDecoderLayer`.
     """
 
-    def __init__(self, dim: int = 256, **options: int | float | bool) -> None:
+    def __init__(self, dim: int = 256, **options: Any) -> None:
         super().__init__(dim, **options)
         del self.frame.self_attn, self.frame.self_norm
 
@@ -263,12 +265,13 @@ class Decoder(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.box_head = MLP(dim, dim, 4)
         self.position_proj = nn.Linear(2, dim)
-        nn.init.zeros_(self.box_head.layers[-1].weight)
-        nn.init.zeros_(self.box_head.layers[-1].bias)
+        nn.init.zeros_(self.box_head.last.weight)
+        nn.init.zeros_(self.box_head.last.bias)
 
     def project_values(self, memory: Tensor, padding_mask: Tensor | None = None) -> tuple[LayerValues, ...]:
         """What every layer reads of tokens (B, T, N, C); padding_mask (B, N)."""
-        return tuple(layer.project_values(memory, padding_mask) for layer in self.layers)
+        layers: Iterable[Any] = self.layers
+        return tuple(layer.project_values(memory, padding_mask) for layer in layers)
 
     def forward(
         self, content: Tensor, coords: Tensor, values: tuple[LayerValues, ...], spatial_shapes: SpatialShapes

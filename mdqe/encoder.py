@@ -113,9 +113,10 @@ class Encoder(nn.Module):
             conv = nn.Conv2d(c, dim, kernel_size=3, stride=2, padding=1)
             self.projections.append(nn.Sequential(conv, nn.GroupNorm(groups, dim)))
             c = dim
-        for conv, _ in self.projections:
-            nn.init.xavier_uniform_(conv.weight)
-            nn.init.zeros_(conv.bias)
+        for projection in self.projections.modules():
+            if isinstance(projection, nn.Conv2d) and projection.bias is not None:
+                nn.init.xavier_uniform_(projection.weight)
+                nn.init.zeros_(projection.bias)
         self.level_embed = nn.Parameter(torch.randn(num_levels, dim))
         self.layers = nn.ModuleList(
             EncoderLayer(dim, num_heads, num_levels, num_points, mlp_ratio, dropout) for _ in range(num_layers)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from huggingface_hub import HfApi, ModelCard, PyTorchModelHubMixin
+from torch import nn
 
 from mdqe.checkpoint import inflate_temporal
 from mdqe.config import MDQEConfig
@@ -49,6 +50,10 @@ Categories: {{ config.categories | join(", ") }}.
 Model = TypeVar("Model", bound="PretrainedMixin")
 
 
+def _module(model: PretrainedMixin) -> nn.Module:
+    return cast(nn.Module, model)  # so says the mixin's contract
+
+
 class PretrainedMixin(
     PyTorchModelHubMixin,
     library_name="mdqe",
@@ -62,7 +67,7 @@ class PretrainedMixin(
     config: MDQEConfig
 
     @classmethod
-    def from_pretrained(
+    def from_pretrained(  # type: ignore[override]
         cls: type[Model],
         id_or_folder: str | Path,
         *,
@@ -97,8 +102,14 @@ class PretrainedMixin(
             OSError: a truncated or damaged weights file.
         """
         device, dtype = _checked_device(device), _checked_dtype(dtype)
-        download = {"revision": revision, "token": token, "cache_dir": cache_dir}
-        fetch = open_source(id_or_folder, **download, local_files_only=local_files_only, force_download=force_download)
+        fetch = open_source(
+            id_or_folder,
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            force_download=force_download,
+        )
         saved = read_config(fetch(CONFIG_FILE))
         config = saved.replace(**config_overrides)  # may fail: before the long download
         weights = fetch(WEIGHTS_FILE)
@@ -107,11 +118,15 @@ class PretrainedMixin(
             state = inflate_temporal(state, config)
         with SkipRandomInit():
             model = cls(config)
-        model = model.to(dtype=dtype)
-        fill(model, state, weights)
-        return model.to(device).eval()
+        module = _module(model)
+        module.to(dtype=dtype)
+        fill(module, state, weights)
+        module.to(device).eval()
+        return model
 
-    def save_pretrained(self, folder: str | Path, *, source: str | None = None) -> None:
+    def save_pretrained(  # type: ignore[override]
+        self, folder: str | Path, *, source: str | None = None
+    ) -> None:
         """Write config.json, model.safetensors and, where there is none, a model card README.md.
 
         A file takes its name when it is complete. Tensors that the model shares are written once.
@@ -125,7 +140,7 @@ class PretrainedMixin(
         """
         self._write(Path(folder), str(folder), source)
 
-    def push_to_hub(
+    def push_to_hub(  # type: ignore[override]
         self,
         repo_id: str,
         *,
@@ -163,7 +178,7 @@ class PretrainedMixin(
         return str(commit.commit_url)
 
     def _write(self, folder: Path, model_id: str, source: str | None) -> None:
-        write_folder(self, self.config, folder, source)
+        write_folder(_module(self), self.config, folder, source)
         if not (folder / CARD_FILE).exists():
             self.generate_model_card(model_id, source).save(folder / CARD_FILE)
 
@@ -173,7 +188,7 @@ class PretrainedMixin(
             title=Path(model_id).name,
             model_id=model_id,
             config=self.config,
-            parameters=sum(parameter.numel() for parameter in self.parameters()),
+            parameters=sum(parameter.numel() for parameter in _module(self).parameters()),
             source=source,
         )
 

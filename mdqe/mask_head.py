@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,11 @@ class _Separable(nn.Sequential):
             nn.GroupNorm(_groups(out_channels), out_channels),
             nn.ReLU(),
         )
+
+    @property
+    def depthwise(self) -> nn.Conv2d:
+        """The first of them."""
+        return cast(nn.Conv2d, self[0])
 
 
 class MaskHead(nn.Module):
@@ -71,11 +77,12 @@ class MaskHead(nn.Module):
         the variance that the last GroupNorm sees, for hundreds of steps of a training from scratch.
         """
         tent = torch.tensor([0.0, 0.5, 1.0, 0.5, 0.0])
-        nn.init.dirac_(self.refine[0].weight, groups=self.refine[0].groups)
+        nn.init.dirac_(self.refine.depthwise.weight, groups=self.refine.depthwise.groups)
         nn.init.ones_(self.upsample.weight)
-        self.project[0].weight.copy_(tent.outer(tent))  # (5, 5) → (C, 1, 5, 5)
-        for conv in (self.refine[0], self.upsample, self.project[0]):
-            nn.init.zeros_(conv.bias)
+        self.project.depthwise.weight.copy_(tent.outer(tent))  # (5, 5) → (C, 1, 5, 5)
+        for bias in (self.refine.depthwise.bias, self.upsample.bias, self.project.depthwise.bias):
+            assert bias is not None
+            nn.init.zeros_(bias)
 
 
 def mask_logits(coefficients: Tensor, features: Tensor) -> Tensor:

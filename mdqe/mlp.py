@@ -1,6 +1,7 @@
 """The multi-layer perceptron that every head of the model is."""
 
 from itertools import pairwise
+from typing import cast
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -14,6 +15,11 @@ class MLP(nn.Module):
         widths = [in_dim, *[hidden_dim] * (num_layers - 1), out_dim]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
         self.dropout = nn.Dropout(dropout)
+
+    @property
+    def last(self) -> nn.Linear:
+        """The layer that gives the output."""
+        return cast(nn.Linear, self.layers[-1])
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, in_dim) → (…, out_dim)."""

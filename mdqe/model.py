@@ -88,12 +88,13 @@ class MDQE(PretrainedMixin, nn.Module):
             mlp_ratio=c.mlp_ratio,
             dropout=c.dropout,
         )
+        self.query_init: QueryInitializer | LearnedQueries
         if c.query_initialization:
             self.query_init = QueryInitializer(dim, c.num_classes, c.grid_size, c.embed_dim)
         else:
             self.query_init = LearnedQueries(dim, c.num_queries)
         layer = {"o2i": O2IDecoderLayer, "i2o": I2ODecoderLayer}[c.decoder]
-        options = {
+        options: dict[str, Any] = {
             "num_heads": c.num_heads,
             "num_levels": c.num_levels,
             "num_points": c.num_points,
@@ -106,7 +107,7 @@ class MDQE(PretrainedMixin, nn.Module):
         self.class_head = MLP(dim, dim, c.num_classes)
         self.coefficient_head = MLP(dim, dim, c.mask_dim)
         self.mask_head = MaskHead(dim, c.mask_dim)
-        nn.init.constant_(self.class_head.layers[-1].bias, -4.595)  # objects are rare: a score of 0.01
+        nn.init.constant_(self.class_head.last.bias, -4.595)  # objects are rare: a score of 0.01
 
     @property
     def device(self) -> torch.device:
@@ -164,8 +165,9 @@ class MDQE(PretrainedMixin, nn.Module):
         sizes = [size] if sizes is None else list(sizes)
         _check_clips(frames, sizes)
         # In half precision the mean alone would be off by a quarter of a grey level.
-        options = {"dtype": at_least_float32(self.dtype), "device": self.device}
-        mean, std = (torch.tensor(v, **options) for v in (self.config.pixel_mean, self.config.pixel_std))
+        dtype = at_least_float32(self.dtype)
+        mean = torch.tensor(self.config.pixel_mean, dtype=dtype, device=self.device)
+        std = torch.tensor(self.config.pixel_std, dtype=dtype, device=self.device)
         x = normalize(frames.flatten(0, 1), mean, std).to(self.dtype)  # (B·T, 3, H, W)
         for i, (height, width) in enumerate(sizes):
             if len(sizes) > 1 or (height, width) != size:
@@ -176,9 +178,9 @@ class MDQE(PretrainedMixin, nn.Module):
 
     def associate(self, queries: FrameQueries, window: float) -> FrameQueries:
         """Line up the frame queries of clips, where the configuration asks for it."""
-        if self.config.query_initialization and self.config.query_association:
-            return self.query_init.associate(queries, window)
-        return queries
+        if isinstance(self.query_init, LearnedQueries) or not self.config.query_association:
+            return queries
+        return self.query_init.associate(queries, window)
 
     def predict(self, state: DecoderState) -> ClipPrediction:
         """The heads on the clip queries of a decoder layer."""

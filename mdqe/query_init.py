@@ -45,7 +45,7 @@ class QueryInitializer(nn.Module):
         self.grid_size = grid_size
         self.activation_head = MLP(dim, dim, num_classes)
         self.embedding_head = MLP(dim, dim, embed_dim)
-        nn.init.constant_(self.activation_head.layers[-1].bias, -4.595)  # objects are rare: a score of 0.01
+        nn.init.constant_(self.activation_head.last.bias, -4.595)  # objects are rare: a score of 0.01
 
     def forward(
         self, memory: Tensor, spatial_shapes: SpatialShapes, association_window: float | None = 2.5
@@ -95,6 +95,8 @@ class QueryInitializer(nn.Module):
         frames = queries.content.shape[1]
         center = (frames - 1) // 2
         e = queries.embeddings
+        if e is None:
+            raise ValueError("queries have no embeddings to associate them by: learned queries are lined up already")
         similarity = torch.einsum("btqe,bke->btkq", e, e[:, center])  # (B, T, k, q)
         far = (
             self._distance(e.device) > window * ((torch.arange(frames, device=e.device) - center).abs()[:, None, None])

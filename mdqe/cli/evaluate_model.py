@@ -154,8 +154,8 @@ def _run_workers(worker: Worker, videos: list[Video]) -> Iterator[int]:
     """Share the videos out to processes, longest first; yields ids as they are done."""
     context = multiprocessing.get_context("spawn")
     worker = replace(worker, annotations=worker.annotations.bare())
-    options = {"mp_context": context, "initializer": _start_worker, "initargs": (worker, context.Value("i", 0))}
-    pool = ProcessPoolExecutor(worker.number, **options)
+    started = worker, context.Value("i", 0)
+    pool = ProcessPoolExecutor(worker.number, mp_context=context, initializer=_start_worker, initargs=started)
     try:
         order = sorted(videos, key=lambda video: -video.length)
         plain = [Video(video.id, video.size, video.length, video.file_names) for video in order]

@@ -1,7 +1,7 @@
 """The options that name a model, shared by the commands that run one."""
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mdqe.model import MDQE
@@ -45,7 +45,9 @@ def load_model(args: argparse.Namespace) -> "MDQE":
     name = args.model or default_model()
     if name is None:
         raise ValueError("this installation has no bundled model: name one with --model")
-    size = {} if args.size is None else {"test_shorter_edge": None if args.size == "native" else args.size}
+    size: dict[str, Any] = (
+        {} if args.size is None else {"test_shorter_edge": None if args.size == "native" else args.size}
+    )
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     return MDQE.from_pretrained(name, device=device, dtype=getattr(torch, args.dtype), **size)
 

@@ -125,4 +125,4 @@ def _drawn(
             if "queries" in show:
                 image = views[i].draw_queries(image, result.track_ids)
             image = draw_labels(image, result, i)  # last: it is to be read
-            yield i, None if frame.time is None else frame.time - origin, image
+            yield i, None if frame.time is None or origin is None else frame.time - origin, image

@@ -91,7 +91,8 @@ def segment_video(model: "MDQE", frames: Frames, folder: Path, job: Job) -> Outc
     folder.mkdir(parents=True, exist_ok=True)
     recording = folder / "recording.mp4" if job.video and not frames.repeatable else None
     outcome = Outcome(frames.name, folder)
-    start, views = time.monotonic(), []
+    start = time.monotonic()
+    views: list[View] = []
     try:
         with first_interrupt_asks() as interruption:
             result = _find(model, frames, job, views, interruption, recording)
@@ -111,7 +112,7 @@ def segment_video(model: "MDQE", frames: Frames, folder: Path, job: Job) -> Outc
             again, audio = (
                 (frames, getattr(frames, "path", None)) if recording is None else (VideoFile(recording), None)
             )
-            wanted = {"show": job.show, "video": job.video, "sheet": job.sheet}
+            wanted: dict[str, Any] = {"show": job.show, "video": job.video, "sheet": job.sheet}
             outcome.remarks += render(again, result, folder, views=views, audio_from=audio, **wanted)
         else:
             outcome.remarks.append("no contact sheet: frames that come once are kept only for an overlay video")
@@ -142,7 +143,7 @@ def _find(
                         writer = VideoWriter(recording, frames.fps or 25, quality=12, preset="ultrafast")
                         stack.enter_context(writer)
                         origin = frame.time
-                    writer.write(frame.image, None if origin is None else frame.time - origin)
+                    writer.write(frame.image, None if origin is None or frame.time is None else frame.time - origin)
                 yield frame.image
                 if interruption.asked:
                     return

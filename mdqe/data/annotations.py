@@ -124,7 +124,7 @@ def read_annotations(
         raise ValueError(f"category_map leads to {wrong}, expected ids of category_ids {list(ids)}")
     label = {one: ids.index(to) for one, to in leads.items()}
     ignored = frozenset() if category_map is None else frozenset(own) - frozenset(label)
-    kinds = {"id": int, "height": int, "width": int, layout.files: list if layout is VIDEOS else str}
+    kinds: dict[str, type] = {"id": int, "height": int, "width": int, layout.files: list if layout is VIDEOS else str}
     items = _entries(document, layout.items, kinds, path)
     objects: dict[int, list[_Object]] = {entry["id"]: [] for entry in items}
     if len(objects) < len(items):
@@ -199,11 +199,11 @@ def _objects(
         category, item = (_whole(entry.get(key)) for key in ("category_id", layout.item_id))
         if entry.get("iscrowd") or category in ignored:
             continue
-        masks, length = entry.get(layout.masks), lengths.get(item)
+        masks, length = entry.get(layout.masks), None if item is None else lengths.get(item)
         boxes = [entry.get(layout.boxes)] if layout is IMAGES else entry.get(layout.boxes)
-        if length is None:
+        if item is None or length is None:
             problems.add(f"annotations are of unknown {layout.items}", f"{name} ({entry.get(layout.item_id)!r})")
-        elif category not in label:
+        elif category is None or category not in label:
             problems.add("annotations have an unknown category", f"{name} ({entry.get('category_id')!r})")
         elif not isinstance(masks, list) or len(masks) != length:
             given = len(masks) if isinstance(masks, list) else "no list of"
@@ -232,7 +232,10 @@ def _pack(
     entries: list[dict[str, Any]], objects: dict[int, list[_Object]], layout: Layout, problems: Problems
 ) -> tuple[list[Item], np.ndarray, np.ndarray, np.ndarray]:
     """Items with objects, and all labels, packed masks and their ends."""
-    items, labels, chunks, sizes = [], [], [], []
+    items: list[Item] = []
+    labels: list[int] = []
+    chunks: list[bytes] = []
+    sizes: list[int] = []
     for entry in entries:
         size = entry["height"], entry["width"]
         files = entry[layout.files] if layout is VIDEOS else [entry[layout.files]]
@@ -240,8 +243,9 @@ def _pack(
         found = objects.pop(entry["id"])
         packed = pack([mask for one in found for mask in one.masks], size)
         for i, one in enumerate(found):
-            masks = packed[i * len(files) : (i + 1) * len(files)]
-            wrong = [(t, mask) for t, mask in enumerate(masks) if isinstance(mask, DataError)]
+            checked = packed[i * len(files) : (i + 1) * len(files)]
+            masks = [mask for mask in checked if isinstance(mask, bytes)]
+            wrong = [(t, mask) for t, mask in enumerate(checked) if isinstance(mask, DataError)]
             if wrong:
                 where = one.name + (f", frame {wrong[0][0]}" if layout is VIDEOS else "")
                 problems.add("annotations have masks that do not decode", f"{where} ({wrong[0][1]})")
@@ -251,5 +255,5 @@ def _pack(
                 sizes += map(len, masks)
         if len(labels) > kept:
             items.append(Item(tuple(files), size, slice(kept, len(labels)), first))
-    packed = np.frombuffer(b"".join(chunks), np.uint8)
-    return items, np.array(labels, np.int64), packed, np.cumsum(np.array(sizes, np.int64))
+    together = np.frombuffer(b"".join(chunks), np.uint8)
+    return items, np.array(labels, np.int64), together, np.cumsum(np.array(sizes, np.int64))

@@ -103,16 +103,16 @@ def _cut_out(scene: Scene, k: int, tiles: list[np.ndarray], t: int, size: tuple[
     own_x = (cos / stretch) * right + (sin / stretch) * down[:, None]
     own_y = (cos * stretch) * down[:, None] - (sin * stretch) * right
     inward = _inward(edge, own_x, own_y) * radius
-    drawn = np.nonzero(inward > -0.5)
+    down_at, right_at = drawn = np.nonzero(inward > -0.5)
     depth = inward[drawn]
     texture, tile = scene.textures[body.texture], tiles[body.texture]
     level, light = _sample(tile, 0.5 * own_x[drawn] + body.offset[0], 0.5 * own_y[drawn] + body.offset[1])
-    lit, gloss = _light(right[drawn[1]], down[drawn[0]], depth / (0.04 * unit))
+    lit, gloss = _light(right[right_at], down[down_at], depth / (0.04 * unit))
     return _Cutout(
         (rows, columns),
         covers=inward > 0,
         shade=_shade(inward, unit),
-        drawn=drawn,
+        drawn=(down_at, right_at),
         opacity=np.minimum(depth + 0.5, 1),
         color=np.minimum(texture.paint(level, light * lit * body.tone) + gloss, 255),
     )

@@ -184,7 +184,7 @@ def _path(draws: Draws, time: np.ndarray, moment: float, place: float, half: flo
     reach, period = half * draws.uniform(0.3, 0.62), draws.uniform(30.0, 66.0)
     phase = draws.uniform(-0.12, 0.12) + draws.pick((0.0, 0.5))
     path = reach * sine((time - moment) / period + phase)
-    return place + path - reach * float(sine(np.float64(phase)))
+    return place + path - reach * float(sine(np.array(phase)))
 
 
 def _sway(draws: Draws, time: np.ndarray, strength: float) -> np.ndarray:

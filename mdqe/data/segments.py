@@ -57,7 +57,9 @@ def runs(counts: Any, size: Any) -> Runs:
 def pack(segments: Sequence[Segment], size: tuple[int, int]) -> list[bytes | DataError]:
     """Masks of one size (H, W), checked; empty ones become absent."""
     packed: list[bytes | DataError] = [segment if isinstance(segment, DataError) else b"" for segment in segments]
-    texts, arrays, reach = [], [], _FAR * max(size)
+    texts: list[tuple[int, Any]] = []
+    arrays: list[tuple[int, Any]] = []
+    reach = _FAR * max(size)
     for i, segment in enumerate(segments):
         if isinstance(segment, bytes):
             far = bool(np.abs(_corners(segment)).max() > reach)
@@ -66,10 +68,10 @@ def pack(segments: Sequence[Segment], size: tuple[int, int]) -> list[bytes | Dat
             if segment.size != list(size):
                 packed[i] = DataError(f"run lengths are of size {segment.size}, not {list(size)}")
             else:
-                (texts if isinstance(segment.counts, str) else arrays).append(i)
+                (texts if isinstance(segment.counts, str) else arrays).append((i, segment.counts))
     for places, compressed in ((texts, _as_bytes), (arrays, rle.compress)):
-        found = _each([segments[i].counts for i in places], size, compressed)
-        for i, one in zip(places, found, strict=True):
+        found = _each([counts for _, counts in places], size, compressed)
+        for (i, _), one in zip(places, found, strict=True):
             packed[i] = one
     return packed
 

@@ -76,7 +76,7 @@ def match(
 
 def curves(parts: Sequence[Matches]) -> list[Curve | None]:
     """A category's curve under each range, from its videos in order of their ids; None where no object counts."""
-    objects = sum(part.objects for part in parts)
+    objects = np.sum([part.objects for part in parts], axis=0)  # (R,)
     scores = np.concatenate([part.scores for part in parts])
     rank = np.concatenate([np.arange(len(part.scores)) for part in parts])
     order = np.argsort(-scores, kind="stable")

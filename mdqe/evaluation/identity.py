@@ -132,4 +132,5 @@ def _assign(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         rows, columns = linear_sum_assignment(values, maximize=True)
         held = able[rows, columns]
         return rows[held], columns[held]
-    return np.nonzero(able)
+    rows, columns = np.nonzero(able)
+    return rows, columns

@@ -100,7 +100,8 @@ def read_annotations(source: Source, *, hidden: bool = False) -> Annotations:
     if not isinstance(document, Mapping):
         raise ValueError(f"{name}: {kind(document)}; annotations are an object with videos, annotations, categories")
     lists = {key: Record(name, "the file", document).items(key) for key in ("videos", "categories")}
-    categories, videos = read_categories(name, lists["categories"]), {}
+    categories = read_categories(name, lists["categories"])
+    videos: dict[int, Video] = {}
     for i, one in enumerate(lists["videos"]):
         record = Record(name, f"video {i}", one)
         number = record.unique("id", videos)

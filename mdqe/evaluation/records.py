@@ -29,7 +29,7 @@ class Record:
             raise ValueError(f'{self.name}: {self.where} has no "{key}"')
         return self.value[key]
 
-    def items(self, key: str, length: int | None = None) -> list[Any]:
+    def items(self, key: str, length: int | None = None) -> Sequence[Any]:
         value = self.get(key)
         if not isinstance(value, list | tuple):
             self.fail(key, f"{kind(value)}; expected a list")

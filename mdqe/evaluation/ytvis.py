@@ -189,7 +189,7 @@ def _numbers(categories: Iterable[list[Curve | None]], occlusion: bool) -> dict[
     """Averages over the categories that have a curve, of each range."""
     categories = [one for one in categories if one]
     keys = [*AREAS, *(OCCLUSIONS if occlusion else ())]
-    held = {key: [one[i] for one in categories if one[i] is not None] for i, key in enumerate(keys)}
+    held = {key: [curve for one in categories if (curve := one[i]) is not None] for i, key in enumerate(keys)}
 
     def precision(key: str, threshold: slice | int = slice(None)) -> float:
         return float(np.mean([one.precision[threshold] for one in held[key]])) if held[key] else -1.0

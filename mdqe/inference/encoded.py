@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -47,18 +47,16 @@ class EncodedFrames(NamedTuple):
     def map(self, function: Callable[..., Tensor], *others: EncodedFrames) -> EncodedFrames:
         """`function` of every tensor (1, frames, …), and of those of the same name in `others`."""
 
-        def each(tensors: Iterable[Tensor | None]) -> Tensor | None:
-            first, *rest = tensors
-            return None if first is None else function(first, *rest)
+        def each(parts: Iterable[Iterable[Tensor | None]]) -> Iterator[Any]:
+            """Named tuples of tensors, or None in all of them at once → the tensors of one such tuple."""
+            for first, *rest in zip(*parts, strict=True):
+                yield None if first is None else function(first, *rest)
 
         every = (self, *others)
         return self._replace(
-            values=tuple(
-                LayerValues(*map(each, zip(*layer, strict=True)))
-                for layer in zip(*(e.values for e in every), strict=True)
-            ),
-            queries=FrameQueries(*map(each, zip(*(e.queries for e in every), strict=True))),
-            mask_features=each(e.mask_features.transpose(1, 2) for e in every).transpose(1, 2),
+            values=tuple(LayerValues(*each(layer)) for layer in zip(*(e.values for e in every), strict=True)),
+            queries=FrameQueries(*each(e.queries for e in every)),
+            mask_features=function(*(e.mask_features.transpose(1, 2) for e in every)).transpose(1, 2),
         )
 
 
@@ -93,16 +91,18 @@ class FrameBuffer:
             start = min(start, new.first)
             kept = self._held.clip(start, new.first).map(torch.clone)  # where they lie and where they go may overlap
             self._held = self._held._replace(first=start)
-            self._put(kept)
-        self._put(new)
+            _put(kept, self._held)
+        _put(new, self._held)
 
     def clip(self, start: int, end: int) -> EncodedFrames:
         """Frames [start, end) of the video, without copying; valid until the next `append`."""
+        assert self._held is not None, "no frames yet"
         return self._held.clip(start, end)
 
-    def _put(self, frames: EncodedFrames) -> None:
-        row = frames.first - self._held.first
-        self._held.map(lambda x, y: x[:, row : row + y.shape[1]].copy_(y), frames)
+
+def _put(frames: EncodedFrames, into: EncodedFrames) -> None:
+    row = frames.first - into.first
+    into.map(lambda x, y: x[:, row : row + y.shape[1]].copy_(y), frames)
 
 
 def encode_frames(model: MDQE, frames: Tensor, first: int) -> EncodedFrames:

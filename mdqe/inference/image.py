@@ -89,20 +89,20 @@ def filter_image(
         boxes.append(mask_boxes(fine > 0))
     class_scores = class_scores * torch.cat(confidence)[:, None].to(class_scores)
     order = class_scores.amax(dim=1).argsort(descending=True, stable=True)
-    class_scores, mask_logits, boxes = class_scores[order], mask_logits[order], torch.cat(boxes)[order]
+    class_scores, mask_logits, ordered = class_scores[order], mask_logits[order], torch.cat(boxes)[order]
     height, width = frame_size
-    overlap = box_iou(boxes / boxes.new_tensor([width, height, width, height])).triu(diagonal=1).amax(dim=0)
+    overlap = box_iou(ordered / ordered.new_tensor([width, height, width, height])).triu(diagonal=1).amax(dim=0)
     class_scores = class_scores * (1 - overlap)[:, None].to(class_scores)
 
     queries, labels = (class_scores > score_threshold).nonzero(as_tuple=True)
     scores, order = class_scores[queries, labels].sort(descending=True, stable=True)
     queries, labels = queries[order], labels[order]
     shown, rows = queries.unique(return_inverse=True)  # a query of several classes is resized once
-    masks = [
+    parts = [
         F.interpolate(fine[:, None], size=tuple(output_size), mode="bilinear", align_corners=False)[:, 0] > 0
         for fine in _frame_logits(mask_logits[shown], frame_size, output_size)
     ]
-    masks = torch.cat(masks)  # (shown, H, W)
+    masks = torch.cat(parts)  # (shown, H, W)
     return ImageDetections(scores, labels, mask_boxes(masks)[rows], masks[rows])
 
 

@@ -96,8 +96,8 @@ class VideoInstances:
         runs = np.empty((len(rows), frames), object)
         for row, held in zip(runs, rows, strict=True):
             row[:] = held
-        boxes = np.array(boxes, np.float32).reshape(len(rows), frames, 4)
-        return cls(scores, labels, track_ids, runs, size, boxes=boxes, **fields)
+        together = np.array(boxes, np.float32).reshape(len(rows), frames, 4)
+        return cls(scores, labels, track_ids, runs, size, boxes=together, **fields)
 
     @classmethod
     def concatenate(

@@ -82,7 +82,7 @@ def runs(counts: Sequence[Counts], size: tuple[int, int]) -> tuple[np.ndarray, n
     Raises:
         ValueError: counts that are not run lengths of that size.
     """
-    height, width = _checked_size(tuple(size))
+    height, width = _checked_size(size)
     if any(isinstance(one, str | bytes) for one in counts):
         lengths, number = _expand(texts(counts))
     else:
@@ -192,7 +192,7 @@ def _boxes(lengths: np.ndarray, runs: np.ndarray, size: tuple[int, int]) -> np.n
     corners = (left, np.where(wraps, 0, top), -right - 1, -np.where(wraps, height - 1, bottom) - 1)
     absent = max(height, width) + 1
     found = [_per_mask(np.minimum, np.where(drawn, value, absent), runs, absent) for value in corners]
-    box = np.stack(found, axis=1).astype(np.float32) * np.float32([1, 1, -1, -1])
+    box = np.stack(found, axis=1).astype(np.float32) * np.array([1, 1, -1, -1], np.float32)
     box[found[0] == absent] = np.nan
     return box
 

@@ -248,6 +248,7 @@ class ClipTracker:
         if number == 0:
             return ids
         memory, stride = self._memory, self.clip_stride
+        assert memory is not None  # the first clip was taken above
         shared = [(t, memory.frames[frame]) for t, frame in enumerate(frames) if memory.has_tracks(frame)]
         age = memory.clips - memory.last_seen  # (N,) clips; 0 for the tracks of the clip before
         long, short = age < LONG_MEMORY // stride, age < max(self.test_clip_length, SHORT_MEMORY) // stride

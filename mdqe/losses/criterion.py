@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, distributed, nn
@@ -62,7 +62,7 @@ def clip_losses(
     return criterion(output, [target.to(frames.device) for target in targets])
 
 
-def configured_criterion(config: MDQEConfig, **weights: float) -> Criterion:
+def configured_criterion(config: MDQEConfig, **weights: Any) -> Criterion:
     """The criterion of a model's configuration, with the published weights but for those given (`class_weight`, …)."""
     mask_loss = MASK_LOSSES[config.mask_loss]()
     return Criterion(mask_loss=mask_loss, association_window=config.association_window, **weights)
@@ -130,8 +130,8 @@ class Criterion(nn.Module):
             matches, objects = _matches(owner), stack_targets(scaled)
             sums, found = self._init_sums(output.queries, scaled)
             clips = owner.new_tensor(owner.shape[1])
-            counts = torch.stack([clips, found, *(owner >= 0).sum((1, 2))]).to(output.mask_features.dtype)
-            clips, found, *matched = _average_over_processes(counts).unbind()
+            numbers = torch.stack([clips, found, *(owner >= 0).sum((1, 2))]).to(output.mask_features.dtype)
+            clips, found, *matched = _average_over_processes(numbers).unbind()
             frames, queries = output.layers[0].boxes.shape[1:3]
             counts = {"init_sem": clips * frames, "init_reid": found, "init_reid_aux": found}
             losses = {name: loss / counts[name] for name, loss in sums.items()}
@@ -151,19 +151,20 @@ class Criterion(nn.Module):
 
     def _init_sums(self, queries: FrameQueries, targets: Sequence[ScaledTargets]) -> tuple[dict[str, Tensor], Tensor]:
         """Losses of the query initialisation, summed over frames or objects, and the number of these objects."""
-        logits = queries.activation  # (B, T, K, h, w)
-        if logits is None:
+        logits, embeddings = queries.activation, queries.embeddings  # (B, T, K, h, w), (B, T, Q, E)
+        if logits is None or embeddings is None:
             return {}, targets[0].labels.new_tensor(0)
-        sem, reid, aux, found = [], [], [], []
+        zero = logits.new_zeros(())
+        sem = reid = aux = zero
+        found = targets[0].labels.new_tensor(0)
         for b, target in enumerate(targets):
             semantic = semantic_targets(target, logits.shape[2])
             activation = logits[b].flatten(2).transpose(1, 2)  # (T, h·w, K)
-            sem.append(activation_loss(activation, semantic.labels, semantic.centerness).sum())
-            ids = ids_at(semantic.ids, queries.coords[b], logits.shape[-2:])
-            sums = association_losses(queries.embeddings[b], ids, target.ids.amax(1), self.association_window)
-            for total, part in zip((reid, aux, found), sums, strict=True):
-                total.append(part)
-        return {"init_sem": sum(sem), "init_reid": sum(reid), "init_reid_aux": sum(aux)}, sum(found)
+            sem = sem + activation_loss(activation, semantic.labels, semantic.centerness).sum()
+            ids = ids_at(semantic.ids, queries.coords[b], (logits.shape[-2], logits.shape[-1]))
+            sums = association_losses(embeddings[b], ids, target.ids.amax(1), self.association_window)
+            reid, aux, found = reid + sums[0], aux + sums[1], found + sums[2]
+        return {"init_sem": sem, "init_reid": reid, "init_reid_aux": aux}, found
 
     def _layer_sums(
         self,
@@ -226,9 +227,11 @@ def _average_over_processes(counts: Tensor) -> Tensor:
 def _widen(output: ClipOutput) -> ClipOutput:
     """Half precision to float32: sums over thousands of pixels need it."""
 
-    def wide(x: Tensor | None) -> Tensor | None:
-        return None if x is None else x.to(torch.promote_types(x.dtype, torch.float32))
+    def wide(x: Tensor) -> Tensor:
+        return x.to(torch.promote_types(x.dtype, torch.float32))
 
-    layers = [layer._make(map(wide, layer)) for layer in output.layers]
-    queries = output.queries._make(map(wide, output.queries))
+    layers = [type(layer)(*map(wide, layer)) for layer in output.layers]
+    content, coords, *learned = output.queries
+    optional = (None if x is None else wide(x) for x in learned)
+    queries = type(output.queries)(wide(content), wide(coords), *optional)
     return output._replace(layers=layers, mask_features=wide(output.mask_features), queries=queries)

@@ -114,7 +114,7 @@ class MaskTerms(torch.autograd.Function):
             if weights is not None:
                 slope.mul_(weights[:, part].index_select(0, rows))
             slope.add_(dice)
-            if features is None:
+            if features is None or grad_features is None:
                 grad[:, part] = slope
             else:
                 with torch.autocast(source.device.type, enabled=False):

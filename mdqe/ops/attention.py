@@ -52,6 +52,7 @@ class MultiScaleDeformableAttention(nn.Module):
         if boxes:
             # The last point of a ray lies on the box's border.
             fan = rays(num_heads, num_levels, num_points) * (0.5 * OFFSET_SCALE)
+            self.rays: Tensor
             self.register_buffer("rays", fan.float(), persistent=False)
         self.reset_parameters()
 

@@ -44,5 +44,5 @@ def ms_deform_attn(
         return torch.ops.mdqe.deform_attn_table(
             value, shapes.long(), starts.long(), sampling_locations.to(dtype), attention_weights.to(dtype)
         )
-    shapes = [tuple(pair) for pair in value_spatial_shapes.tolist()]
-    return deform_attn(value, shapes, sampling_locations, attention_weights, value_level_start_index.tolist())
+    pairs = [(height, width) for height, width in value_spatial_shapes.tolist()]
+    return deform_attn(value, pairs, sampling_locations, attention_weights, value_level_start_index.tolist())

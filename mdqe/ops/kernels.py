@@ -73,9 +73,10 @@ def _load_all() -> tuple[ctypes.CDLL | None, KernelStatus]:
     if not cpu:
         return None, KernelStatus(cpu_text, "plain PyTorch (the CPU library, which it builds on, is not loaded)", ())
     missing = [name for op in FORWARD for name in (op, f"{op}_backward") if not hasattr(torch.ops.mdqe, name)]
-    handle = ctypes.CDLL(str(find_library("_C_cpu")))
+    path = find_library("_C_cpu")
+    handle = ctypes.CDLL(str(path))
     if missing or not hasattr(handle, "mdqe_limit_cpu_kernels"):  # of an editable install whose sources went on
-        text = f"plain PyTorch ({find_library('_C_cpu').name} is of another version of this package: build it again)"
+        text = f"plain PyTorch ({path and path.name} is of another version of this package: build it again)"
         return None, KernelStatus(text, text, ())
     handle.mdqe_limit_cpu_kernels.restype = ctypes.c_char_p
     cuda, cuda_text = (False, "plain PyTorch (this torch has no CUDA)") if torch.version.cuda is None else _load("cuda")
@@ -111,7 +112,8 @@ def _fake_forward(value: Tensor, *rest: Any) -> Tensor:
 
 def _fake_backward(grad: Tensor, value: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
     dtype = compute_dtype(value.dtype)
-    return tuple(value.new_empty(like.shape, dtype=dtype) for like in (value, *rest[-2:]))
+    of_value, of_second, of_third = (value.new_empty(like.shape, dtype=dtype) for like in (value, *rest[-2:]))
+    return of_value, of_second, of_third
 
 
 def _alert_nondeterministic(value: Tensor) -> None:

@@ -58,13 +58,14 @@ def deform_attn_reference(
     grid = bounded(locations.to(dtype)) * 2 - 1
     grid = grid.transpose(1, 2).flatten(0, 1)  # (B*H, Q, L, P, 2)
     mix = weights.to(dtype).transpose(1, 2).reshape(batch * heads, 1, queries, -1, points)  # (B*H, 1, Q, L, P)
-    total = None
+    total: Tensor | None = None
     for level, ((height, width), start) in enumerate(zip(shapes, starts, strict=True)):
         rows = value[:, start : start + height * width].to(dtype)
         image = rows.permute(0, 2, 3, 1).reshape(batch * heads, channels, height, width)  # (B*H, D, h, w)
         sampled = F.grid_sample(image, grid[:, :, level], align_corners=False)  # (B*H, D, Q, P)
         part = (sampled * mix[:, :, :, level]).sum(-1)  # (B*H, D, Q)
         total = part if total is None else total + part
+    assert total is not None  # there is a level
     return total.view(batch, heads * channels, queries).transpose(1, 2).contiguous().to(value.dtype)  # (B, Q, H*D)
 
 

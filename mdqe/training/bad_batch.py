@@ -82,5 +82,5 @@ def replay(
         with autocast(frames.device, saved["amp"]):
             losses = clip_losses(model, frames, targets, criterion)
         if backward:
-            sum(losses.values()).backward()
+            torch.stack(list(losses.values())).sum().backward()
     return {name: float(loss.detach()) for name, loss in losses.items()}

@@ -12,6 +12,7 @@ from mdqe.backbone import Backbone
 from mdqe.checkpoint import inflate_temporal
 from mdqe.config import MDQEConfig
 from mdqe.model import MDQE
+from mdqe.query_init import QueryInitializer
 from mdqe.source import open_source
 from mdqe.storage import CONFIG_FILE, WEIGHTS_FILE, fill, read_config, read_weights
 
@@ -95,8 +96,11 @@ def imagenet_backbone(config: MDQEConfig) -> Backbone:
 
 def _class_layers(model: MDQE) -> dict[str, Tensor]:
     """The layers whose shape depends on the number of categories."""
-    heads = {f"class_head.layers.{len(model.class_head.layers) - 1}.": model.class_head.layers[-1]}
-    if model.config.query_initialization:
-        layers = model.query_init.activation_head.layers
-        heads[f"query_init.activation_head.layers.{len(layers) - 1}."] = layers[-1]
-    return {prefix + name: tensor for prefix, layer in heads.items() for name, tensor in layer.state_dict().items()}
+    heads = {"class_head": model.class_head}
+    if isinstance(model.query_init, QueryInitializer):
+        heads["query_init.activation_head"] = model.query_init.activation_head
+    return {
+        f"{name}.layers.{len(head.layers) - 1}.{tensor_name}": tensor
+        for name, head in heads.items()
+        for tensor_name, tensor in head.last.state_dict().items()
+    }

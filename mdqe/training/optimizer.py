@@ -34,7 +34,8 @@ def adamw(
     for name, value in values.items():
         if not 0 <= value < float("inf"):
             raise ValueError(f"{name} is {value!r}, expected a number of at least 0")
-    backbone, rest = [], []
+    backbone: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             (backbone if name.startswith("backbone.") else rest).append(parameter)

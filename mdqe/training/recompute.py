@@ -32,10 +32,10 @@ def recompute_activations(model: MDQE, parts: Collection[str] = PARTS) -> None:
     if unknown:
         raise ValueError(f"parts to recompute are {', '.join(unknown)}; expected some of {', '.join(PARTS)}")
     if "backbone" in parts:
-        body = model.backbone.body
-        if not hasattr(body, "set_grad_checkpointing"):
+        recompute_backbone = getattr(model.backbone.body, "set_grad_checkpointing", None)
+        if recompute_backbone is None:
             raise ValueError(f"backbone {model.config.backbone!r} cannot be recomputed: timm has no way to")
-        body.set_grad_checkpointing(True)
+        recompute_backbone(True)
     for part in ("encoder", "decoder"):
         if part in parts:
             for layer in getattr(model, part).layers:

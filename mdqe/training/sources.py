@@ -148,6 +148,7 @@ def open_data(
     options: dict[str, Any] = {"skip_bad": skip_bad, "progress": progress}
     if categories is not None:
         options |= {"category_ids": categories.ids, "category_map": category_map(found, categories)}
+    clips: VideoClips | PseudoClips
     if found.videos:
         options |= {"augmentation": ClipAugmentation(**recipe.video), "frame_range": recipe.frame_range}
         clips = VideoClips(found.path, found.images, frames, **options)

@@ -140,8 +140,8 @@ class TrainingStep:
         """Add the gradients of one part; its losses."""
         frames = frames.to(self.device, non_blocking=True)
         targets = [target.to(self.device, non_blocking=True) for target in targets]
-        waits = not last and isinstance(self.losses, DistributedDataParallel)
-        with self.losses.no_sync() if waits else nullcontext():  # processes add up once a step
+        # Processes add up once a step.
+        with self.losses.no_sync() if isinstance(self.losses, DistributedDataParallel) and not last else nullcontext():
             with autocast(self.device, self.amp):
                 losses = self.losses(frames, targets)
             self.scaler.scale(sum(losses.values()) / parts).backward()

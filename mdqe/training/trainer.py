@@ -243,7 +243,7 @@ class Trainer:
     def _validate(self, progress: Progress, metrics: Metrics | None) -> None:
         devices = [self.model.device] if self.model.device.type == "cuda" else []
         with self._weights(), torch.random.fork_rng(devices):
-            values = self.validate(self.model, self.done)
+            values = self.validate(self.model, self.done) if self.validate is not None else {}
         if metrics is not None:
             metrics.write("validation", self.done, values)
         shown = [name for name in SHOWN_NUMBERS if name in values] or list(values)

@@ -71,7 +71,7 @@ class Validation:
             result = model.segment(self.frames[number](), multi_label=True)
             results += result.to_ytvis(self.document["videos"][number]["id"])
             if self.folder is not None and number < PICTURED:
-                self._draw(number, result, step)
+                self._draw(self.folder, number, result, step)
         everyone = [one for part in gather(results) for one in part]
         if rank() != 0:
             return {}
@@ -80,15 +80,15 @@ class Validation:
             numbers = evaluate(self.document, everyone)
         return {name: float(value) for name, value in numbers.items() if isinstance(value, int | float)}
 
-    def _draw(self, number: int, result: VideoInstances, step: int) -> None:
+    def _draw(self, folder: Path, number: int, result: VideoInstances, step: int) -> None:
         from mdqe.video.overlay import draw_result
         from mdqe.video.sheet import choose_frames, contact_sheet, save_png, shrink
 
         shown = best_classes(result).above(SHOWN_SCORE)
         chosen = choose_frames(result.num_frames, 8)
         images = [shrink(draw_result(image, shown, i)) for i, image in enumerate(self.frames[number]()) if i in chosen]
-        self.folder.mkdir(parents=True, exist_ok=True)
-        save_png(contact_sheet(images, [f"frame {i}" for i in chosen]), self.folder / f"{step:06}-{number}.png")
+        folder.mkdir(parents=True, exist_ok=True)
+        save_png(contact_sheet(images, [f"frame {i}" for i in chosen]), folder / f"{step:06}-{number}.png")
 
 
 def best_classes(result: VideoInstances) -> VideoInstances:
@@ -112,7 +112,7 @@ def synthetic_validation(
     if videos < 1:
         raise ValueError(f"videos is {videos}, expected at least 1")
     drawings = [draw_video(seed, i, frames=frames, size=size, difficulty=difficulty) for i in range(videos)]
-    shown: list[Frames] = [lambda images=drawing.frames: iter(images) for drawing in drawings]
+    shown: list[Frames] = [partial(iter, drawing.frames) for drawing in drawings]
     return Validation(document_of(drawings), shown, folder, say)
 
 

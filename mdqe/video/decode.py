@@ -1,7 +1,7 @@
 """Video files, cameras and network streams as frames, decoded with PyAV."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from fractions import Fraction
 from pathlib import Path
@@ -64,7 +64,7 @@ class VideoFile(Frames):
             span = (length if self.end is None else min(length, self.end)) - (self.start or 0)
             self.count = max(0, -(-round(span * rate) // self.every))
 
-    def _items(self, start: Fraction) -> Iterator[tuple[Fraction, Any]]:
+    def _items(self, start: Fraction) -> Generator[tuple[Fraction, Any], None, None]:
         with self._open() as container:
             stream = _video_stream(container, self.name)
             stream.thread_type = "AUTO"
@@ -125,7 +125,7 @@ class LiveStream(VideoFile):
         except (av.FFmpegError, OSError, ValueError) as error:
             raise VideoError(f"{self.name} cannot be opened: {_reason(error)}") from error
 
-    def _items(self, start: Fraction) -> Iterator[tuple[Fraction, Any]]:
+    def _items(self, start: Fraction) -> Generator[tuple[Fraction, Any], None, None]:
         with self._open() as container:
             stream = _video_stream(container, self.name)
             rate = _rate(stream)

@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from fractions import Fraction
 from typing import Any, NamedTuple, TypeVar
 
@@ -69,7 +69,7 @@ class Frames:
         for frame in self.timed():
             yield frame.image
 
-    def timed(self) -> Iterator[TimedFrame]:
+    def timed(self) -> Generator[TimedFrame, None, None]:
         """The chosen frames with their times."""
         self.damage = None
         return read_ahead(self._selected(), self.ahead) if self.threaded else self._selected()
@@ -80,7 +80,7 @@ class Frames:
     def _load(self, item: Any) -> np.ndarray:
         raise NotImplementedError
 
-    def _selected(self) -> Iterator[TimedFrame]:
+    def _selected(self) -> Generator[TimedFrame, None, None]:
         number = 0  # frames in the range, chosen or not
         for time, item in self._items(self.start or Fraction(0)):
             if self.end is not None and time is not None and time >= self.end:
@@ -147,7 +147,7 @@ class _End(NamedTuple):
     error: BaseException | None
 
 
-def read_ahead(items: Iterable[T], depth: int) -> Iterator[T]:
+def read_ahead(items: Iterable[T], depth: int) -> Generator[T, None, None]:
     """Iterate `items` in a thread that works up to `depth` items ahead.
 
     An exception of `items` is raised here, in its place. When the iteration is given up, the thread ends after the item

@@ -129,7 +129,7 @@ def draw_activation(image: np.ndarray, activation: np.ndarray, strength: float =
     heat = np.clip(np.asarray(small.resize((width, height), Image.Resampling.BILINEAR)), 0, 1)
     steps = np.linspace(0, 1, len(_HEAT))
     colors = np.stack([np.interp(np.linspace(0, 1, 256), steps, channel) for channel in _HEAT.T], axis=1)
-    grey = image.astype(np.float32) @ np.float32([0.299, 0.587, 0.114])
+    grey = image.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
     share = (strength * (0.35 + 0.65 * heat))[..., None]
     mixed = grey[..., None] * (1 - share) + colors.astype(np.float32)[np.round(heat * 255).astype(int)] * share
     return np.round(mixed).astype(np.uint8)

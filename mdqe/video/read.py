@@ -31,7 +31,7 @@ def open_frames(
         ValueError: a selection that makes no sense, such as times for images.
         ImportError: PyAV or pillow is not installed.
     """
-    selection = {"every": every, "start": start, "end": end, "ahead": ahead}
+    selection: dict[str, Any] = {"every": every, "start": start, "end": end, "ahead": ahead}
     if isinstance(source, Frames):
         return source
     if isinstance(source, int) and not isinstance(source, bool):
