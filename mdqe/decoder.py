@@ -255,7 +255,7 @@ class Decoder(nn.Module):
     """Layers of one kind, the boxes refined after each.
 
     Args:
-        layers: `O2IDecoderLayer`s or `I2ODecoderLayer`s.
+        layers: each an `O2IDecoderLayer`, or each an `I2ODecoderLayer`.
         dim: channels [C].
     """
 

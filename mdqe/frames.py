@@ -25,7 +25,7 @@ def resized_size(size: tuple[int, int], shorter_edge: int | None, longer_edge: i
 
 
 def resize(frames: Tensor, size: tuple[int, int]) -> Tensor:
-    """Frames (…, 3, H, W) uint8 → (…, 3, *size), antialiased bilinear."""
+    """Frames (…, 3, H, W) uint8 → (…, 3, height, width) of `size`, antialiased bilinear."""
     if frames.shape[-2:] == size:
         return frames
     return tvf.resize(frames, list(size), antialias=True)

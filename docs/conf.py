@@ -1,0 +1,99 @@
+"""The site: `sphinx-build -W --keep-going docs site`. Nothing is fetched: no fonts, scripts or inventories of others.
+
+The pages are Markdown that GitHub shows as well, so what it cannot do is done here: formulas become MathML, which
+browsers draw themselves, the figure is put into its page with its links, and links to source files lead to their pages.
+"""
+
+import posixpath
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from latex2mathml.converter import convert
+from sphinx import addnodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxTranslator
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # the sources beside these pages, also where the package is not installed
+
+from mdqe import __version__ as release  # noqa: E402
+
+project, author, copyright = "MDQE", "The MDQE authors", "the MDQE authors"
+version = release
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "sphinx_copybutton"]
+myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 3
+exclude_patterns = ["assets", "_build"]
+
+autodoc_default_options = {"members": True, "member-order": "bysource", "exclude-members": "training"}
+autodoc_typehints = "signature"
+autodoc_preserve_defaults = True
+python_maximum_signature_line_length = 88
+napoleon_use_rtype = False
+napoleon_use_ivar = True  # attributes that a docstring names are not members a second time
+default_role = "py:obj"  # one backtick: a link where the name is documented, else plain code
+suppress_warnings = ["ref.python"]  # a name that several classes have
+
+html_theme = "furo"
+html_title = "MDQE"
+html_static_path = ["assets/site.css"]
+html_css_files = ["site.css"]
+html_show_sphinx = False
+html_copy_source = False
+html_math_renderer = "mathml"
+html_theme_options = {
+    "light_css_variables": {"color-brand-primary": "#0b6e6e", "color-brand-content": "#0b6e6e"},
+    "dark_css_variables": {"color-brand-primary": "#5cc8c0", "color-brand-content": "#5cc8c0"},
+}
+copybutton_exclude = ".linenos, .gp, .go"
+
+
+def draw_inline(translator: SphinxTranslator, node: nodes.math) -> None:
+    """A formula in a line of text."""
+    translator.body.append(convert(node.astext()))
+    raise nodes.SkipNode
+
+
+def draw_block(translator: SphinxTranslator, node: nodes.math_block) -> None:
+    """A formula on a line of its own."""
+    translator.body.append(f'<div class="formula">{convert(node.astext(), display="block")}</div>\n')
+    raise nodes.SkipNode
+
+
+def page_of_source(app: Sphinx, path: str) -> str | None:
+    """The site's page of a source file of the package, if it has one."""
+    module = path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+    return f"_modules/{module.replace('.', '/')}" if module in getattr(app.env, "_viewcode_modules", {}) else None
+
+
+def link_sources(app: Sphinx, doctree: nodes.document, docname: str) -> None:
+    """Links to files of the package lead to their pages; the figure is put in with its links."""
+    here = posixpath.dirname(f"docs/{docname}")
+    for link in list(doctree.findall(addnodes.download_reference)):
+        page = page_of_source(app, posixpath.normpath(posixpath.join(here, link["reftarget"])))
+        if page is not None:
+            uri = app.builder.get_relative_uri(docname, page)
+            link.replace_self(nodes.reference("", "", *link.children, internal=True, refuri=uri))
+    for image in list(doctree.findall(nodes.image)):
+        if image["uri"].endswith("figure.svg"):
+            figure = ROOT / "docs" / "assets" / "figure.svg"
+
+            def lead(match: re.Match[str], figure: Path = figure) -> str:
+                path = (figure.parent / match[1]).resolve().relative_to(ROOT).as_posix()
+                page = page_of_source(app, path)
+                if page is None:
+                    raise ValueError(f"{figure.name} links to {path}, which has no page: name it on a page of docs/api")
+                return f'href="{app.builder.get_relative_uri(docname, page)}"'
+
+            drawing = re.sub(r'href="([^"]+)"', lead, figure.read_text())
+            image.replace_self(nodes.raw("", f'<div class="drawing">{drawing}</div>', format="html"))
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Called by Sphinx."""
+    app.add_html_math_renderer("mathml", (draw_inline, None), (draw_block, None))
+    app.connect("doctree-resolved", link_sources)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
