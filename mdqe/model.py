@@ -260,8 +260,14 @@ class MDQE(PretrainedMixin, nn.Module):
         Arguments as in `segment` and `VideoSession`. Results hold the frames that became final, which a frame does
         `test_clip_length` − 1 frames after it came; with `by_window` whole windows, as `stream` has them.
         """
-        options = {"by_window": by_window, "frames_at_once": frames_at_once, "output_size": output_size}
-        return VideoSession(self, score_threshold=score_threshold, multi_label=multi_label, **options)
+        return VideoSession(
+            self,
+            score_threshold=score_threshold,
+            multi_label=multi_label,
+            output_size=output_size,
+            by_window=by_window,
+            frames_at_once=frames_at_once,
+        )
 
     def resume(self, path: str | Path) -> VideoSession:
         """Go on with a session that `VideoSession.save` wrote: the same results, to the bit on the same machine.

@@ -54,7 +54,8 @@ def read_images(source: Source, *, hidden: bool = False) -> ImageSet:
     if not isinstance(document, Mapping):
         raise ValueError(f"{name}: {kind(document)}; annotations are an object with images, annotations, categories")
     file = Record(name, "the file", document)
-    categories, images = read_categories(name, file.items("categories")), {}
+    categories = read_categories(name, file.items("categories"))
+    images: dict[int, Video] = {}
     for i, one in enumerate(file.items("images")):
         record = Record(name, f"image {i}", one)
         number = record.unique("id", images)
@@ -133,14 +134,15 @@ def read_image_results(source: Source, images: ImageSet) -> list[dict[str, Any]]
     for i, one in enumerate(document):
         record = Record(name, f"result {i}", one)
         image = record.known("image_id", images.videos, images.name)
-        row = {"image_id": image, "category_id": record.integer("category_id"), "score": record.number("score")}
+        category = record.integer("category_id")
+        row: dict[str, Any] = {"image_id": image, "category_id": category, "score": record.number("score")}
         row["bbox"] = record.box("bbox") if one.get("bbox") is not None else None
         record.get("segmentation")
-        if row["category_id"] in images.categories:
+        if category in images.categories:
             found.append({"id": len(found) + 1, **row})
             by_image[image].append((record, found[-1]))
         else:
-            unknown[row["category_id"]] = unknown.get(row["category_id"], 0) + 1
+            unknown[category] = unknown.get(category, 0) + 1
     for number, rows in by_image.items():
         _read_masks(rows, images.videos[number].size)
     warn_of_results(name, len(document), unknown, images.name)

@@ -107,7 +107,8 @@ def segment_image(model: "MDQE", image: Video, images: Path, ids: Sequence[int])
     """
     from mdqe.video.images import load_image
 
-    (name,) = image.file_names or ()
+    assert image.file_names is not None  # it has been checked
+    (name,) = image.file_names
     result = model.segment_image(load_image(images / name), output_size=image.size)
     (empty,) = rle.compress([[image.size[0] * image.size[1]]], image.size)
     masks = [counts or empty for (counts,) in result.runs]  # one of no pixels is a result all the same, a wrong one

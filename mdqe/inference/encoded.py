@@ -80,7 +80,7 @@ class FrameBuffer:
     def restore(self, frames: EncodedFrames, first: int) -> None:
         """Put frames into an empty buffer whose first row is for frame number `first`, so that all lie as they lay."""
         self._held = frames.map(lambda x: x.new_empty(1, self._room, *x.shape[2:]))._replace(first=first)
-        self._put(frames)
+        _put(frames, self._held)
 
     def append(self, new: EncodedFrames, start: int) -> None:
         """Add frames after the last one; those before number `start` are not needed any more."""

@@ -108,7 +108,7 @@ class VideoSession:
             self._begin((frame.shape[0], frame.shape[1]))
         self._frames.append(resize(frame.permute(2, 0, 1), self._resized).clone())  # (3, H, W)
         self.num_frames += 1
-        return self._advance() if self.num_frames - self._num_encoded >= self.frames_at_once else []
+        return self._advance() if self.num_frames - self._num_encoded >= self._group else []
 
     def flush(self) -> list[VideoInstances]:
         """No frame follows: return the remaining results. It ends the session.
@@ -156,14 +156,26 @@ class VideoSession:
         self.frames_at_once = self.frames_at_once or _frames_at_once(self.model.device, self._resized)
         self._encoded = FrameBuffer(self.config.test_clip_length, self.frames_at_once)
 
+    @property
+    def _group(self) -> int:
+        """Frames that are encoded together; settled by the first frame."""
+        assert self.frames_at_once is not None
+        return self.frames_at_once
+
+    @property
+    def _buffer(self) -> FrameBuffer:
+        """The encoded frames; there from the first frame on."""
+        assert self._encoded is not None
+        return self._encoded
+
     @torch.inference_mode()
     def _advance(self, last: bool = False) -> list[VideoInstances]:
         """Encode the groups of frames that are full (at last also the others) and run the clips that they complete."""
         results = []
         length = self.config.test_clip_length
         with evaluating(self.model):
-            while (waiting := self.num_frames - self._num_encoded) >= (1 if last else self.frames_at_once):
-                self._encode(min(waiting, self.frames_at_once))
+            while (waiting := self.num_frames - self._num_encoded) >= (1 if last else self._group):
+                self._encode(min(waiting, self._group))
                 results += self._take_final()
                 while self._next_clip + length <= self._num_encoded:
                     self._run_clip(self._next_clip, self._next_clip + length)
@@ -178,7 +190,7 @@ class VideoSession:
     def _encode(self, count: int) -> None:
         kept = self._num_encoded - (self.num_frames - len(self._frames))  # encoded frames among those held
         new = torch.stack(list(self._frames)[kept : kept + count])  # (count, 3, H, W)
-        self._encoded.append(encode_frames(self.model, new, self._num_encoded), self._next_clip)
+        self._buffer.append(encode_frames(self.model, new, self._num_encoded), self._next_clip)
         self._num_encoded += count
         self._forget_frames()
 
@@ -191,7 +203,7 @@ class VideoSession:
 
     def _run_clip(self, start: int, end: int) -> None:
         """Decode, filter and track frames [start, end)."""
-        clip = self._encoded.clip(start, end)
+        clip = self._buffer.clip(start, end)
         queries, prediction = self.model.decode(clip.queries, clip.values, clip.spatial_shapes)
         embeddings = prediction.embeddings[0]
         detections = filter_clip(
@@ -240,6 +252,7 @@ class VideoSession:
         tracks = window.track_ids[wanted]
         scores, labels = class_scores[tracks].max(-1)
         size = self.output_size or self.frame_size
+        assert size is not None  # known from the first frame on
         masks = window_masks(window.mask_logits[wanted], self._resized, size)
         result = VideoInstances.from_masks(
             scores.cpu().double(),

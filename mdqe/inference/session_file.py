@@ -63,7 +63,9 @@ def load_session(model: MDQE, path: str | Path, on_frame: Callable[[FrameView], 
     _check_model(model, description, path)
     floating = {name: x.to(model.device) if x.is_floating_point() else x for name, x in tensors.items()}
     session = VideoSession(model, **description["options"], on_frame=on_frame)
-    session.output_size = None if session.output_size is None else tuple(session.output_size)
+    if session.output_size is not None:
+        height, width = session.output_size  # a list, from JSON
+        session.output_size = (height, width)
     if description["frame_size"] is None:
         return session
     session._begin(tuple(description["frame_size"]))
@@ -82,15 +84,15 @@ def load_session(model: MDQE, path: str | Path, on_frame: Callable[[FrameView], 
 @torch.inference_mode()
 def _encode_again(session: VideoSession, frames: Tensor, buffer_start: int) -> None:
     """Fill the buffer with the features of those of the last frames (n, 3, H, W) that were encoded."""
-    first, group = session.num_frames - len(frames), session.frames_at_once
+    first, group = session.num_frames - len(frames), session._group
     with evaluating(session.model):
         for start in range(first, session._num_encoded, group):
             end = min(start + group, session._num_encoded)
             encoded = encode_frames(session.model, frames[start - first : end - first], start)
             if start == first:
-                session._encoded.restore(encoded.clip(max(start, buffer_start), end), buffer_start)
+                session._buffer.restore(encoded.clip(max(start, buffer_start), end), buffer_start)
             else:
-                session._encoded.append(encoded, first)
+                session._buffer.append(encoded, first)
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -133,7 +135,7 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name} {_name(tensor.dtype)} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -178,13 +178,13 @@ class ClipTracker:
         Raises:
             ValueError: no clip was given yet, or the last window was taken.
         """
-        self._check_open()
+        memory = self._open_memory()
         start = self._next_frame
         end = max(self._frames_end, start) if last else self._window_start + self.window_length
-        window = WindowTracks(start, *self._memory.take(start, end))
+        window = WindowTracks(start, *memory.take(start, end))
         self._ended, self._next_frame = last, end
         if not last:
-            self._memory.carry_over()
+            memory.carry_over()
             self._window_start = end
         return window
 
@@ -199,12 +199,12 @@ class ClipTracker:
             ValueError: no clip was given yet, the last window was taken, or `end` lies outside the window's frames that
                 were not taken yet.
         """
-        self._check_open()
+        memory = self._open_memory()
         start, limit = self._next_frame, self._window_start + self.window_length
         if not start <= end <= limit:
             raise ValueError(f"end is {end}, expected a frame from {start} to {limit}, the end of the window")
         self._next_frame = end
-        return WindowTracks(start, *self._memory.take(start, end))
+        return WindowTracks(start, *memory.take(start, end))
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything that the tracker remembers of the video, by name, for `load_state_dict`; not its arguments.
@@ -233,11 +233,12 @@ class ClipTracker:
         self._memory = loaded
         vars(self).update(place)
 
-    def _check_open(self) -> None:
+    def _open_memory(self) -> TrackMemory:
         if self._memory is None or self._ended:
             raise ValueError(
                 f"no window to end: {'the last one was taken' if self._ended else 'no clip was given yet'}"
             )
+        return self._memory
 
     def _assign(self, frames: list[int], class_scores: Tensor, mask_logits: Tensor, embeddings: Tensor) -> Tensor:
         """Track ids (D,) on the CPU of a clip's detections; new ids count on from the last, -1 where dropped."""
