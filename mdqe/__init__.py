@@ -18,6 +18,7 @@ _HOME = {
     "ClipTargets": "mdqe.targets",
     "ClipTracker": "mdqe.inference.tracker",
     "VideoInstances": "mdqe.inference.result",
+    "MDQEImageProcessor": "mdqe.image_processor",
 }
 _SUBMODULES = ("checkpoint", "data", "evaluation", "inference", "losses", "ops", "training", "video")
 

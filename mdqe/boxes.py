@@ -24,3 +24,13 @@ def union(boxes: Tensor, dim: int) -> Tensor:
     low = x1y1x2y2[..., :2].amin(dim)
     high = x1y1x2y2[..., 2:].amax(dim)
     return box_convert(torch.cat([low, high], -1).clamp(0, 1), "xyxy", "cxcywh")
+
+
+def mask_boxes(masks: Tensor) -> Tensor:
+    """Tight boxes (…, 4) of masks (…, H, W) bool: float32 xyxy in pixels, right and bottom exclusive; 0 if empty."""
+    rows, columns = (masks.view(torch.uint8).amax(dim) for dim in (-1, -2))  # (…, H), (…, W); any() is slow
+    boxes = torch.zeros(*rows.shape[:-1], 4, device=masks.device)
+    for edge, held in ((0, columns), (1, rows)):
+        boxes[..., edge] = held.argmax(-1)
+        boxes[..., edge + 2] = held.shape[-1] - held.flip(-1).argmax(-1)
+    return boxes * (rows.amax(-1) > 0)[..., None]

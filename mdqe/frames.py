@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,23 @@ def normalize(frames: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     x = (frames.to(mean.dtype) - mean[:, None, None]) / std[:, None, None]
     padded_height, padded_width = padded_size((height, width))
     return F.pad(x, (0, padded_width - width, 0, padded_height - height))
+
+
+def check_clips(frames: Tensor, sizes: Sequence[tuple[int, int]], name: str = "frames") -> None:
+    """Clips (B, T, 3, H, W) and the (height, width) of each one's frames in them, B or one for all, fit together.
+
+    Raises:
+        ValueError: they do not; names the tensor.
+    """
+    if frames.ndim != 5 or frames.shape[2] != 3:
+        raise ValueError(f"{name} is {tuple(frames.shape)}, expected (B, T, 3, H, W)")
+    if len(sizes) not in (1, frames.shape[0]):
+        raise ValueError(f"sizes has {len(sizes)} entries, expected 1 or one for each of {frames.shape[0]} clips")
+    for height, width in sizes:
+        if not (0 < height <= frames.shape[-2] and 0 < width <= frames.shape[-1]):
+            raise ValueError(
+                f"sizes has {(height, width)}, expected at most the {name}' {tuple(frames.shape[-2:])} and at least 1"
+            )
 
 
 def as_frame(frame: Any, index: int, size: tuple[int, int] | None = None) -> Tensor:

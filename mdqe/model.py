@@ -15,7 +15,7 @@ from mdqe.backbone import Backbone
 from mdqe.config import MDQEConfig
 from mdqe.decoder import Decoder, DecoderState, I2ODecoderLayer, LayerValues, O2IDecoderLayer
 from mdqe.encoder import Encoder, SpatialShapes, Tokens, at_least_float32
-from mdqe.frames import normalize, padded_size
+from mdqe.frames import check_clips, normalize, padded_size
 from mdqe.hub import PretrainedMixin
 from mdqe.inference.image import segment_image
 from mdqe.inference.result import VideoInstances
@@ -121,9 +121,11 @@ class MDQE(PretrainedMixin, nn.Module):
 
     def forward(
         self,
-        frames: Tensor,
+        frames: Tensor | None = None,
         sizes: Sequence[tuple[int, int]] | None = None,
         association_window: float | None = None,
+        *,
+        pixel_values: Tensor | None = None,
     ) -> ClipOutput:
         """Predict the instances of clips.
 
@@ -132,12 +134,15 @@ class MDQE(PretrainedMixin, nn.Module):
             sizes: (height, width) of each clip's frames; None: all of them fill (H, W).
             association_window: cells that an object may move per frame; None: the test window, half of the
                 configured one. Training passes `config.association_window`.
+            pixel_values: (B, T, 3, H, W) instead of frames: as `MDQEImageProcessor` gives them, normalised and padded.
 
         Raises:
-            ValueError: frames or sizes of another shape.
+            ValueError: frames or sizes of another shape, or both frames and pixel_values, or neither.
         """
+        if (frames is None) == (pixel_values is None):
+            raise ValueError("expected frames or pixel_values, one of the two")
         window = self.config.association_window / 2 if association_window is None else association_window
-        tokens = self.encode(frames, sizes)
+        tokens = self.encode(frames, sizes) if pixel_values is None else self.encode_normalized(pixel_values, sizes)
         queries = self.query_init.select(tokens.memory, tokens.spatial_shapes)
         associated = self.associate(queries, window)
         values = self.decoder.project_values(tokens.memory, tokens.padding_mask)
@@ -161,20 +166,29 @@ class MDQE(PretrainedMixin, nn.Module):
 
     def encode(self, frames: Tensor, sizes: Sequence[tuple[int, int]] | None = None) -> Tokens:
         """Backbone and encoder: frames and sizes as in `forward` → tokens of all levels."""
-        clips, size = frames.shape[0], (frames.shape[-2], frames.shape[-1])
-        sizes = [size] if sizes is None else list(sizes)
-        _check_clips(frames, sizes)
+        sizes = [(frames.shape[-2], frames.shape[-1])] if sizes is None else list(sizes)
+        check_clips(frames, sizes)
         # In half precision the mean alone would be off by a quarter of a grey level.
         dtype = at_least_float32(self.dtype)
         mean = torch.tensor(self.config.pixel_mean, dtype=dtype, device=self.device)
         std = torch.tensor(self.config.pixel_std, dtype=dtype, device=self.device)
-        x = normalize(frames.flatten(0, 1), mean, std).to(self.dtype)  # (B·T, 3, H, W)
+        x = normalize(frames, mean, std)  # (B, T, 3, H, W), padded
         for i, (height, width) in enumerate(sizes):
-            if len(sizes) > 1 or (height, width) != size:
-                rows = x.unflatten(0, (clips, -1))[i] if len(sizes) > 1 else x
+            if len(sizes) > 1 or (height, width) != (frames.shape[-2], frames.shape[-1]):
+                rows = x[i] if len(sizes) > 1 else x
                 rows[..., height:, :] = 0
                 rows[..., width:] = 0
-        return self.encoder(self.backbone(x), clips, padded_size(size), sizes)
+        return self.encode_normalized(x, sizes)
+
+    def encode_normalized(self, pixel_values: Tensor, sizes: Sequence[tuple[int, int]] | None = None) -> Tokens:
+        """As `encode`, of frames that are normalised and padded with zeros to whole cells of the coarsest map."""
+        padded = (pixel_values.shape[-2], pixel_values.shape[-1])
+        sizes = [padded] if sizes is None else list(sizes)
+        check_clips(pixel_values, sizes, "pixel_values")
+        if padded != padded_size(padded):
+            raise ValueError(f"pixel_values is {tuple(pixel_values.shape)}, expected H and W padded to multiples of 32")
+        x = pixel_values.flatten(0, 1).to(self.device, self.dtype)  # (B·T, 3, H, W)
+        return self.encoder(self.backbone(x), len(pixel_values), padded, sizes)
 
     def associate(self, queries: FrameQueries, window: float) -> FrameQueries:
         """Line up the frame queries of clips, where the configuration asks for it."""
@@ -292,15 +306,3 @@ class MDQE(PretrainedMixin, nn.Module):
             ValueError: an image of another type or shape.
         """
         return segment_image(self, image, output_size)
-
-
-def _check_clips(frames: Tensor, sizes: Sequence[tuple[int, int]]) -> None:
-    if frames.ndim != 5 or frames.shape[2] != 3:
-        raise ValueError(f"frames is {tuple(frames.shape)}, expected (B, T, 3, H, W)")
-    if len(sizes) not in (1, frames.shape[0]):
-        raise ValueError(f"sizes has {len(sizes)} entries, expected 1 or one for each of {frames.shape[0]} clips")
-    for height, width in sizes:
-        if not (0 < height <= frames.shape[-2] and 0 < width <= frames.shape[-1]):
-            raise ValueError(
-                f"sizes has {(height, width)}, expected at most the frames' {tuple(frames.shape[-2:])} and at least 1"
-            )

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mdqe.boxes import mask_boxes
+
 
 @dataclass(frozen=True)
 class ClipTargets:
@@ -37,16 +39,10 @@ class ClipTargets:
             labels: (N,) int64.
             masks: (N, T, H, W) bool.
         """
-        rows, columns = (masks.view(torch.uint8).amax(dim) for dim in (-1, -2))  # (N, T, H), (N, T, W); any() is slow
-        present = rows.amax(-1) > 0  # (N, T)
+        boxes = mask_boxes(masks)  # (N, T, 4)
+        present = boxes[..., 2] > 0  # (N, T)
         kept = present.any(1)
-        present, ids = present[kept], kept.nonzero()
-        boxes = masks.new_zeros((*present.shape, 4), dtype=torch.float32)
-        for edge, held in ((0, columns[kept]), (1, rows[kept])):
-            boxes[..., edge] = held.argmax(-1)
-            boxes[..., edge + 2] = held.shape[-1] - held.flip(-1).argmax(-1)
-        boxes[~present] = 0
-        return cls(labels[kept], torch.where(present, ids, -1), masks[kept], boxes)
+        return cls(labels[kept], torch.where(present[kept], kept.nonzero(), -1), masks[kept], boxes[kept])
 
     def __post_init__(self) -> None:
         if self.masks.ndim != 4 or self.masks.dtype != torch.bool:

@@ -16,10 +16,10 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # A room imports only from those before it: learned modules know nothing of videos, losses or state; what infers knows
 # nothing of files; the model puts them together.
 ROOMS = (
-    "atomic", "config", "targets", "ops", "mlp", "boxes", "frames",
+    "atomic", "config", "ops", "mlp", "boxes", "targets", "frames",
     "backbone", "encoder", "query_init", "decoder", "mask_head",
     "checkpoint", "storage", "source", "hub",
-    "inference", "video", "losses", "model",
+    "inference", "video", "image_processor", "losses", "model",
     "data", "evaluation", "training", "cli", "train",
 )  # fmt: skip
 

@@ -15,7 +15,7 @@ import mdqe
 
 HEAVY = ("torch", "torchvision", "timm", "av", "scipy", "numpy", "safetensors", "huggingface_hub", "einops")
 PUBLIC = ("MDQE", "MDQEConfig", "QueryInitializer", "O2IDecoderLayer", "TemporalCrossAttention",
-          "InterInstanceMaskLoss", "ClipTargets", "ClipTracker", "VideoInstances")  # fmt: skip
+          "InterInstanceMaskLoss", "ClipTargets", "ClipTracker", "VideoInstances", "MDQEImageProcessor")  # fmt: skip
 
 
 def loaded_by(statement: str, tmp_path) -> set[str]:
@@ -60,6 +60,7 @@ REST = {"timm", "av", "huggingface_hub", "supervision", "mdqe.model"}
         ("from mdqe import TemporalCrossAttention, O2IDecoderLayer", REST),
         ("from mdqe import QueryInitializer", REST),
         ("from mdqe import MDQE", {"av", "supervision"}),
+        ("from mdqe import MDQEImageProcessor", {"timm", "av", "supervision", "transformers", "mdqe.model"}),
     ],
 )
 def test_parts_load_alone(statement, absent, tmp_path):
@@ -90,6 +91,15 @@ SIGNATURES = {
     "inference.session.VideoSession.save": "(self, path)",
     "ClipTracker.update": "(self, frame_indices, class_scores, mask_logits, embeddings)",
     "ClipTracker.flush": "(self, last=False)",
+    "ClipTracker.take_frames": "(self, end)",
+    "ClipTracker.state_dict": "(self)",
+    "ClipTracker.load_state_dict": "(self, state)",
+    "InterInstanceMaskLoss.forward": "(self, mask_logits, masks, boxes=None, clip_index=None, *, matched=None, "
+    "normalizer=None)",
+    "MDQE.forward": "(self, frames=None, sizes=None, association_window=None, *, pixel_values=None)",
+    "MDQEImageProcessor.__call__": "(self, videos, *, dtype=torch.float32)",
+    "MDQEImageProcessor.post_process_instance_segmentation": "(self, outputs, threshold=0.5, target_sizes=None, "
+    "return_coco_annotation=False, return_binary_maps=False)",
 }
 
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mdqe.boxes import mask_boxes
 from mdqe.frames import as_frame, resize, resized_size
 from mdqe.inference.filtering import foreground_confidence
 from mdqe.inference.mode import evaluating
@@ -104,19 +105,6 @@ def filter_image(
     ]
     masks = torch.cat(parts)  # (shown, H, W)
     return ImageDetections(scores, labels, mask_boxes(masks)[rows], masks[rows])
-
-
-def mask_boxes(masks: Tensor) -> Tensor:
-    """Tight boxes (N, 4) xyxy, float32, right and bottom exclusive, of masks (N, H, W) bool; zeros where empty."""
-    edges = []
-    for axis in (1, 2):  # rows occupied by column, then columns by row: x first
-        occupied = masks.any(dim=axis)  # (N, W), then (N, H)
-        length = occupied.shape[1]
-        place = torch.arange(length, device=masks.device)
-        edges += [place.where(occupied, length).amin(dim=1), (place + 1).where(occupied, 0).amax(dim=1)]
-    left, right, top, bottom = edges
-    boxes = torch.stack([left, top, right, bottom], dim=1).float()
-    return boxes * masks.flatten(1).any(dim=1, keepdim=True)
 
 
 def box_iou(boxes: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ class InterInstanceMaskLoss(nn.Module):
         self,
         mask_logits: Tensor | tuple[Tensor, Tensor],
         masks: Tensor,
-        boxes: Tensor,
+        boxes: Tensor | None = None,
         clip_index: Tensor | None = None,
         *,
         matched: Tensor | None = None,
@@ -52,7 +52,7 @@ class InterInstanceMaskLoss(nn.Module):
             mask_logits: (K, T, H, W), T = 1 for images; or (N, T, H, W) with `matched`. Where they are products of
                 coefficients (N, M) and mask features (M, T, H, W), the pair of these saves the memory of all N masks.
             masks: (K, T, H, W) of the objects, in [0, 1]; above ½ a pixel belongs to the object.
-            boxes: (K, T, 4) of the objects, xyxy in [0, 1] of the frame; zeros where absent.
+            boxes: (K, T, 4) of the objects, xyxy in [0, 1] of the frame; zeros where absent. None: those of the masks.
             clip_index: (K,) the clip of each object, when several clips are stacked.
             matched: (N,) the object of each predicted mask, when objects have several or none; those with none are
                 nobody's neighbours.
@@ -63,6 +63,7 @@ class InterInstanceMaskLoss(nn.Module):
         """
         _check(mask_logits, masks, boxes, clip_index, matched)
         *logits, rows, m = _prepare(mask_logits, masks, matched)
+        boxes = _boxes_of(masks) if boxes is None else boxes
         emphasis, others = (r.flatten(1).to(m.dtype) for r in self.regions(masks, boxes, clip_index, matched))
         bce, dice = MaskTerms.apply(*logits, rows, m, emphasis, others, self.alpha)
         return _average(bce, normalizer), _average(dice, normalizer)
@@ -106,7 +107,7 @@ class PlainMaskLoss(nn.Module):
         self,
         mask_logits: Tensor | tuple[Tensor, Tensor],
         masks: Tensor,
-        boxes: Tensor,
+        boxes: Tensor | None = None,
         clip_index: Tensor | None = None,
         *,
         matched: Tensor | None = None,
@@ -129,6 +130,15 @@ def _prepare(
     return source, None if features is None else features.flatten(1), rows, masks
 
 
+def _boxes_of(masks: Tensor) -> Tensor:
+    """Boxes (K, T, 4), xyxy in [0, 1], of masks (K, T, H, W)."""
+    from mdqe.boxes import mask_boxes  # who has boxes needs torch alone
+
+    height, width = masks.shape[-2:]
+    boxes = mask_boxes(masks > 0.5)
+    return boxes / boxes.new_tensor([width, height, width, height])
+
+
 def _average(losses: Tensor, normalizer: Tensor | float | None) -> Tensor:
     return losses.sum() / (max(len(losses), 1) if normalizer is None else normalizer)
 
@@ -136,7 +146,7 @@ def _average(losses: Tensor, normalizer: Tensor | float | None) -> Tensor:
 def _check(
     mask_logits: Tensor | tuple[Tensor, Tensor],
     masks: Tensor,
-    boxes: Tensor,
+    boxes: Tensor | None,
     clip_index: Tensor | None,
     matched: Tensor | None,
 ) -> None:
@@ -147,7 +157,7 @@ def _check(
         shape = (len(masks), *shape[1:])
     if tuple(masks.shape) != shape:
         raise ValueError(f"masks is {tuple(masks.shape)}, expected {shape}: mask_logits is {_shape(mask_logits)}")
-    if tuple(boxes.shape) != (*shape[:2], 4):
+    if boxes is not None and tuple(boxes.shape) != (*shape[:2], 4):
         raise ValueError(f"boxes is {tuple(boxes.shape)}, expected {(*shape[:2], 4)}: masks is {shape}")
     if clip_index is not None and tuple(clip_index.shape) != shape[:1]:
         raise ValueError(f"clip_index is {tuple(clip_index.shape)}, expected {shape[:1]}: masks is {shape}")

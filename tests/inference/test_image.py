@@ -7,7 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mdqe.inference.image import box_iou, filter_image, mask_boxes
+from mdqe.boxes import mask_boxes
+from mdqe.inference.image import box_iou, filter_image
 
 
 def unpack(packed: torch.Tensor, *shape: int) -> np.ndarray:

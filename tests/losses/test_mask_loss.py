@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
+from torchvision.ops import masks_to_boxes
 
 from mdqe.losses import InterInstanceMaskLoss, PlainMaskLoss
 
@@ -75,6 +76,20 @@ def test_equals_the_sums_over_pixel_sets(count: int, frames: int, alpha: float, 
     bces, dices = by_hand(logits, masks, boxes, clips, alpha, threshold)
     assert float(bce) == pytest.approx(np.mean(bces), rel=1e-10)
     assert float(dice) == pytest.approx(np.mean(dices), rel=1e-10)
+
+
+def test_boxes_that_are_not_given_are_those_of_the_masks():
+    """Found by torchvision, whose right and bottom edges are the last pixels."""
+    logits, masks, _, clips = scene(6)
+    masks = torch.where(torch.rand(masks.shape) < 0.8, 0.0, masks)
+    masks[2, 1] = 0
+    boxes = torch.zeros(6, 3, 4, dtype=torch.float64)
+    for i, t in (masks > 0.5).any((2, 3)).nonzero().tolist():
+        x0, y0, x1, y1 = masks_to_boxes(masks[i, t, None] > 0.5)[0].tolist()
+        boxes[i, t] = torch.tensor([x0 / 13, y0 / 9, (x1 + 1) / 13, (y1 + 1) / 9])
+    loss = InterInstanceMaskLoss()
+    torch.testing.assert_close(loss(logits, masks, None, clips), loss(logits, masks, boxes, clips), **FLOAT64)
+    assert loss(logits, masks)[1] != PlainMaskLoss()(logits, masks)[1]
 
 
 def test_stacked_clips_are_the_sum_of_single_ones() -> None:
