@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,11 +19,9 @@ from mdqe.inference.filtering import filter_clip
 from mdqe.inference.result import VideoInstances
 from mdqe.inference.upsample import MASK_STRIDE
 from mdqe.inference.windows import window_masks
+from mdqe.outputs import ClipOutput
 from mdqe.source import open_source
 from mdqe.storage import CONFIG_FILE, read_config
-
-if TYPE_CHECKING:
-    from mdqe.model import ClipOutput
 
 
 class MDQEImageProcessor:
@@ -54,8 +52,9 @@ class MDQEImageProcessor:
         **config_overrides: Any,
     ) -> MDQEImageProcessor:
         """The processor of a model; arguments and errors as in `MDQE.from_pretrained`. Loads no weights."""
-        download = {"revision": revision, "token": token, "cache_dir": cache_dir}
-        fetch = open_source(id_or_folder, **download, local_files_only=local_files_only, force_download=False)
+        fetch = open_source(
+            id_or_folder, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
+        )
         return cls(read_config(fetch(CONFIG_FILE)).replace(**config_overrides))
 
     def __call__(self, videos: Any, *, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
@@ -80,11 +79,12 @@ class MDQEImageProcessor:
         clips, sizes, original_sizes = [], [], []
         for video in _videos(videos):
             frames: list[Tensor] = []
+            original = None
             for frame in video:
-                frames.append(as_frame(frame, len(frames), tuple(frames[0].shape[:2]) if frames else None))
-            if not frames:
+                frames.append(as_frame(frame, len(frames), original))
+                original = (frames[0].shape[0], frames[0].shape[1])
+            if original is None:
                 raise ValueError("the video has no frames")
-            original = (frames[0].shape[0], frames[0].shape[1])
             size = resized_size(original, c.test_shorter_edge, c.test_longer_edge)
             clip = torch.stack([resize(frame.permute(2, 0, 1), size) for frame in frames])  # (T, 3, H, W)
             clips.append(normalize(clip, mean, std))
@@ -133,14 +133,15 @@ class MDQEImageProcessor:
             raise ValueError("return_coco_annotation and return_binary_maps are both True, expected at most one")
         if isinstance(outputs, VideoInstances):
             outputs = [outputs]
-        number = len(outputs.mask_features) if hasattr(outputs, "mask_features") else len(outputs)
+        number = len(outputs.mask_features) if isinstance(outputs, ClipOutput) else len(outputs)
         if target_sizes is not None and len(target_sizes) not in (1, number):
             raise ValueError(f"target_sizes has {len(target_sizes)} entries, expected 1 or {number}")
-        sizes = [None] * number if target_sizes is None else [tuple(size) for size in target_sizes]
-        sizes = sizes * number if len(sizes) == 1 else sizes
-        if hasattr(outputs, "mask_features"):
+        sizes: Sequence[tuple[int, int] | None] = [None] * number
+        if target_sizes is not None:
+            sizes = [(height, width) for height, width in target_sizes] * (number // len(target_sizes))
+        if isinstance(outputs, ClipOutput):
             outputs = [self._instances(outputs, clip, size) for clip, size in enumerate(sizes)]
-        described = []
+        described: list[dict[str, Any]] = []
         for instances, size in zip(outputs, sizes, strict=True):
             instances = instances.above(threshold)
             instances = instances[np.argsort(-instances.scores, kind="stable")]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,40 +23,12 @@ from mdqe.inference.session import VideoSession
 from mdqe.inference.session_file import load_session
 from mdqe.inference.stream import segment, stream
 from mdqe.losses.criterion import clip_losses
-from mdqe.mask_head import MaskHead, mask_logits
+from mdqe.mask_head import MaskHead
 from mdqe.mlp import MLP
+from mdqe.outputs import ClipOutput, ClipPrediction
 from mdqe.query_init import FrameQueries, LearnedQueries, QueryInitializer
 from mdqe.targets import ClipTargets
 from mdqe.video.read import open_frames
-
-
-class ClipPrediction(NamedTuple):
-    """What a decoder layer says of the instances of a clip."""
-
-    class_logits: Tensor
-    """(B, Q, K)."""
-    mask_coefficients: Tensor
-    """(B, Q, M), in [−1, 1]; times the mask features they are mask logits."""
-    boxes: Tensor
-    """(B, T, Q, 4), cxcywh in [0, 1] of the padded image."""
-    embeddings: Tensor
-    """(B, Q, C): the clip queries, which the tracker compares."""
-
-
-class ClipOutput(NamedTuple):
-    """Everything that `MDQE.forward` computes of a batch of clips."""
-
-    layers: list[ClipPrediction]
-    """Before the first decoder layer (the warm-up) and after each one; the last is the prediction."""
-    mask_features: Tensor
-    """(B, M, T, H / 4, W / 4)."""
-    queries: FrameQueries
-    """Each frame's queries before association."""
-
-    @property
-    def mask_logits(self) -> Tensor:
-        """Masks of the prediction: (B, Q, T, H / 4, W / 4)."""
-        return mask_logits(self.layers[-1].mask_coefficients, self.mask_features)
 
 
 class MDQE(PretrainedMixin, nn.Module):
@@ -139,10 +111,13 @@ class MDQE(PretrainedMixin, nn.Module):
         Raises:
             ValueError: frames or sizes of another shape, or both frames and pixel_values, or neither.
         """
-        if (frames is None) == (pixel_values is None):
+        if frames is not None and pixel_values is None:
+            tokens = self.encode(frames, sizes)
+        elif pixel_values is not None and frames is None:
+            tokens = self.encode_normalized(pixel_values, sizes)
+        else:
             raise ValueError("expected frames or pixel_values, one of the two")
         window = self.config.association_window / 2 if association_window is None else association_window
-        tokens = self.encode(frames, sizes) if pixel_values is None else self.encode_normalized(pixel_values, sizes)
         queries = self.query_init.select(tokens.memory, tokens.spatial_shapes)
         associated = self.associate(queries, window)
         values = self.decoder.project_values(tokens.memory, tokens.padding_mask)

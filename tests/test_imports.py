@@ -17,7 +17,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # nothing of files; the model puts them together.
 ROOMS = (
     "atomic", "config", "ops", "mlp", "boxes", "targets", "frames",
-    "backbone", "encoder", "query_init", "decoder", "mask_head",
+    "backbone", "encoder", "query_init", "decoder", "mask_head", "outputs",
     "checkpoint", "storage", "source", "hub",
     "inference", "video", "image_processor", "losses", "model",
     "data", "evaluation", "training", "cli", "train",
