@@ -11,11 +11,12 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from keyword import iskeyword
 from typing import NoReturn
 
 import mdqe
 
-COMMANDS = ("segment", "demo", "train", "evaluate", "submit", "split", "make-data", "convert", "info")
+COMMANDS = ("segment", "demo", "train", "evaluate", "submit", "split", "make-data", "import", "convert", "info")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -63,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"mdqe {mdqe.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name in COMMANDS:
-        module = import_module("mdqe.cli." + name.replace("-", "_"))
+        module = import_module("mdqe.cli." + name.replace("-", "_") + "_" * iskeyword(name))
         command = commands.add_parser(
             name,
             help=module.HELP,

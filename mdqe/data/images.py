@@ -4,25 +4,28 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from mdqe.data.problems import DataError
 from mdqe.video.frames import VideoError
 from mdqe.video.images import load_image
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _THREADS = 8
 _AT_ONCE = 4096
 _TURNED = range(5, 9)  # EXIF orientations that exchange height and width
 
 
-def read_image(path: str | Path) -> Tensor:
+def read_image(path: str | Path) -> "Tensor":
     """An image file as (H, W, 3) uint8, RGB, as inference reads it.
 
     Raises:
         DataError: it is missing or damaged.
     """
+    import torch  # whoever checks headers alone does without
+
     try:
         return torch.from_numpy(load_image(path))
     except FileNotFoundError as error:

@@ -22,6 +22,14 @@ class Problems:
     def __len__(self) -> int:
         return sum(map(len, self.found.values()))
 
+    def lines(self) -> list[str]:
+        """A line for each kind: how many there are, and the first few."""
+        lines = []
+        for kind, names in self.found.items():
+            more = ", …" if len(names) > _NAMED else ""
+            lines.append(f"{kind} ({len(names)}): {', '.join(names[:_NAMED])}{more}")
+        return lines
+
     def settle(self, source: str, skip: bool) -> None:
         """Nothing if there are none; a warning that lists them with `skip`, otherwise an error.
 
@@ -30,10 +38,7 @@ class Problems:
         """
         if not self.found:
             return
-        lines = []
-        for kind, names in self.found.items():
-            more = ", …" if len(names) > _NAMED else ""
-            lines.append(f"  {kind} ({len(names)}): {', '.join(names[:_NAMED])}{more}")
+        lines = [f"  {line}" for line in self.lines()]
         told = "\n".join([f"{source} has {len(self)} problem{'s' if len(self) > 1 else ''}:", *lines])
         if not skip:
             raise DataError(f"{told}\nskip_bad=True (--skip-bad) goes on without these")

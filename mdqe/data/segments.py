@@ -88,6 +88,25 @@ def decode(packed: Sequence[bytes], size: tuple[int, int]) -> np.ndarray:
     return masks
 
 
+def frame_lists(counts: Sequence[str | None], size: tuple[int, int]) -> dict[str, list[Any]]:
+    """An object's masks as the lists of an annotation, an entry a frame: "segmentations", "bboxes" and "areas".
+
+    Args:
+        counts: (T,) compressed run lengths; None where the object is absent. A mask of no pixels is absent too.
+        size: H and W.
+    """
+    held = {t: one for t, one in enumerate(counts) if one}
+    masks = list(held.values())
+    boxes = rle.boxes(masks, size)
+    boxes[:, 2:] -= boxes[:, :2]
+    lists: dict[str, list[Any]] = {key: [None] * len(counts) for key in ("segmentations", "bboxes", "areas")}
+    for t, mask, box, area in zip(held, masks, boxes.tolist(), rle.area(masks, size).tolist(), strict=True):
+        if area:
+            lists["segmentations"][t] = rle.to_coco(mask, size)
+            lists["bboxes"][t], lists["areas"][t] = box, area
+    return lists
+
+
 def _corners(packed: bytes) -> np.ndarray:
     """x and y of the corners of all polygons of a packed mask, in one row."""
     (count,) = np.frombuffer(packed, np.int64, 1, offset=1)

@@ -9,6 +9,7 @@ from typing import Any
 
 from mdqe.atomic import partial_path
 from mdqe.data.scene import DIFFICULTIES, Difficulty
+from mdqe.data.segments import frame_lists
 from mdqe.data.synthetic import CATEGORIES, Drawing, draw_video
 from mdqe.inference import rle
 
@@ -174,22 +175,13 @@ def _annotate(drawing: Drawing) -> list[dict[str, list[Any]]]:
     """
     count, frames, *size = drawing.masks.shape
     counts = rle.encode(drawing.masks.reshape(-1, *size))  # (N · T, H, W)
-    areas = rle.area(counts, tuple(size)).tolist()
-    boxes = rle.boxes(counts, tuple(size))
-    boxes[:, 2:] -= boxes[:, :2]
     shapes = []
     for i in range(0, count * frames, frames):
-        seen = [area > 0 for area in areas[i : i + frames]]
         hidden = drawing.hidden[i // frames].tolist()
-        values = {
-            "segmentations": [rle.to_coco(one, tuple(size)) for one in counts[i : i + frames]],
-            "bboxes": boxes[i : i + frames].tolist(),
-            "areas": areas[i : i + frames],
-            "occlusion": [_occlusion(share) for share in hidden],
-        }
-        shape = {
-            key: [one if held else None for one, held in zip(ones, seen, strict=True)] for key, ones in values.items()
-        }
+        shape = frame_lists(counts[i : i + frames], tuple(size))
+        shape["occlusion"] = [
+            None if area is None else _occlusion(share) for area, share in zip(shape["areas"], hidden, strict=True)
+        ]
         shape["occlusion_degree"] = [None if share != share else round(share, 4) for share in hidden]
         shapes.append(shape)
     return shapes

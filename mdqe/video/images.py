@@ -2,13 +2,17 @@
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 from mdqe.video.frames import Frames, VideoError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 
@@ -54,17 +58,27 @@ def load_image(path: str | Path) -> np.ndarray:
         VideoError: it is not an image, or damaged.
         ImportError: pillow is not installed.
     """
+    with opened_image(path) as image:
+        if image.mode.startswith("I"):  # 16 bits of grey
+            grey = np.clip(np.asarray(image).astype(np.int64) // 257, 0, 255).astype(np.uint8)
+            return np.repeat(grey[..., None], 3, axis=2)
+        return np.array(image.convert("RGB"))
+
+
+@contextmanager
+def opened_image(path: str | Path | BinaryIO) -> Iterator["Image"]:
+    """Yield an image file as Pillow's image, turned as EXIF says; its pixels are read in the block.
+
+    Raises:
+        VideoError, ImportError: as `load_image`, also for what goes wrong in the block.
+    """
     try:
         from PIL import Image, ImageOps
     except ImportError:
         raise ImportError("reading images needs pillow: pip install 'mdqe[video]'") from None
     try:
         with Image.open(path) as opened:
-            image = ImageOps.exif_transpose(opened)
-            if image.mode.startswith("I"):  # 16 bits of grey
-                grey = np.clip(np.asarray(image).astype(np.int64) // 257, 0, 255).astype(np.uint8)
-                return np.repeat(grey[..., None], 3, axis=2)
-            return np.array(image.convert("RGB"))
+            yield ImageOps.exif_transpose(opened)
     except FileNotFoundError:
         raise
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:

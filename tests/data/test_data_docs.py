@@ -24,7 +24,10 @@ def test_the_page(tmp_path, monkeypatch, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "2 ('square',)"
     assert lines[1].startswith("tensor([0]) torch.Size([1, 4, ")
-    assert len(lines) == 7 and all(line.startswith("torch.Size([2, 4, 3, ") for line in lines[2:])
+    assert lines[2] == "2 []"
+    assert len(lines) == 8 and all(line.startswith("torch.Size([2, 4, 3, ") for line in lines[3:])
+    masks = [one["segmentations"] for one in json.loads(Path("squares/annotations.json").read_text())["annotations"]]
+    assert [one["segmentations"] for one in known["again"]["annotations"]] == masks
 
     frames, targets = VideoClips("squares/annotations.json", "squares/JPEGImages", 6).clip(0, torch.Generator())
     assert torch.equal(targets.masks[0], frames[:, 0] > 135)

@@ -1,0 +1,69 @@
+"""DAVIS: Annotations/480p/VIDEO/00000.png, palette images of the numbers of objects, and JPEGImages/480p/VIDEO beside.
+
+The level of resolutions ("480p") may be missing. 255 is void: neither object nor background. DAVIS 2016 has one object,
+which is 255 in a greyscale image. The format: https://davischallenge.org.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from mdqe.data.problems import Problems
+from mdqe.importing.id_png import IMAGES, masks, open_folders
+from mdqe.importing.source import OBJECT, Shape, Source, image_root, video_folders
+from mdqe.video.images import opened_image
+
+ANNOTATIONS = "Annotations"
+_VOID = 255
+
+
+def recognises(source: Path) -> bool:
+    """Whether there are both folders."""
+    return (source / ANNOTATIONS).is_dir() and (source / IMAGES).is_dir()
+
+
+def open_source(source: Path, images: Path | None, notes: Problems) -> Source:
+    """A source of such folders.
+
+    Args:
+        source: the folder with Annotations in it, that folder, or the one of a resolution in it.
+        images: the folder that stands in the place of JPEGImages.
+        notes: takes void pixels and images without annotations.
+    """
+
+    def shapes(path: Path, numbers: np.ndarray) -> list[Shape]:
+        found = masks(numbers)
+        if [number for number, _ in found] == [_VOID] and _is_grey(path):
+            return [Shape(1, OBJECT, found[0][1])]
+        if _VOID in (number for number, _ in found):
+            notes.add("frames with void pixels, left out", str(path))
+        return [Shape(number, OBJECT, counts) for number, counts in found if number != _VOID]
+
+    annotations, level = _find(source)
+    root = image_root(images, annotations.parent / IMAGES)
+    frames = root / level.relative_to(annotations)
+    folders = [(folder.name, paths, frames / folder.name) for folder, paths in video_folders(level, ".png").items()]
+    if missing := [folder for *_, folder in folders if not folder.is_dir()]:
+        raise FileNotFoundError(f"no such folder: {missing[0]}, for the frames of {level / missing[0].name}")
+    return open_folders(folders, root, notes, shapes)
+
+
+def _find(source: Path) -> tuple[Path, Path]:
+    """The folder Annotations, and the one in it, or itself, that holds the folders of the videos."""
+    level = source / ANNOTATIONS
+    if not level.is_dir():
+        level = source.resolve()
+    annotations = next((one for one in (level, level.parent) if one.name == ANNOTATIONS), None)
+    if annotations is None:
+        raise ValueError(f"{source} has no folder {ANNOTATIONS}, as DAVIS has")
+    if video_folders(level, ".png"):
+        return annotations, level
+    found = [one for one in sorted(level.iterdir()) if video_folders(one, ".png")]
+    if len(found) > 1:
+        raise ValueError(f"{level} has {', '.join(one.name for one in found)}: name one of these folders as the source")
+    return annotations, found[0] if found else level
+
+
+def _is_grey(path: Path) -> bool:
+    with opened_image(path) as image:
+        return image.mode != "P"

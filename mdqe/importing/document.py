@@ -1,0 +1,133 @@
+"""Frames of any format, gathered as the JSON of YouTube-VIS: masks as run lengths, one frame's pixels at a time."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mdqe.data.images import image_problems
+from mdqe.data.problems import Problems
+from mdqe.data.segments import frame_lists
+from mdqe.importing.source import Frame, Source, Video, union
+from mdqe.inference import rle
+
+
+class _Key(NamedTuple):
+    """What makes shapes one object."""
+
+    category: str
+    identity: int | str
+    crowd: bool
+
+
+class Gathering:
+    """Reads the frames of a source and makes the document of them.
+
+    Args:
+        source: what to read.
+        notes: takes what is left out, and what is worth a look.
+        categories: names in the order of their ids 1, 2, …; others are left out. None: those of the source, or all that
+            occur, by name.
+
+    Raises:
+        ValueError: a category that is named twice.
+    """
+
+    def __init__(self, source: Source, notes: Problems, categories: Sequence[str] | None = None) -> None:
+        self.source, self.notes = source, notes
+        given = dict(enumerate(categories, 1)) if categories is not None else source.categories
+        self._ids = None if given is None else {name: number for number, name in given.items()}
+        if given is not None and len(given) > len(self._ids or ()):
+            raise ValueError(f"categories are {', '.join(given.values())}; expected each once")
+        self._videos: list[dict[str, Any]] = []
+        self._objects: list[tuple[int, _Key, tuple[int, int], list[str | None]]] = []
+
+    def __len__(self) -> int:
+        """How many frames there are."""
+        return sum(video.length for video in self.source.videos)
+
+    def read(self) -> Iterator[str]:
+        """Read every frame; yields their files.
+
+        Raises:
+            OSError, ValueError: something is missing or wrong; one line names it.
+        """
+        for number, video in enumerate(self.source.videos, 1):
+            yield from self._read_video(number, video)
+
+    def document(self) -> dict[str, Any]:
+        """What has been read.
+
+        Raises:
+            ValueError: there is no object in it.
+        """
+        names = sorted({key.category for _, key, *_ in self._objects})
+        ids = self._ids if self._ids is not None else {name: i for i, name in enumerate(names, 1)}
+        if not self._objects:
+            raise ValueError("; ".join([f"no object is left of {len(self._videos)} videos", *self.notes.lines()]))
+        annotations: list[dict[str, Any]] = []
+        for number, key, size, masks in self._objects:
+            head: dict[str, Any] = {"id": len(annotations) + 1, "video_id": number, "category_id": ids[key.category]}
+            head |= {"iscrowd": int(key.crowd), "height": size[0], "width": size[1], "track_id": key.identity}
+            annotations.append({**head, **frame_lists(masks, size)})
+        categories = [{"id": number, "name": name} for name, number in sorted(ids.items(), key=lambda one: one[1])]
+        return {"videos": self._videos, "categories": categories, "annotations": annotations}
+
+    def _read_video(self, number: int, video: Video) -> Iterator[str]:
+        tracks: dict[_Key, list[str | None]] = defaultdict(lambda: [None] * video.length)
+        files: list[str] = []
+        size = (0, 0)
+        for t, frame in enumerate(video.frames):
+            if t == 0:
+                size = frame.size
+            elif frame.size != size:
+                raise ValueError(
+                    f"{video.name}: frame {frame.file} is {frame.size[1]}x{frame.size[0]}, "
+                    f"the first one is {size[1]}x{size[0]}"
+                )
+            files.append(frame.file)
+            for key, counts in self._join(frame).items():
+                tracks[key][t] = counts
+            yield frame.file
+        for problem in image_problems((self.source.images / file, size) for file in files):
+            if problem is not None:
+                raise ValueError(": ".join(problem))
+        known = {"id": number, "name": video.name, "height": size[0], "width": size[1]}
+        self._videos.append({**known, "length": len(files), "file_names": files})
+        kept = [(number, key, size, masks) for key, masks in tracks.items() if self._keep(video, key, masks)]
+        if not kept:
+            self.notes.add("videos without an object, kept", video.name)
+        self._objects += kept
+
+    def _join(self, frame: Frame) -> dict[_Key, str | None]:
+        """A mask for each object of a frame, None where it has no pixel."""
+        parts: dict[_Key, list[str]] = defaultdict(list)
+        for shape in frame.shapes:
+            parts[_Key(shape.category, shape.identity, shape.crowd)].append(shape.counts)
+        joined = {key: held[0] if len(held) == 1 else union(held, frame.size) for key, held in parts.items()}
+        areas = rle.area(list(joined.values()), frame.size)
+        if areas.sum() > 0 and _overlap(list(joined.values()), frame.size):
+            self.notes.add("frames in which objects overlap, kept as they are", frame.file)
+        return {key: one if area else None for (key, one), area in zip(joined.items(), areas.tolist(), strict=True)}
+
+    def _keep(self, video: Video, key: _Key, masks: list[str | None]) -> bool:
+        name = f"{video.name}: {key.category} {key.identity}"
+        if self._ids is not None and key.category not in self._ids:
+            self.notes.add("objects of other categories, left out", name)
+        elif not any(masks):
+            self.notes.add("objects without a pixel, left out", name)
+        else:
+            return True
+        return False
+
+
+def _overlap(counts: Sequence[str], size: tuple[int, int]) -> bool:
+    """Whether a pixel is in two masks; decoded one by one, to bound the memory."""
+    covered = np.zeros(size, bool)
+    for one in counts:
+        (mask,) = rle.decode([one], size)
+        if (covered & mask).any():
+            return True
+        covered |= mask
+    return False

@@ -1,0 +1,147 @@
+"""LabelMe: a JSON file per frame, with shapes; those of one label and group_id are one object, in all frames.
+
+A folder per video, or one folder of one video. The format: https://github.com/wkentaro/labelme.
+"""
+
+import base64
+import binascii
+import io
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from mdqe.data.problems import DataError, Problems
+from mdqe.data.segments import shrink
+from mdqe.evaluation.records import Record, is_number, kind, load_json, short
+from mdqe.importing.source import (
+    Frame,
+    Shape,
+    Source,
+    Video,
+    counts_of,
+    image_files,
+    image_folder,
+    image_root,
+    image_size,
+    note_unannotated,
+    video_folders,
+)
+from mdqe.inference import rle
+from mdqe.video.frames import VideoError
+from mdqe.video.images import opened_image
+
+
+def recognises(source: Path) -> bool:
+    """Whether the first JSON file of the first folder has shapes."""
+    first = next((paths[0] for paths in video_folders(source, ".json").values()), None)
+    if first is None:
+        return False
+    _, document = load_json(first, "")
+    return isinstance(document, Mapping) and isinstance(document.get("shapes"), list)
+
+
+def open_source(source: Path, images: Path | None, notes: Problems) -> Source:
+    """A source of such files.
+
+    Args:
+        source: a folder of JSON files, or of a folder of them per video.
+        images: the folder of the frames; beside the JSON files if it is not given.
+        notes: takes shapes without a group_id, shapes of other kinds than polygons, rectangles and masks, and images
+            without a JSON file.
+    """
+    root = image_root(images, source)
+    videos = []
+    for folder, paths in video_folders(source, ".json").items():
+        held = folder if images is None else image_folder(root, folder.resolve().name)
+        files = image_files(root, held)
+        note_unannotated(notes, files, {path.stem for path in paths})
+        videos.append(Video(folder.resolve().name, len(paths), _frames(paths, files, root, notes)))
+    return Source(root, videos)
+
+
+def _frames(paths: Sequence[Path], files: Mapping[str, str], root: Path, notes: Problems) -> Iterator[Frame]:
+    for path in paths:
+        name, document = load_json(path, "")
+        file = Record(name, "the file", document)
+        image = _image(file, path, files)
+        sides = [document.get(key) for key in ("imageHeight", "imageWidth")]
+        if None in sides:
+            size = image_size(root / image)
+        else:
+            size = (file.integer("imageHeight", 1), file.integer("imageWidth", 1))
+        shapes = []
+        for i, one in enumerate(file.items("shapes")):
+            record = Record(name, f"shape {i}", one)
+            if (shape := _shape(record, size, notes)) is not None:
+                shapes.append(shape)
+        yield Frame(image, size, shapes)
+
+
+def _image(file: Record, path: Path, files: Mapping[str, str]) -> str:
+    """The image of a JSON file: the one of its name, else the one that it names itself."""
+    own = PurePosixPath(str(file.value.get("imagePath") or "").replace("\\", "/"))
+    found = files.get(path.stem, files.get(own.stem))
+    if found is None:
+        raise FileNotFoundError(f"{path} has no frame: there is no image {path.stem} or {own.stem or '(imagePath)'}")
+    return found
+
+
+def _shape(record: Record, size: tuple[int, int], notes: Problems) -> Shape | None:
+    """A shape, None where it is left out."""
+    label, group = record.get("label"), record.value.get("group_id")
+    if not isinstance(label, str):
+        record.fail("label", f"{kind(label)}; expected a string")
+    where = f"{record.name}: {record.where}"
+    if group is None:
+        notes.add("shapes without a group_id, left out", f"{where} ({label})")
+        return None
+    identity = record.integer("group_id")
+    form = record.value.get("shape_type") or "polygon"
+    if form not in ("polygon", "rectangle", "mask"):
+        notes.add("shapes that are no polygon, rectangle or mask, left out", f"{where} ({form})")
+        return None
+    points = _points(record, 3 if form == "polygon" else 2)
+    if form == "mask":
+        return Shape(identity, label, _mask(record, points, size))
+    if form == "rectangle":
+        (left, top), (right, bottom) = points[:2]
+        points = [[left, top], [right, top], [right, bottom], [left, bottom]]
+    (counts,) = counts_of([shrink([[one for point in points for one in point]])], size)
+    if isinstance(counts, DataError):
+        record.fail("points", str(counts))
+    return Shape(identity, label, counts)
+
+
+def _points(record: Record, least: int) -> list[list[float]]:
+    points = record.items("points")
+    if len(points) < least:
+        record.fail("points", f"a list of {len(points)}; expected {least} or more of [x, y]")
+    for point in points:
+        pair = isinstance(point, list) and len(point) == 2
+        if not pair or not all(is_number(one) and math.isfinite(one) for one in point):
+            record.fail("points", f"{short(point)} among others; expected [x, y]")
+    return list(points)
+
+
+def _mask(record: Record, points: list[list[float]], size: tuple[int, int]) -> str:
+    """The run lengths of a mask, a PNG image in base64 whose upper left corner is the first point."""
+    left, top = (round(one) for one in points[0])
+    data: Any = record.get("mask")
+    try:
+        content = base64.b64decode(data, validate=True)
+    except (TypeError, ValueError, binascii.Error):
+        record.fail("mask", f"{short(data)}; expected a PNG image in base64")
+    try:
+        with opened_image(io.BytesIO(content)) as image:
+            held = np.asarray(image.convert("L")) > 0
+    except VideoError:
+        record.fail("mask", "no PNG image in base64")
+    height, width = held.shape
+    if left < 0 or top < 0 or top + height > size[0] or left + width > size[1]:
+        record.fail("mask", f"{width}x{height} large at {left}, {top}, not within the image's {size[1]}x{size[0]}")
+    mask = np.zeros(size, bool)
+    mask[top : top + height, left : left + width] = held
+    return rle.encode(mask[None])[0]

@@ -1,0 +1,134 @@
+"""MOTS text files, of KITTI MOTS and MOTSChallenge: a line for each object and frame, with its mask as run lengths.
+
+"time_frame object_id class_id image_height image_width rle", separated by blanks. Class 1 is car, 2 pedestrian, and 10
+marks regions to ignore. The format: https://www.vision.rwth-aachen.de/page/mots.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from mdqe.data.problems import Problems
+from mdqe.importing.source import (
+    Frame,
+    Shape,
+    Source,
+    Video,
+    image_files,
+    image_folder,
+    image_root,
+    image_size,
+    numbers,
+    video_folders,
+)
+from mdqe.inference import rle
+
+CATEGORIES = {1: "car", 2: "pedestrian"}
+IGNORED = 10
+_FIELDS = ("time_frame", "object_id", "class_id", "image_height", "image_width", "rle")
+_CHALLENGE = Path("gt", "gt.txt")
+_FRAMES = "img1"
+
+
+class _Line(NamedTuple):
+    where: str
+    """How errors name it."""
+    object: int
+    kind: int
+    size: tuple[int, int]
+    counts: str
+
+
+def recognises(source: Path) -> bool:
+    """Whether it is a text file, or a folder of them or of folders with gt/gt.txt."""
+    first = next(iter(_text_files(source).values()), None)
+    if first is None:
+        return False
+    with first.open("rb") as file:
+        fields = file.readline(1 << 16).split(b" ")
+    return len(fields) == len(_FIELDS) and all(one.isdigit() for one in fields[:-1])
+
+
+def open_source(source: Path, images: Path | None, notes: Problems) -> Source:
+    """A source of such files.
+
+    The frame of a line is the image whose name ends in its number: 0 is 000000.png in KITTI, 1 is 000001.jpg in
+    MOTSChallenge.
+
+    Args:
+        source: VIDEO.txt or a folder of those, whose frames are in folders of the same names in `images`; or a folder
+            of VIDEO/gt/gt.txt, whose frames are in VIDEO/img1.
+        images: the folder of the frames of all videos.
+        notes: takes the regions to ignore.
+    """
+    challenge = source.is_dir() and not video_folders(source, ".txt").get(source)
+    root = image_root(images, source if challenge else source.parent / "JPEGImages", source.parent / "images")
+    videos = []
+    for name, path in _text_files(source).items():
+        folder = root / name / _FRAMES
+        files = image_files(root, folder if folder.is_dir() else image_folder(root, name))
+        if not files:
+            raise FileNotFoundError(f"{root / name} has no images of {path}; --images names the folder of all")
+        videos.append(Video(name, len(files), _frames(path, files, root, notes)))
+    return Source(root, videos, CATEGORIES)
+
+
+def expected_class() -> str:
+    """The classes, for an error."""
+    return f"expected {', '.join(f'{number} ({name})' for number, name in CATEGORIES.items())} or {IGNORED} (to ignore)"
+
+
+def _text_files(source: Path) -> dict[str, Path]:
+    """The text files by the names of their videos."""
+    if source.is_file():
+        return {source.stem: source} if source.suffix == ".txt" else {}
+    if own := video_folders(source, ".txt").get(source):
+        return {path.stem: path for path in own}
+    found = (folder / _CHALLENGE for folder in sorted(source.iterdir()))
+    return {path.parents[1].name: path for path in found if path.is_file()}
+
+
+def _frames(path: Path, files: Mapping[str, str], root: Path, notes: Problems) -> Iterator[Frame]:
+    by_number = numbers(files)
+    lines = defaultdict(list)
+    for number, line in _lines(path):
+        if number not in by_number:
+            raise ValueError(f'{line.where}: "time_frame" is {number}; no image in {root} for it has this number')
+        lines[number].append(line)
+    size = next((held[0].size for held in lines.values()), None)
+    for number, file in by_number.items():
+        shapes = []
+        for line in lines[number]:
+            if line.size != size:
+                raise ValueError(
+                    f"{line.where}: the image is {list(line.size)} large, before it was {list(size or ())}"
+                )
+            if line.kind == IGNORED:
+                notes.add("regions to ignore, left out", line.where)
+            else:
+                shapes.append(Shape(line.object, CATEGORIES[line.kind], line.counts))
+        yield Frame(file, size or image_size(root / file), shapes)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, _Line]]:
+    """The lines of a file, each after the number of its frame."""
+    try:
+        text = path.read_text(encoding="ascii")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text file of MOTS: {error}") from None
+    for i, line in enumerate(text.splitlines(), 1):
+        where, fields = f"{path}: line {i}", line.split(" ")
+        if len(fields) != len(_FIELDS):
+            raise ValueError(f"{where} has {len(fields)} fields; expected {' '.join(_FIELDS)}, separated by blanks")
+        for key, value in zip(_FIELDS[:-1], fields, strict=False):
+            if not value.isdecimal():
+                raise ValueError(f'{where}: "{key}" is {value!r}; expected a whole number')
+        number, identity, kind, height, width = map(int, fields[:-1])
+        if kind not in CATEGORIES and kind != IGNORED:
+            raise ValueError(f'{where}: "class_id" is {kind}; {expected_class()}')
+        try:
+            rle.runs(fields[-1:], (height, width))
+        except ValueError as error:
+            raise ValueError(f'{where}: "rle": {str(error).replace(" of mask 0", "")}') from None
+        yield number, _Line(where, identity, kind, (height, width), fields[-1])

@@ -1,0 +1,46 @@
+"""MOTS images, of KITTI MOTS and MOTSChallenge: 16-bit PNG images, 1000 times the class plus the number of the object.
+
+The format: https://www.vision.rwth-aachen.de/page/mots.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from mdqe.data.problems import Problems
+from mdqe.importing.id_png import IMAGES, in_folders_of_images, masks, open_folders, read_numbers
+from mdqe.importing.mots import CATEGORIES, IGNORED, expected_class
+from mdqe.importing.source import Shape, Source, image_root, video_folders
+
+_CLASS = 1000
+
+
+def recognises(source: Path) -> bool:
+    """Whether every object of the first image that has any has a number of such a kind."""
+    for paths in video_folders(source, ".png").values():
+        for path in paths:
+            numbers = read_numbers(path)
+            if numbers is None:
+                return False
+            if numbers.any():
+                return set(np.unique(numbers[numbers > 0] // _CLASS).tolist()) <= {*CATEGORIES, IGNORED}
+    return False
+
+
+def open_source(source: Path, images: Path | None, notes: Problems) -> Source:
+    """A source of such images: a folder per video, and the frames in folders of the same names in `images`."""
+
+    def shapes(path: Path, numbers: np.ndarray) -> list[Shape]:
+        found = []
+        for number, counts in masks(numbers):
+            kind = number // _CLASS
+            if kind == IGNORED:
+                notes.add("regions to ignore, left out", str(path))
+            elif kind not in CATEGORIES:
+                raise ValueError(f"{path}: number {number}: class is {kind}; {expected_class()}")
+            else:
+                found.append(Shape(number, CATEGORIES[kind], counts))
+        return found
+
+    root = image_root(images, source / IMAGES, source.parent / IMAGES)
+    return open_folders(in_folders_of_images(source, root), root, notes, shapes)._replace(categories=CATEGORIES)

@@ -1,0 +1,239 @@
+"""Shapes that people draw: LabelMe's JSON files and CVAT's XML."""
+
+import base64
+import json
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import pytest
+import truths
+from truths import FRAMES, SIZE, Truth, png, scenes, write_frames
+
+from mdqe.data.problems import Problems
+from mdqe.importing.formats import import_annotations
+
+
+def labelme(shapes: list[dict[str, Any]], image: str) -> str:
+    head = {"version": "5.5.0", "flags": {}, "imagePath": image, "imageData": None}
+    return json.dumps({**head, "shapes": shapes, "imageHeight": SIZE[0], "imageWidth": SIZE[1]})
+
+
+def shape(
+    label: str, group: int | None, points: list[list[float]], kind: str = "polygon", **more: Any
+) -> dict[str, Any]:
+    return {"label": label, "points": points, "group_id": group, "shape_type": kind, "flags": {}, **more}
+
+
+def test_labelme(tmp_path):
+    files, videos = {}, []
+    for seed, name in enumerate(("first", "second")):
+        tracks = truths.polygons(seed)
+        masks = truths.masks_of(tracks)
+        names = write_frames(tmp_path / name, FRAMES + 1)[:-1]
+        square = [[2.0, 3.0], [11.0, 9.0]]
+        for t, image in enumerate(names):
+            shapes = [
+                shape("cat" if i < 2 else "dog", 5 + i, track[t])
+                for i, track in enumerate(tracks)
+                if track[t] is not None
+            ]
+            shapes.append(shape("dog", 7, square, "rectangle"))  # another part of it
+            masks[2, t] |= truths.filled([[2, 3], [11, 3], [11, 9], [2, 9]])
+            shapes += [shape("cat", None, square, "rectangle"), shape("cat", 1, square, "circle")]
+            (tmp_path / name / image).with_suffix(".json").write_text(labelme(shapes, image))
+        files[name] = [f"{name}/{image}" for image in names]
+        videos.append(Truth(name, masks, ["cat", "cat", "dog"], [5, 6, 7]))
+    notes = Problems()
+    document = import_annotations(tmp_path, notes=notes)
+    truths.assert_equal(document, videos, files)
+    assert document["categories"] == [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
+    told = "\n".join(notes.lines())
+    assert "images without annotations, left out (2): first/00004.jpg, second/00004.jpg" in told
+    assert "shapes without a group_id, left out (8): " in told and "first/00000.json: shape 4 (cat), " in told
+    assert "shapes that are no polygon, rectangle or mask, left out (8): " in told and "(circle)" in told
+    truths.assert_loads(document, tmp_path, tmp_path / "annotations.json")
+
+
+def test_labelme_masks_in_one_folder_and_images_elsewhere(tmp_path):
+    (video,) = scenes(("drawn",), categories=("fish", "crab"))
+    (tmp_path / "drawn").mkdir()
+    names = write_frames(tmp_path / "frames" / "drawn", pattern="frame {}.png")
+    for t, image in enumerate(names):
+        shapes = []
+        for kind, number, mask in zip(video.categories, video.ids, video.masks[:, t], strict=True):
+            if mask.any():
+                ys, xs = np.nonzero(mask)
+                corners = [[float(xs.min()), float(ys.min())], [float(xs.max()), float(ys.max())]]
+                part = mask[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1]
+                data = base64.b64encode(png(part * (255 if t else 1))).decode()
+                shapes.append(shape(kind, number, corners, "mask", mask=data))
+        document = json.loads(labelme(shapes, f"..\\frames\\{image}"))
+        if t == 0:
+            document["imageHeight"] = None
+        (tmp_path / "drawn" / f"{t}.json").write_text(json.dumps(document))
+    document = import_annotations(tmp_path / "drawn", images=tmp_path / "frames")
+    truths.assert_equal(document, [video], {"drawn": [f"drawn/{name}" for name in names]})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"label": 5}, 'shape 0: "label" is a number; expected a string'),
+        ({"group_id": "x"}, "shape 0: \"group_id\" is 'x'; expected a whole number"),
+        ({"points": [[1, 2], [3, 4]]}, 'shape 0: "points" is a list of 2; expected 3 or more of [x, y]'),
+        ({"points": [[1, 2], [3, 4], [5]]}, 'shape 0: "points" is [5] among others; expected [x, y]'),
+        ({"points": [[1, 2], [3, 4], [5, 9e9]]}, 'shape 0: "points" is a polygon reaches far outside the picture'),
+        ({"shape_type": "mask"}, 'shape 0 has no "mask"'),
+        ({"shape_type": "mask", "mask": "!"}, "shape 0: \"mask\" is '!'; expected a PNG image in base64"),
+        ({"shape_type": "mask", "mask": "AAAA"}, 'shape 0: "mask" is no PNG image in base64'),
+        (
+            {"shape_type": "mask", "mask": base64.b64encode(png(np.ones((48, 72)))).decode()},
+            'shape 0: "mask" is 72x48 large at 1, 2, not within the image\'s 72x48',
+        ),
+    ],
+)
+def test_bad_labelme(tmp_path, change, message):
+    (image,) = write_frames(tmp_path / "v", 1)
+    shapes = [shape("a", 1, [[1, 2], [30, 4], [20, 30]]) | change]
+    (tmp_path / "v" / "00000.json").write_text(labelme(shapes, image))
+    with pytest.raises(ValueError) as caught:
+        import_annotations(tmp_path)
+    assert f"00000.json: {message}" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_labelme_without_its_image(tmp_path):
+    write_frames(tmp_path / "v", 1)
+    (tmp_path / "v" / "x.json").write_text(labelme([], "y.jpg"))
+    with pytest.raises(FileNotFoundError, match=r"x\.json has no frame: there is no image x or y"):
+        import_annotations(tmp_path)
+
+
+def cvat(tracks: list[tuple[int, str, list[str]]], head: str = "", size: int = FRAMES) -> str:
+    """A file of tracks, each with its id, its label and the elements of its shapes."""
+    body = "".join(f'<track id="{i}" label="{label}" source="manual">{"".join(e)}</track>' for i, label, e in tracks)
+    return (
+        '<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n<version>1.1</version>\n<meta><task><id>5</id>'
+        f"<name>n</name><size>{size}</size><mode>interpolation</mode>{head}<labels><label><name>cat</name></label></labels>"
+        f"<segments><segment><id>1</id><start>0</start><stop>9</stop></segment></segments></task></meta>\n{body}\n"
+        "</annotations>\n"
+    )
+
+
+SIZES = f"<original_size><width>{SIZE[1]}</width><height>{SIZE[0]}</height></original_size>"
+
+
+def polygon(frame: int, points: list[list[float]], order: int = 0, outside: int = 0) -> str:
+    text = ";".join(f"{x:.2f},{y:.2f}" for x, y in points)
+    return (
+        f'<polygon frame="{frame}" keyframe="1" outside="{outside}" occluded="0" points="{text}" z_order="{order}">'
+        '<attribute name="colour">red &amp; blue</attribute></polygon>'
+    )
+
+
+def mask_element(frame: int, mask: np.ndarray) -> str:
+    ys, xs = np.nonzero(mask)
+    part = mask[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1]
+    runs = [(value, len(list(group))) for value, group in groupby(part.ravel().tolist())]
+    counts = [0] * runs[0][0] + [length for _, length in runs]
+    place = f'left="{xs.min()}" top="{ys.min()}" width="{part.shape[1]}" height="{part.shape[0]}"'
+    text = ", ".join(map(str, counts))
+    return f'<mask frame="{frame}" keyframe="1" outside="0" occluded="0" rle="{text}" {place} z_order="0"></mask>'
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_cvat(tmp_path, packed):
+    """Polygons of which some hide others, as CVAT packs several videos and as XML files beside their frames."""
+    files, videos = {}, []
+    for seed, name in enumerate(("left", "right")):
+        shapes = truths.polygons(seed + 20)
+        masks = truths.masks_of(shapes)
+        orders, painted = [1, 0, 4], np.zeros((FRAMES, *SIZE), bool)
+        for i in np.argsort(orders)[::-1]:
+            masks[i], painted = masks[i] & ~painted, painted | masks[i]
+        tracks = []
+        for i, track in enumerate(shapes):
+            last = next(one for one in track if one is not None)
+            elements = [polygon(t, one or last, orders[i], outside=int(one is None)) for t, one in enumerate(track)]
+            elements.append('<box frame="0" outside="0" xtl="1" ytl="2" xbr="3" ybr="4"/>' if i == 0 else "")
+            tracks.append((i, "cat" if i else "dog", elements))
+        home = tmp_path / name / "annotations.xml" if packed else tmp_path / f"{name}.xml"
+        folder = tmp_path / name / "images" if packed else tmp_path / "images" / name
+        names = write_frames(folder, pattern="frame_{:06}.PNG")
+        home.write_text(cvat(tracks, SIZES))
+        files[name] = [f"{name}/{'images/' if packed else ''}{image}" for image in names]
+        videos.append(Truth(name, masks, ["dog", "cat", "cat"], [0, 1, 2]))
+    notes = Problems()
+    document = import_annotations(tmp_path, notes=notes)
+    truths.assert_equal(document, videos, files)
+    root = tmp_path if packed else tmp_path / "images"
+    truths.assert_loads(document, root, tmp_path / "annotations.json")
+    told = "\n".join(notes.lines())
+    assert "shapes that are no polygons or masks, left out (2): " in told and "line 5: box of track 0" in told
+    assert "frames in which shapes behind lose pixels to those in front (z_order) (" in told
+    one = import_annotations(tmp_path / "left" / "annotations.xml" if packed else tmp_path / "left.xml")
+    assert one["videos"][0]["name"] == "left"
+    assert one["annotations"] == [a for a in document["annotations"] if a["video_id"] == 1]
+
+
+@pytest.mark.parametrize(("start", "first"), [(0, 1), (100, 100), (100, 0)])
+def test_cvat_masks_and_numbers_of_frames(tmp_path, start, first):
+    """Every fifth frame of a longer video; its images numbered from 1, as their numbers there, or from 0."""
+    (video,) = scenes(("clip",), categories=("cat",))
+    tracks = [
+        (number, "cat", [mask_element(start + 5 * t, mask) for t, mask in enumerate(masks) if mask.any()])
+        for number, masks in zip(video.ids, video.masks, strict=True)
+    ]
+    head = f"<start_frame>{start}</start_frame><stop_frame>{start + 20}</stop_frame><frame_filter>step=5</frame_filter>"
+    (tmp_path / "clip.xml").write_text(cvat(tracks, head))
+    step = 5 if first == start else 1
+    names = [write_frames(tmp_path / "images", 1, first=first + step * t)[0] for t in range(FRAMES)]
+    document = import_annotations(tmp_path / "clip.xml")
+    truths.assert_equal(document, [video], {"clip": names})
+
+
+LAUGHS = '<?xml version="1.0"?><!DOCTYPE a [<!ENTITY x "ha"><!ENTITY y "&x;&x;">]><annotations>&y;</annotations>'
+SECRET = '<?xml version="1.0"?><!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]><annotations>&x;</annotations>'
+
+
+def one(element: str, **options: Any) -> str:
+    return cvat([(4, "cat", [element])], **options)
+
+
+CORNERS = [[1.0, 2.0], [30.0, 4.0], [20.0, 30.0]]
+MASK = '<mask frame="0" outside="0" rle="{}" left="{}" top="2" width="2" height="3"/>'
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (LAUGHS, '"<!DOCTYPE>" is there; CVAT writes none, and it may hold entities'),
+        (SECRET, '"<!DOCTYPE>" is there; CVAT writes none, and it may hold entities'),
+        ("<annotations><meta>", "clip.xml is not XML: no element found"),
+        ("<other/>", 'line 1: "<other>" is the first element; expected <annotations>'),
+        ('<annotations><image id="0"/></annotations>', '"<image>" is of CVAT for images; export as CVAT for video 1.1'),
+        (
+            "<annotations><meta><project/></meta></annotations>",
+            '"<project>" is of several tasks; export each by itself',
+        ),
+        ("<annotations></annotations>", '"size" is missing; expected a whole number from 1'),
+        (one(polygon(9, CORNERS)), 'line 5: polygon of track 4: "frame" is 9; its frames are 0 to 3'),
+        (one('<polygon frame="x" points=""/>'), "line 5: \"frame\" is 'x'; expected a whole number from 0"),
+        (one('<polygon frame="0" points="1,2;3;4,5"/>'), "line 5: \"points\" is '1,2;3;4,5'; expected x,y;x,y;…"),
+        (one('<polygon frame="0" points="1,2;3,a;4,5"/>'), "line 5: \"points\" is '1,2;3,a;4,5'; expected x,y;x,y;…"),
+        (
+            one('<polygon frame="0" points="1,2;4,5"/>'),
+            'line 5: polygon of track 4: "points": a polygon is not x and y',
+        ),
+        (one(MASK.format("0,7", 1)), 'line 5: "rle" is of 7 pixels; width x height is 6'),
+        (one(MASK.format("0,-6", 1)), "line 5: \"rle\" is '-6'; expected a whole number from 0"),
+        (one(MASK.format("0,6", 71)), "line 5: mask of track 4: the mask reaches beyond the image, which is 72x48"),
+        (one(polygon(0, CORNERS), size=7), "images has 4 images; "),
+    ],
+)
+def test_bad_cvat(tmp_path, text, message):
+    (tmp_path / "clip.xml").write_text(text)
+    write_frames(tmp_path / "images")
+    with pytest.raises(ValueError) as caught:
+        import_annotations(tmp_path / "clip.xml", format="cvat")
+    assert message in str(caught.value) and "clip.xml" in str(caught.value) and "\n" not in str(caught.value)
