@@ -20,7 +20,7 @@ ROOMS = (
     "backbone", "encoder", "query_init", "decoder", "mask_head", "outputs",
     "checkpoint", "storage", "source", "hub",
     "inference", "video", "image_processor", "losses", "model",
-    "data", "evaluation", "importing", "training", "cli", "train",
+    "data", "evaluation", "importing", "pages", "training", "cli", "train",
 )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from typing import NoReturn
 
 import mdqe
 
-COMMANDS = ("segment", "demo", "train", "evaluate", "submit", "split", "make-data", "import", "convert", "info")
+COMMANDS = ("segment", "demo", "train", "evaluate", "view", "submit", "split", "make-data", "import", "convert", "info")
 
 
 class _Parser(argparse.ArgumentParser):

@@ -4,13 +4,12 @@ Every error names the file, the record and the field. Masks are taken as run len
 their counts hold is checked where they are compared.
 """
 
-import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
-from mdqe.evaluation.records import Record, Source, is_number, kind, load_json
+from mdqe.evaluation.records import Record, Source, is_finite, kind, load_json
 from mdqe.inference.rle import Counts
 
 DEGREES = {"no_occlusion": 0.0, "slight_occlusion": 0.25, "severe_occlusion": 0.75}
@@ -209,7 +208,7 @@ def _read_object(record: Record, videos: Mapping[int, Video], categories: Mappin
     crowd = read_crowd(record)
     areas = record.items("areas", video.length)
     for area in areas:
-        if area is not None and not (is_number(area) and 0 <= area < math.inf):
+        if area is not None and not (is_finite(area) and area >= 0):
             record.fail("areas", f"{area!r}; expected pixels or null")
     seen = [area for area in areas if area]
     occlusion = None

@@ -1,16 +1,24 @@
 """Records of a JSON file, whose fields are checked as they are taken; errors name the file, the record, the field."""
 
 import json
-import math
+import sys
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from mdqe.inference.rle import Counts
 
 Source = str | PathLike[str] | Any
-"""A path, or what the JSON file there would load as."""
+"""A path, or what the JSON file there would load as; or `Loaded`, where a file was read already."""
+
+
+class Loaded(NamedTuple):
+    """What a JSON file held."""
+
+    name: str
+    """How errors name it."""
+    document: Any
 
 
 class Record:
@@ -45,7 +53,7 @@ class Record:
 
     def number(self, key: str) -> float:
         value = self.get(key)
-        if not is_number(value) or not math.isfinite(value):
+        if not is_finite(value):
             self.fail(key, f"{short(value)}; expected a finite number")
         return float(value)
 
@@ -81,18 +89,25 @@ class Record:
     def box(self, key: str) -> list[float]:
         """[x, y, width, height] in pixels."""
         value = self.items(key)
-        if len(value) != 4 or not all(is_number(one) and math.isfinite(one) for one in value) or min(value[2:]) < 0:
+        if len(value) != 4 or not all(map(is_finite, value)) or min(value[2:]) < 0:
             self.fail(key, f"{short(value)}; expected [x, y, width, height]")
         return [float(one) for one in value]
 
 
-def load_json(source: Source, name: str) -> tuple[str, Any]:
-    """How errors name the source, and its content."""
+def load_json(source: Source, name: str) -> Loaded:
+    """The source's content; errors call it by its path, or by `name` where it has none.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is not JSON.
+    """
+    if isinstance(source, Loaded):
+        return source
     if not isinstance(source, str | PathLike):
-        return name, source
+        return Loaded(name, source)
     path = Path(source)
     try:
-        return str(path), json.loads(path.read_bytes())
+        return Loaded(str(path), json.loads(path.read_bytes()))
     except ValueError as error:  # of JSON or of UTF-8
         raise ValueError(f"{path} is not JSON: {error}") from None
     except RecursionError:
@@ -100,10 +115,17 @@ def load_json(source: Source, name: str) -> tuple[str, Any]:
 
 
 def is_number(value: Any) -> bool:
+    """Whether JSON calls it a number: true and false are none, though Python counts with them."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def is_finite(value: Any) -> bool:
+    """Whether it is a number that a float can hold: no NaN, no infinity, no longer integer."""
+    return is_number(value) and -sys.float_info.max <= value <= sys.float_info.max
+
+
 def kind(value: Any) -> str:
+    """What a loaded value is in JSON's words, with an article: "an object", "a list", "null"."""
     kinds = {dict: "an object", list: "a list", str: "a string", type(None): "null", bool: "true or false"}
     kinds |= {int: "a number", float: "a number"}
     return kinds.get(type(value), f"a {type(value).__name__}")

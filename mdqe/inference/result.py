@@ -261,8 +261,8 @@ class VideoInstances:
         """
         try:
             return cls(**from_document(json.loads(Path(path).read_text(encoding="utf-8"))))
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-            reason = f"no entry {error}" if isinstance(error, KeyError) else str(error)
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, RecursionError) as error:
+            reason = f"no entry {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
             raise ValueError(f"{path} does not hold saved instances: {reason}") from error
 
 

@@ -1,5 +1,6 @@
 """The JSON form of `VideoInstances`: YouTube-VIS results, with what they leave out beside them."""
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -51,12 +52,22 @@ def from_document(document: Any) -> dict[str, Any]:
     if document["version"] != VERSION:
         raise ValueError(f"version {document['version']}; this library reads version {VERSION}")
     video, categories, rows = document["video"], document["categories"], document["results"]
+    for key in ("height", "width", "length", "first_frame"):
+        if type(video[key]) is not int or not 0 <= video[key] < 2**31:
+            raise ValueError(f"{key} of the video is {str(video[key])[:40]!r}; expected a whole number from 0")
+    if video["fps"] is not None and not (type(video["fps"]) in (int, float) and 0 < video["fps"] < math.inf):
+        raise ValueError(f"fps of the video is {str(video['fps'])[:40]!r}; expected a number above 0 or null")
     size, frames = (video["height"], video["width"]), video["length"]
     label = {category["id"]: k for k, category in enumerate(categories)}
-    runs = np.empty((len(rows), frames), object)
     for i, row in enumerate(rows):
         if len(row["segmentations"]) != frames:
             raise ValueError(f"result {i} has {len(row['segmentations'])} masks; the video has {frames} frames")
+        if type(row["score"]) not in (int, float) or not math.isfinite(row["score"]):
+            raise ValueError(f"the score of result {i} is {str(row['score'])[:40]!r}; expected a finite number")
+        if type(row["track_id"]) is not int or type(row["category_id"]) is not int:
+            raise ValueError(f"result {i} has a track_id or category_id that is no whole number")
+    runs = np.empty((len(rows), frames), object)
+    for i, row in enumerate(rows):
         for t, mask in enumerate(row["segmentations"]):
             if mask is None:
                 continue

@@ -1,0 +1,1 @@
+"""Pages for people: HTML files that hold all they show and ask no network for anything."""

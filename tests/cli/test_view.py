@@ -1,0 +1,82 @@
+"""`mdqe view`: a page of a video's masks."""
+
+import json
+
+import pytest
+
+from mdqe.cli import view
+from mdqe.data.synthetic_files import write_set
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory):
+    """A set of two videos."""
+    folder = tmp_path_factory.mktemp("view") / "shapes"
+    list(write_set(folder, videos=2, frames=3, size=(48, 64), difficulty="easy", mp4=True))
+    return folder
+
+
+def page_data(path):
+    text = path.read_text()
+    return json.loads(text.split('id="data">')[1].split("</script>")[0])
+
+
+def test_annotations_with_frames(run, shapes, tmp_path):
+    out = tmp_path / "page.html"
+    options = ["--frames", shapes / "JPEGImages", "--video", "2", "-o", out, "--width", "32"]
+    status, stdout, stderr = run("view", shapes / "annotations.json", *options)
+    assert (status, stdout) == (0, f"{out}\n") and "3 frames" in stderr
+    assert page_data(out)["pictures"] == 3 and out.read_text().count("data:image/jpeg;base64,") == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["page.html"]
+
+
+def test_results_without_frames(run, shapes, tmp_path):
+    document = json.loads((shapes / "annotations.json").read_text())
+    rows = [
+        {key: one[key] for key in ("video_id", "category_id", "segmentations")} | {"score": 0.5}
+        for one in document["annotations"]
+    ]
+    (tmp_path / "r.json").write_text(json.dumps(rows))
+    out = tmp_path / "page.html"
+    options = ["--annotations", shapes / "annotations.json", "--video", "1", "-o", out, "--score-threshold", "0.4"]
+    status, _, stderr = run("view", tmp_path / "r.json", *options)
+    assert status == 0 and "masks stand on plain ground" in stderr
+    data = page_data(out)
+    assert [side["name"] for side in data["sides"]] == ["Prediction", "Ground truth"]
+    assert (data["pictures"], data["threshold"]) == (0, 0.4)
+
+
+def test_what_segment_wrote(run, tiny_model, make_clip, tmp_path):
+    clip = make_clip("clip.mp4", frames=6)
+    run("segment", clip, "-o", tmp_path / "out", "--model", tiny_model, "--every", "2", "--device", "cpu")
+    found = tmp_path / "out" / "clip" / "instances.json"
+    status, _, stderr = run("view", found, "--frames", clip, "-o", tmp_path / "page.html")
+    assert status == 0, stderr
+    data = page_data(tmp_path / "page.html")
+    assert (data["name"], data["length"], data["pictures"], data["rate"]) == ("clip.mp4", 3, 3, 5.0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["none.json", "-o", "p.html"], "none.json: No such file"),
+        (["SET", "-o", "p.html"], "holds 2 such videos; choose one with --video: 1 (00000), 2 (00001)"),
+        (["SET", "--video", "1", "--frames", "nowhere", "-o", "p.html"], "no such file: nowhere"),
+        (["SET", "--video", "1", "-o", "no/folder/p.html"], "no/folder/p.html cannot be written"),
+        (["SET", "--video", "1", "-o", "."], ". cannot be written"),
+        (["SET", "--video", "1", "-o", "p.html", "--score-threshold", "2"], "--score-threshold is 2.0; expected 0 to"),
+        (["SET", "--video", "1", "-o", "p.html", "--width", "0"], "'0' is not a whole number of at least 16"),
+        (["SET"], "-o/--output"),
+    ],
+)
+def test_bad_input(run, shapes, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = run("view", *[str(shapes / "annotations.json") if one == "SET" else one for one in arguments])
+    lines = [line for line in err.splitlines() if not line.startswith(("reading", "no --frames"))]
+    assert status == 2 and out == "" and len(lines) == 1 and message in lines[0]
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_has_the_examples(run):
+    status, out, _ = run("view", "--help")
+    assert status == 0 and view.EXAMPLE in out
