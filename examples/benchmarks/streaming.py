@@ -103,7 +103,8 @@ def main() -> None:
         return run_row(options)
     print(
         f"{options.preset or 'mdqe:tiny'}, {options.frames} frames of {options.size[1]}×{options.size[0]}, "
-        f"shorter edge {options.edge or 'as it is'}, {options.threads} threads, {options.clock} time, torch {torch.__version__}\n"
+        f"shorter edge {options.edge or 'as it is'}, {options.threads} threads, {options.clock} time, "
+        f"torch {torch.__version__}\n"
     )
     print("| results | frames until final, median and most | ms a push, median, 99 %, most | frames/s | MiB, most "
           "| MiB grown in the second half | saved session MiB | s to save | s to resume |")  # fmt: skip
