@@ -59,7 +59,7 @@ def check_images(annotations: Annotations, images: Path) -> None:
             )
         for name in video.file_names:
             if not (images / name).is_file():
-                raise FileNotFoundError(f"{images / name} of {noun} {video.id} is not there")
+                raise FileNotFoundError(f"{images / name} of {noun} {video.id} is not there; --images names the folder")
 
 
 def label_ids(config: "MDQEConfig", annotations: Annotations) -> list[int]:

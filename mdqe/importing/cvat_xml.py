@@ -64,7 +64,7 @@ def read_task(path: Path, notes: Problems) -> Task:
     try:
         with path.open("rb") as file:
             parser.ParseFile(file)
-    except expat.ExpatError as error:
+    except (expat.ExpatError, LookupError) as error:  # of the syntax, or of an encoding that there is not
         raise ValueError(f"{path} is not XML: {error}") from None
     return reader.finish()
 

@@ -70,7 +70,10 @@ def open_source(source: Path, images: Path | None, notes: Problems) -> Source:
         files = image_files(root, folder if folder.is_dir() else image_folder(root, name))
         if not files:
             raise FileNotFoundError(f"{root / name} has no images of {path}; --images names the folder of all")
-        videos.append(Video(name, len(files), _frames(path, files, root, notes)))
+        by_number = numbers(files)
+        for file in sorted(set(files.values()) - set(by_number.values())):
+            notes.add("images whose names end in no number, left out", file)
+        videos.append(Video(name, len(by_number), _frames(path, by_number, root, notes)))
     return Source(root, videos, CATEGORIES)
 
 
@@ -89,8 +92,7 @@ def _text_files(source: Path) -> dict[str, Path]:
     return {path.parents[1].name: path for path in found if path.is_file()}
 
 
-def _frames(path: Path, files: Mapping[str, str], root: Path, notes: Problems) -> Iterator[Frame]:
-    by_number = numbers(files)
+def _frames(path: Path, by_number: Mapping[int, str], root: Path, notes: Problems) -> Iterator[Frame]:
     lines = defaultdict(list)
     for number, line in _lines(path):
         if number not in by_number:

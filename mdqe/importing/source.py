@@ -54,7 +54,7 @@ class Source(NamedTuple):
 
 
 def video_folders(source: Path, suffix: str) -> dict[Path, list[Path]]:
-    """Files with a suffix in natural order, by their folder: of `source` itself, or else of each folder in it."""
+    """Files with a suffix in natural order, by their folder: of each folder in `source` that has any, else its own."""
 
     def files(folder: Path) -> list[Path]:
         found = (path for path in folder.iterdir() if path.suffix.lower() == suffix and not path.name.startswith("."))
@@ -62,10 +62,9 @@ def video_folders(source: Path, suffix: str) -> dict[Path, list[Path]]:
 
     if not source.is_dir():
         return {}
-    if own := files(source):
-        return {source: own}
     folders = sorted((path for path in source.iterdir() if path.is_dir()), key=natural_key)
-    return {folder: held for folder in folders if (held := files(folder))}
+    found = {folder: held for folder in folders if (held := files(folder))}
+    return found or ({source: own} if (own := files(source)) else {})
 
 
 def image_root(given: Path | None, *choices: Path) -> Path:

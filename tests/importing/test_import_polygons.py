@@ -53,6 +53,7 @@ def test_labelme(tmp_path):
     assert "shapes without a group_id, left out (8): " in told and "first/00000.json: shape 4 (cat), " in told
     assert "shapes that are no polygon, rectangle or mask, left out (8): " in told and "(circle)" in told
     truths.assert_loads(document, tmp_path, tmp_path / "annotations.json")
+    assert import_annotations(tmp_path) == document, "the file that was written there is in nobody's way"
 
 
 def test_labelme_masks_in_one_folder_and_images_elsewhere(tmp_path):
@@ -210,6 +211,7 @@ MASK = '<mask frame="0" outside="0" rle="{}" left="{}" top="2" width="2" height=
         (LAUGHS, '"<!DOCTYPE>" is there; CVAT writes none, and it may hold entities'),
         (SECRET, '"<!DOCTYPE>" is there; CVAT writes none, and it may hold entities'),
         ("<annotations><meta>", "clip.xml is not XML: no element found"),
+        ('<?xml version="1.0" encoding="utf-9"?><annotations/>', "clip.xml is not XML: unknown encoding: utf-9"),
         ("<other/>", 'line 1: "<other>" is the first element; expected <annotations>'),
         ('<annotations><image id="0"/></annotations>', '"<image>" is of CVAT for images; export as CVAT for video 1.1'),
         (

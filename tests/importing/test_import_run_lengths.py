@@ -56,8 +56,11 @@ def test_kitti_mots_with_empty_frames(tmp_path):
         (tmp_path / "instances_txt" / f"{video.name}.txt").write_text("\n".join(mots_lines(video, 0)))
         names = write_frames(tmp_path / "image_02" / video.name, pattern="{:06}.png")
         files[video.name] = [f"{video.name}/{name}" for name in names]
-    document = import_annotations(tmp_path / "instances_txt", images=tmp_path / "image_02")
+    write_frames(tmp_path / "image_02" / "0010", 1, pattern="cover.png")
+    notes = Problems()
+    document = import_annotations(tmp_path / "instances_txt", images=tmp_path / "image_02", notes=notes)
     truths.assert_equal(document, videos, files)
+    assert notes.lines() == ["images whose names end in no number, left out (1): 0010/cover.png"]
     one = import_annotations(tmp_path / "instances_txt" / "0002.txt", images=tmp_path / "image_02")
     truths.assert_equal(one, videos[:1], files)
 
