@@ -38,23 +38,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output",
         metavar="DIR",
         type=Path,
-        help="write numbers.json, per_category.csv and, of videos, per_video.csv there; with a model also "
-        "results.json, and a file per video or image from which an interrupted run goes on",
+        help="write numbers.json and per_category.csv there, of videos also per_video.csv, precision_recall.csv and "
+        ".svg, and report.html with the best and worst videos; with a model also results.json, and a file per video or "
+        "image from which an interrupted run goes on",
     )
     parser.add_argument(
         "--score-threshold",
         metavar="SCORE",
         type=float,
         default=0.3,
-        help="least score of a result that counts in HOTA, IDF1 and identity switches of videos (default: %(default)s)",
+        help="least score of a result that counts in HOTA, IDF1, identity switches and the score of a video, and that "
+        "is shown in report.html (default: %(default)s)",
     )
-    group = parser.add_argument_group("running a model")
-    group.add_argument(
+    parser.add_argument(
         "--images",
         metavar="DIR",
         type=Path,
         help="the folder of the frames (default: JPEGImages beside the annotations)",
     )
+    parser.add_argument(
+        "--show-videos",
+        metavar="N",
+        type=int,
+        choices=range(51),
+        default=3,
+        help="how many of the best and of the worst videos report.html shows, up to 50 (default: %(default)s)",
+    )
+    group = parser.add_argument_group("running a model")
     group.add_argument(
         "--workers",
         metavar="N",
@@ -70,7 +80,8 @@ def run(args: argparse.Namespace) -> int:
     if args.results is not None:
         if args.model is not None:
             raise ValueError("give RESULTS or --model, not both")
-        numbers = _compare(args.data / "annotations.json" if args.data.is_dir() else args.data, args.results, args)
+        annotations: Path | None = args.data / "annotations.json" if args.data.is_dir() else args.data
+        results: Any = args.results
     else:
         from mdqe.cli.evaluate_model import run_model
 
@@ -84,12 +95,17 @@ def run(args: argparse.Namespace) -> int:
             say("the set has no annotations to compare with")
             print(args.output / "results.json")
             return 0
-        numbers = _compare(annotations, results, args)
+    assert annotations is not None
+    numbers = _compare(annotations, results, args)
     from mdqe.cli.evaluate_tables import table, write_tables
 
     if args.output is not None:
         write_tables(numbers, args.output)
-    print(table(numbers))
+    print(table(numbers).encode("utf-8", "replace").decode(), flush=True)  # JSON can hold halves of characters
+    if "per_video" in numbers:
+        from mdqe.cli.evaluate_report import write_report
+
+        write_report(numbers, annotations, results, args)
     return 0
 
 
@@ -103,8 +119,9 @@ def _compare(annotations: Path, results: Any, args: argparse.Namespace) -> dict[
         if holds_images(annotations):
             numbers = evaluate_coco(annotations, results)
         else:
+            more = args.output is not None
             numbers = evaluate(
-                annotations, results, score_threshold=args.score_threshold, per_video=args.output is not None
+                annotations, results, score_threshold=args.score_threshold, per_video=more, precision_curves=more
             )
     for warning in caught:
         say(f"warning: {warning.message}")

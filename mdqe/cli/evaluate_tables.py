@@ -44,13 +44,13 @@ def _categories(numbers: Mapping[str, Any], title: str = "", prefix: str = "") -
 
 
 def write_tables(numbers: Mapping[str, Any], folder: Path) -> None:
-    """numbers.json, per_category.csv and, where there are numbers of each video, per_video.csv."""
+    """numbers.json, per_category.csv and, where there are numbers of each video, per_video.csv; no curves."""
     folder.mkdir(parents=True, exist_ok=True)
     with whole_file(folder / "numbers.json") as partial:
-        partial.write_text(json.dumps(numbers, indent=1) + "\n")
+        partial.write_text(json.dumps({k: v for k, v in numbers.items() if k != "precision_curves"}, indent=1) + "\n")
     for name in [one for one in ("per_category", "per_video") if one in numbers]:
         columns = list(next(iter(numbers[name].values()), {}))
-        with whole_file(folder / f"{name}.csv") as partial, partial.open("w", newline="") as file:
+        with whole_file(folder / f"{name}.csv") as partial, partial.open("w", newline="", errors="replace") as file:
             writer = csv.writer(file)
             writer.writerow(["id", *columns])
             for number, one in numbers[name].items():

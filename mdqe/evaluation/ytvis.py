@@ -1,6 +1,6 @@
 """The numbers of YouTube-VIS and OVIS: `evaluate`."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from mdqe.evaluation.identity import IdentityCounts, compare_identities, without
 from mdqe.evaluation.overlap import overlap
 from mdqe.evaluation.reading import Annotations, Results, Track, Video, read_annotations, read_results
 from mdqe.evaluation.records import Source
+from mdqe.evaluation.video_score import Paired, best_of_tracks, pair
 
 AREAS = {"": (0, 1e10), "s": (0, 128**2), "m": (128**2, 256**2), "l": (256**2, 1e10)}
 """Pixels of all, small, medium and large objects of YouTube-VIS, both ends included."""
@@ -25,6 +26,7 @@ def evaluate(
     identity: bool = True,
     score_threshold: float = 0.3,
     per_video: bool = False,
+    precision_curves: bool = False,
 ) -> dict[str, Any]:
     """Compare results with annotations.
 
@@ -36,6 +38,7 @@ def evaluate(
         score_threshold: for those, which need a decision: results with this score or more count, and of several results
             with one "track_id" in a video the best alone. Results without a "track_id" are each a track of its own.
         per_video: give the numbers of each video alone too.
+        precision_curves: give the precision at 101 recalls too.
 
     Returns:
         Numbers from 0 to 1, as the official evaluators give them, −1.0 where there is no object to count:
@@ -50,7 +53,10 @@ def evaluate(
           are in `mdqe.evaluation.identity`;
         - "per_category": by category id, its "name", how many "objects" (no crowds) and "results" it has, and the same
           numbers;
-        - "per_video", if asked for: the same by the id of the video.
+        - "per_video", if asked for: the same by the id of the video, and its "score" with how many "objects" and
+          "tracks" (from `score_threshold`) it has and how many objects are "found": see `mdqe.evaluation.video_score`;
+        - "precision_curves", if asked for: by the id of each category that has an object, an array (10, 101) of
+          precisions at the IoU thresholds 0.5, 0.55, … and the recalls 0, 0.01, …; AP is their mean.
 
     Raises:
         OSError: a file cannot be read.
@@ -64,14 +70,19 @@ def evaluate(
     found = read_results(results, truth)
     occlusion = truth.occlusion
     videos = {
-        number: _compare_video(truth, found, number, occlusion, score_threshold if identity else None)
-        for number in truth.videos
+        number: _compare_video(truth, found, number, occlusion, score_threshold, identity) for number in truth.videos
     }
     numbers = _summarize(videos.values(), truth, occlusion, identity)
     if per_video:
-        numbers["per_video"] = {number: _summarize([one], truth, occlusion, identity) for number, one in videos.items()}
+        numbers["per_video"] = {
+            number: sum((part.paired for part in one.values()), Paired()).summary()
+            | _summarize([one], truth, occlusion, identity)
+            for number, one in videos.items()
+        }
         for one in numbers["per_video"].values():
-            del one["per_category"]
+            del one["per_category"], one["precision_curves"]
+    if not precision_curves:
+        del numbers["precision_curves"]
     return numbers
 
 
@@ -81,34 +92,25 @@ class _Compared:
 
     matches: Matches
     identity: IdentityCounts
+    paired: Paired
     objects: int
     results: int
 
 
 def _compare_video(
-    truth: Annotations, found: Results, number: int, occlusion: bool, score_threshold: float | None
+    truth: Annotations, found: Results, number: int, occlusion: bool, score_threshold: float, identity: bool
 ) -> dict[int, _Compared]:
-    """By category, all that the numbers need of a video; identities from results of at least that score, if any."""
+    """By category, all that the numbers need of a video; its score and identities from results of that score."""
     video, tracks = truth.videos[number], found.tracks[number]
-    chosen = _choose(tracks, score_threshold)
+    chosen = best_of_tracks(tracks, score_threshold)
     compared = {}
     for category in sorted({one.category for one in (*video.objects, *tracks)}):
         objects = [one for one in video.objects if one.category == category]
         rows = [i for i, one in enumerate(tracks) if one.category == category]
         compared[category] = _compare(
-            video, (truth.name, objects), (found.name, [tracks[i] for i in rows]), occlusion, chosen[rows]
+            video, (truth.name, objects), (found.name, [tracks[i] for i in rows]), occlusion, chosen[rows], identity
         )
     return compared
-
-
-def _choose(tracks: Sequence[Track], score_threshold: float | None) -> np.ndarray:
-    """(N,) bool: the best result of each track, if its score reaches the threshold."""
-    best: dict[int, int] = {}
-    if score_threshold is not None:
-        for i, one in enumerate(tracks):
-            if one.score >= score_threshold and (one.id not in best or one.score > tracks[best[one.id]].score):
-                best[one.id] = i
-    return np.isin(np.arange(len(tracks)), list(best.values()))
 
 
 def _compare(
@@ -117,8 +119,9 @@ def _compare(
     found: tuple[str, list[Track]],
     occlusion: bool,
     chosen: np.ndarray,
+    identity: bool,
 ) -> _Compared:
-    """One category of a video; of the results `chosen` (N,) bool take part in the identities."""
+    """One category of a video; of the results `chosen` (N,) bool take part in its score and the identities."""
     objects, tracks = truth[1], found[1]
     track_areas, object_areas, shared = overlap(found, truth, video.size, video.length)
     common = shared.sum(axis=2)
@@ -127,8 +130,11 @@ def _compare(
     crowd = np.array([one.crowd for one in objects], bool)
     ignored, outside = _ranges(objects, _mean_areas(track_areas), occlusion)
     matches = match(np.array([one.score for one in tracks], float), ious, crowd, ignored, outside)
+    inside = common[chosen][:, crowd] / np.maximum(track_areas[chosen].sum(axis=1), 1)[:, None]
+    paired = pair(ious[chosen][:, ~crowd], inside)
+    chosen &= identity
     counts = _compare_identities(shared[chosen], object_areas, track_areas[chosen], crowd)
-    return _Compared(matches, counts, int((~crowd).sum()), len(tracks))
+    return _Compared(matches, counts, paired, int((~crowd).sum()), len(tracks))
 
 
 def _mean_areas(areas: np.ndarray) -> np.ndarray:
@@ -182,7 +188,9 @@ def _summarize(
             **(counts[category].summary() if identity else {}),
         }
     total = sum(counts.values(), IdentityCounts()).summary() if identity else {}
-    return {**_numbers(lines.values(), occlusion), **total, "per_category": per_category}
+    precision = {category: one[0].precision for category, one in lines.items() if one and one[0] is not None}
+    numbers = _numbers(lines.values(), occlusion)
+    return {**numbers, **total, "per_category": per_category, "precision_curves": precision}
 
 
 def _numbers(categories: Iterable[list[Curve | None]], occlusion: bool) -> dict[str, float]:

@@ -58,7 +58,7 @@ def draw_labels(image: np.ndarray, result: "VideoInstances", frame: int) -> np.n
     boxes = seen.boxes[:, frame]
     seen = seen[np.argsort(-(boxes[:, 2:] - boxes[:, :2]).prod(axis=1), kind="stable")]
     names = [f"{seen.track_ids[i]} {seen.category(i)} {seen.scores[i]:.2f}" for i in range(len(seen))]
-    return _draw_labels(image, names, seen.boxes[:, frame], [track_color(int(i)) for i in seen.track_ids])
+    return draw_names(image, names, seen.boxes[:, frame], [track_color(int(i)) for i in seen.track_ids])
 
 
 def draw_instances(
@@ -173,7 +173,7 @@ def text_color(background: tuple[int, int, int]) -> tuple[int, int, int]:
     return (0, 0, 0) if luminance > 0.179 else (255, 255, 255)
 
 
-def _draw_labels(
+def draw_names(
     image: np.ndarray, names: list[str], boxes: np.ndarray, colors: list[tuple[int, int, int]]
 ) -> np.ndarray:
     """Labels on their colour at the top left of their boxes, inside the image, below one another where they meet."""

@@ -53,7 +53,8 @@ def test_a_results_file(run, tmp_path):
     assert float(rows[0]["AP"]) == pytest.approx(expected["AP_per_category"]["2"], abs=1e-12)
     assert rows[0]["APl"] == "", "nothing to count"
     with (tmp_path / "out" / "per_video.csv").open() as file:
-        assert [row["id"] for row in csv.DictReader(file)] == [str(i) for i in range(1, 15)]
+        rows = list(csv.DictReader(file))
+    assert [row["id"] for row in rows] == [str(i) for i in range(1, 15)] and 0 <= float(rows[0]["score"]) <= 1
 
 
 def test_the_threshold_of_identities(run):
@@ -69,7 +70,8 @@ def test_a_model(run, tiny_model, pets, tmp_path):
     assert status == 0, stderr
     assert "segmenting: 3 videos" in stderr
     assert sorted(path.name for path in out.iterdir()) == [
-        "numbers.json", "per_category.csv", "per_video.csv", "results.json", "run.json", "videos",
+        "numbers.json", "per_category.csv", "per_video.csv", "precision_recall.csv", "precision_recall.svg",
+        "report.html", "results.json", "run.json", "videos",
     ]  # fmt: skip
     rows = json.loads((out / "results.json").read_text())
     assert {row["video_id"] for row in rows} == {1, 2, 3} and {row["category_id"] for row in rows} <= {5, 6}

@@ -120,7 +120,7 @@ def test_per_video_is_that_video_alone():
         if not alone["annotations"]:
             line = {key: value for key, value in line.items() if key not in OCCLUSION}
         del expected["per_category"]
-        assert line == expected
+        assert expected.items() <= line.items()
 
 
 def test_an_id_of_0_is_a_match():

@@ -1,0 +1,138 @@
+"""The page of `mdqe evaluate`: the numbers, the curves, and the videos that went best and worst."""
+
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any, NamedTuple
+
+from mdqe.pages.contact import Pair
+from mdqe.pages.document import asset, document
+
+COLUMNS = 4  # frames beside one another, as in the style sheet
+HEAD = ("AP", "AP50", "AP75", "AR10", "HOTA", "IDF1")
+
+
+class Example(NamedTuple):
+    """A video that is shown."""
+
+    number: int
+    name: str
+    pairs: list[Pair]
+    command: str
+    """Which makes the page to step through it."""
+
+
+def rank_videos(per_video: Mapping[int, Mapping[str, float]]) -> list[int]:
+    """The ids of the videos that have a score, the worst first; of equal ones the lower id."""
+    scored = [number for number, one in per_video.items() if one["score"] >= 0]
+    return sorted(scored, key=lambda number: (per_video[number]["score"], number))
+
+
+def report(
+    numbers: Mapping[str, Any],
+    names: Mapping[int, str],
+    worst: Sequence[Example],
+    best: Sequence[Example],
+    *,
+    score_threshold: float,
+    curves: bytes | None = None,
+    left_out: Sequence[str] = (),
+) -> bytes:
+    """The HTML of an evaluation.
+
+    Args:
+        numbers: of `evaluate` with `per_video`.
+        names: of the videos, by id.
+        worst, best: videos to show, the most so first.
+        score_threshold: from which results are shown.
+        curves: an SVG picture.
+        left_out: lines that say what the page does not have, and why.
+    """
+    parts = ["<h1>Evaluation</h1>", _head(numbers)]
+    parts += [f'<p class="soft">Left out: {escape(line)}.</p>' for line in left_out]
+    if curves is not None:
+        uri = "data:image/svg+xml;base64," + b64encode(curves).decode()
+        parts.append(
+            f'<h2>Precision and recall</h2><img class="curves" src="{uri}" alt="Precision over recall, by IoU '
+            'threshold and by category; the numbers are in precision_recall.csv">'
+        )
+    parts.append("<h2>Categories</h2>" + _categories(numbers["per_category"]))
+    parts.append(
+        '<h2>Videos</h2><p class="soft">The score of a video is 2 Σ IoU / (objects + tracks): objects and tracks of a '
+        f"score from {score_threshold:g} are paired one to one within a category. Found are objects paired with an IoU "
+        "of at least 0.5.</p>"
+    )
+    shown = {one.number for one in (*worst, *best)}
+    for title, examples in (("Worst", worst), ("Best", best)):
+        if examples:
+            parts.append(f"<h2>{title}</h2>")
+            parts += [_example(one, numbers["per_video"][one.number]) for one in examples]
+    parts.append("<h2>All videos</h2>" + _videos(numbers["per_video"], names, shown))
+    return document("Evaluation · mdqe", "\n".join(parts), style=asset("report.css"))
+
+
+def _head(numbers: Mapping[str, Any]) -> str:
+    items = [f"<li><b>{_percent(numbers[key])}</b><span>{key}</span></li>" for key in HEAD if key in numbers]
+    if "IDSW" in numbers:
+        items.append(f"<li><b>{numbers['IDSW']}</b><span>identity switches</span></li>")
+    return f'<ul class="numbers">{"".join(items)}</ul>'
+
+
+def _categories(per_category: Mapping[int, Mapping[str, Any]]) -> str:
+    held = [one for one in per_category.values() if one["objects"] or one["results"]]
+    columns = [key for key in HEAD if held and key in held[0]]
+    rows = [
+        [escape(str(one["name"])), str(one["objects"]), str(one["results"]), *(_percent(one[key]) for key in columns)]
+        for one in held
+    ]
+    return _table(["category", "objects", "results", *columns], rows)
+
+
+def _videos(per_video: Mapping[int, Mapping[str, Any]], names: Mapping[int, str], shown: set[int]) -> str:
+    rows = []
+    ranked = rank_videos(per_video)
+    for number in [*ranked, *(one for one in per_video if one not in set(ranked))]:
+        one, name = per_video[number], escape(names[number])
+        link = f'<a href="#video-{number}">{name}</a>' if number in shown else name
+        counts = [str(one[key]) for key in ("objects", "found", "tracks")]
+        rows.append(
+            [link, str(number), _percent(one["score"]), *counts, _percent(one["AP"]), str(one.get("IDSW", "-"))]
+        )
+    return _table(["video", "id", "score", "objects", "found", "tracks", "AP", "switches"], rows)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Cells are markup already."""
+    lines = ["".join(f"<td>{cell}</td>" for cell in row) for row in rows]
+    titles = "".join(f'<th scope="col">{title}</th>' for title in head)
+    body = "".join(f"<tr>{line}</tr>" for line in lines)
+    return f'<div class="scroll"><table><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _example(one: Example, numbers: Mapping[str, Any]) -> str:
+    missed, false = numbers["objects"] - numbers["found"], numbers["tracks"] - numbers["found"]
+    words = f"{numbers['found']} of {numbers['objects']} objects found, {missed} missed, {false} tracks without one"
+    if numbers.get("IDSW"):
+        words += f", identity switches: {numbers['IDSW']}"
+    name = escape(one.name)
+
+    def row(title: str, pictures: Sequence[str]) -> str:
+        shown = "".join(
+            f'<img src="{uri}" loading="lazy" alt="{title} of {name}, frame {pair.frame}">'
+            for uri, pair in zip(pictures, one.pairs, strict=True)
+        )
+        return f"<b>{title}</b>{shown}" + "<span></span>" * (COLUMNS - len(one.pairs))
+
+    frames = "".join(f'<span class="soft">frame {pair.frame}</span>' for pair in one.pairs)
+    sheet = row("Prediction", [pair.prediction for pair in one.pairs]) + row(
+        "Truth", [pair.truth for pair in one.pairs]
+    )
+    return (
+        f'<section id="video-{one.number}"><h3>{name} · score {_percent(numbers["score"])}</h3><p>{words}.</p>'
+        + (f'<div class="sheet">{sheet}<span></span>{frames}</div>' if one.pairs else "")
+        + f'<p class="soft">Step through it: <code>{escape(one.command)}</code></p></section>'
+    )
+
+
+def _percent(value: float) -> str:
+    return "-" if value == -1 else f"{100 * value:.1f}"
