@@ -18,6 +18,9 @@ import mdqe
 
 COMMANDS = ("segment", "demo", "train", "evaluate", "view", "submit", "split", "make-data", "import", "convert", "info")
 
+KNOWN_ERRORS = (OSError, ValueError, ImportError)
+"""What a command raises for what the user can mend: its message is told, without a trace."""
+
 
 class _Parser(argparse.ArgumentParser):
     """Errors in one line."""
@@ -37,13 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read our results has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (OSError, ValueError, ImportError) as error:
-        say(f"mdqe {args.command}: error: {one_line(error)}")
-        return 2
-    except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and "memory" not in str(error):
+    except Exception as error:
+        if not isinstance(error, KNOWN_ERRORS) and not out_of_memory(error):
             raise
-        say(f"mdqe {args.command}: error: out of memory; a smaller --size needs less")
+        say(f"mdqe {args.command}: error: {one_line(error)}")
         return 2
 
 
@@ -52,8 +52,15 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether the machine or its GPU has no memory left: Python's error and PyTorch's."""
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "memory" in str(error))
+
+
 def one_line(error: BaseException) -> str:
     """An error as one line that names the file it is about."""
+    if out_of_memory(error):
+        return "out of memory; a smaller --size needs less"
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
     return " ".join(str(error).split()) or type(error).__name__

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mdqe.cli import say
-from mdqe.cli.model_options import add_model_arguments, default_model, load_model
+from mdqe.cli.model_options import add_model_arguments, load_model, model_name
 
 if TYPE_CHECKING:
     from mdqe.data.synthetic import Drawing
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     with VideoWriter(clip, FPS) as writer:
         for image in scene.frames:
             writer.write(image)
-    job = Job(notes={"source": str(clip), "model": str(args.model or default_model())})
+    job = Job(notes={"source": str(clip), "model": model_name(args)})
     outcome = segment_video(model, open_frames(clip), args.output, job)
     for remark in outcome.remarks:
         say(remark)

@@ -9,14 +9,13 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from mdqe import __version__
 from mdqe.atomic import whole_file
 from mdqe.cli import say
-from mdqe.cli.model_options import default_model, load_model
+from mdqe.cli.model_options import load_model, model_name
 from mdqe.cli.progress import shown
 from mdqe.evaluation.coco import require_pycocotools
 from mdqe.evaluation.coco_reading import ImageSet
@@ -32,6 +31,7 @@ from mdqe.evaluation.segment_set import (
     segment_video,
     write_results,
 )
+from mdqe.training import processes
 
 SETTINGS = "run.json"
 
@@ -48,14 +48,7 @@ class Worker:
 
     def load(self) -> tuple[Any, list[int]]:
         """The model and the data set's category ids by label."""
-        import torch
-
-        args = argparse.Namespace(**vars(self.args))
-        if self.number > 1:
-            torch.set_num_threads(max(1, (os.cpu_count() or 1) // self.number))
-            if args.device is None and torch.cuda.is_available():
-                args.device = f"cuda:{self.index % torch.cuda.device_count()}"
-        model = load_model(args)
+        model = load_model(self.args, self.index, self.number)
         return model, label_ids(model.config, self.annotations)
 
     def videos(self, videos: list[Video]) -> Iterator[int]:
@@ -93,42 +86,30 @@ def run_model(args: argparse.Namespace) -> tuple[Path | None, list[dict[str, Any
     if isinstance(annotations, ImageSet) and annotations.labelled:
         require_pycocotools()
     check_images(annotations, images)
-    rank, ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    if ranks > 1 and args.workers > 1:
+    if processes.started() > 1 and args.workers > 1:
         raise ValueError("--workers is for one process; torchrun has started several already")
     _check_settings(args, path)
     videos = list(annotations.videos.values())
     worker, noun = Worker(args, annotations, images), annotations.noun
-    left = worker.left(videos)
-    if rank == 0 and len(left) < len(videos):
-        say(f"{len(videos) - len(left)} of {len(videos)} {noun}s are done already")
-    if ranks > 1:
-        _run_rank(worker, videos[rank::ranks], rank, ranks)
-        if rank > 0:
+    with processes.sharing():
+        left = {video.id for video in worker.left(videos)}
+        left = processes.gather(left)[0]  # when another process looked, a quick one may have begun
+        if processes.rank() == 0 and len(left) < len(videos):
+            say(f"{len(videos) - len(left)} of {len(videos)} {noun}s are done already")
+        mine = processes.share([video for video in videos if video.id in left])
+        workers = min(args.workers, len(mine))
+        if workers > 1:
+            done = _run_workers(replace(worker, number=workers), mine)
+        else:
+            index, number = processes.local()
+            done = replace(worker, index=index, number=number).videos(mine)
+        part = f", part {processes.rank() + 1} of {processes.ranks()}" if processes.ranks() > 1 else ""
+        for _ in shown(done, f"segmenting{part}", len(mine), noun):
+            pass
+        processes.wait_for_all()
+        if processes.rank() > 0:
             return None
-    else:
-        workers = min(args.workers, len(left))
-        done = _run_workers(replace(worker, number=workers), left) if workers > 1 else worker.videos(left)
-        for _ in shown(done, "segmenting", len(left), noun):
-            pass
     return (path if annotations.labelled else None), merge(args.output, annotations)
-
-
-def _run_rank(worker: Worker, videos: list[Video], rank: int, ranks: int) -> None:
-    """This rank's share of the videos; returns when every rank is through."""
-    from torch import distributed
-
-    # A rank may have much longer videos than another: it is waited for.
-    distributed.init_process_group("gloo", timeout=timedelta(days=30))
-    try:
-        local, number = int(os.environ.get("LOCAL_RANK", rank)), int(os.environ.get("LOCAL_WORLD_SIZE", ranks))
-        left = worker.left(videos)
-        done = replace(worker, index=local, number=number).videos(left)
-        for _ in shown(done, f"segmenting, part {rank + 1} of {ranks}", len(left), worker.annotations.noun):
-            pass
-        distributed.barrier()
-    finally:
-        distributed.destroy_process_group()
 
 
 _held: tuple[Worker, Any, list[int]]  # of a worker process
@@ -170,7 +151,7 @@ def _run_workers(worker: Worker, videos: list[Video]) -> Iterator[int]:
 def _check_settings(args: argparse.Namespace, path: Path) -> None:
     """Refuse a folder with the results of another model or set; note what this one's are of."""
     settings = {
-        "model": str(args.model or default_model()),
+        "model": model_name(args),
         "data": str(path.resolve()),
         "shorter_edge": args.size,
         "dtype": args.dtype,

@@ -1,9 +1,11 @@
 """The options that name a model, shared by the commands that run one."""
 
 import argparse
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mdqe.config import MDQEConfig
     from mdqe.model import MDQE
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -32,8 +34,24 @@ def default_model() -> str | None:
     return next(iter(bundled_models()), None)
 
 
-def load_model(args: argparse.Namespace) -> "MDQE":
+def model_name(args: argparse.Namespace) -> str:
+    """What --model says, or the bundled model.
+
+    Raises:
+        ValueError: neither is there.
+    """
+    name = args.model or default_model()
+    if name is None:
+        raise ValueError("this installation has no bundled model: name one with --model")
+    return str(name)
+
+
+def load_model(args: argparse.Namespace, index: int = 0, number: int = 1) -> "MDQE":
     """The model that the arguments name.
+
+    Args:
+        args: with the options of `add_model_arguments`.
+        index, number: which of how many processes on this machine this is; they part its threads and its GPUs.
 
     Raises:
         OSError, ValueError: there is no such model, or not for this device; one line says what.
@@ -42,14 +60,29 @@ def load_model(args: argparse.Namespace) -> "MDQE":
 
     from mdqe.model import MDQE
 
-    name = args.model or default_model()
-    if name is None:
-        raise ValueError("this installation has no bundled model: name one with --model")
-    size: dict[str, Any] = (
-        {} if args.size is None else {"test_shorter_edge": None if args.size == "native" else args.size}
-    )
+    name = model_name(args)
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return MDQE.from_pretrained(name, device=device, dtype=getattr(torch, args.dtype), **size)
+    if number > 1:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // number))
+        if args.device is None and torch.cuda.is_available():
+            device = f"cuda:{index % torch.cuda.device_count()}"
+    return MDQE.from_pretrained(name, device=device, dtype=getattr(torch, args.dtype), **_overrides(args))
+
+
+def load_config(args: argparse.Namespace) -> "MDQEConfig":
+    """The configuration of the model that the arguments name, without its weights.
+
+    Raises:
+        OSError, ValueError: there is no such model; one line says what.
+    """
+    from mdqe.source import open_source
+    from mdqe.storage import CONFIG_FILE, read_config
+
+    return read_config(open_source(model_name(args))(CONFIG_FILE)).replace(**_overrides(args))
+
+
+def _overrides(args: argparse.Namespace) -> dict[str, Any]:
+    return {} if args.size is None else {"test_shorter_edge": None if args.size == "native" else args.size}
 
 
 def _size(text: str) -> int | str:

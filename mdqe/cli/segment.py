@@ -3,20 +3,34 @@
 import argparse
 import re
 import tempfile
+import traceback
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mdqe import __version__
-from mdqe.cli import one_line, say
-from mdqe.cli.model_options import add_model_arguments, default_model, load_model
+from mdqe.cli import KNOWN_ERRORS, one_line, out_of_memory, say
+from mdqe.cli.model_options import add_model_arguments, load_config, load_model, model_name
+from mdqe.cli.segment_list import folders, is_done, notes, read_list
 
 if TYPE_CHECKING:
     from mdqe.cli.segment_video import Job, Outcome
+    from mdqe.config import MDQEConfig
     from mdqe.video.read import Frames
 
 HELP = "segment and follow the objects of videos"
-EXAMPLE = "mdqe segment street.mp4 -o results --model models/r50_ovis --start 10 --end 20"
+EXAMPLE = (
+    "mdqe segment street.mp4 -o results --model models/r50_ovis --start 10 --end 20\n"
+    "  torchrun --nproc-per-node 8 --no-python mdqe segment --videos-from list.txt -o results --skip-done"
+)
 SHOWN = ("queries", "activation")
+
+
+class Opened(NamedTuple):
+    """A source that is ready to be segmented."""
+
+    video: str
+    folder: Path
+    frames: "Frames"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,8 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "videos",
         metavar="VIDEO",
-        nargs="+",
+        nargs="*",
         help="a video file, an image, a folder or quoted glob of images, a camera's number or a URL",
+    )
+    parser.add_argument(
+        "--videos-from", metavar="LIST", type=Path, help="more videos, from a text file that names one on each line"
     )
     parser.add_argument(
         "-o",
@@ -41,6 +58,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_score,
         default=0.3,
         help="least score of an instance, 0 to 1 (default: %(default)s)",
+    )
+    group = parser.add_argument_group("many videos")
+    group.add_argument(
+        "--skip-done",
+        action="store_true",
+        help="pass over videos whose results lie there whole, of the same model and settings, to go on with a run",
+    )
+    group.add_argument(
+        "--skip-bad",
+        action="store_true",
+        help="go on without the videos that cannot be opened; else nothing is done if there are any",
     )
     add_model_arguments(parser)
     group = parser.add_argument_group("frames")
@@ -66,23 +94,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Segment every video; a table at the end on stdout."""
-    from mdqe.cli.segment_video import Job
+    """Segment every video, in the processes of torchrun each its share; a table at the end on stdout."""
+    from mdqe.cli.segment_video import first_interrupt_asks
+    from mdqe.training import processes
 
-    sources = _open_all(args)
-    _check_writable(args.output)
-    model = load_model(args)
-    for frames in sources:
-        frames.ahead = model.config.window_length
-    outcomes: list[Outcome] = []
-    try:
-        for video, frames, folder in zip(args.videos, sources, _folders(args.output, args.videos), strict=True):
-            job = Job(args.score_threshold, args.show, not args.no_video, args.sheet, _origin(args, model, video))
-            outcomes.append(_segment_one(model, frames, folder, job))
-    finally:  # finished videos are told also after an interruption
-        if outcomes:
-            print(summary(outcomes), flush=True)
-    return max(outcome.status for outcome in outcomes)
+    videos = args.videos + (read_list(args.videos_from) if args.videos_from else [])
+    if not videos:
+        raise ValueError("no videos: name some, or a list of them with --videos-from")
+    everything = dict(zip(folders(args.output, videos), videos, strict=True))
+    config = load_config(args)
+    with processes.sharing():
+        left = _left(args, config, everything)
+        mine = {folder: left[folder] for folder in processes.share(list(left))}
+        opened, outcomes = _open_all(args, mine)
+        problems = [error for part in processes.gather([one.error for one in outcomes]) for error in part]
+        if problems and not args.skip_bad:
+            return _refuse(problems, len(left))
+        _check_writable(args.output)
+        interrupted = _segment_all(args, opened, outcomes)
+        with first_interrupt_asks():  # which all have heard: those that work stop too
+            processes.wait_for_all()
+        parts, interruptions = zip(*processes.gather((outcomes, interrupted)), strict=True)
+        everywhere = {outcome.folder: outcome for part in parts for outcome in part}
+        if processes.rank() == 0 and everywhere:
+            print(summary([everywhere[folder] for folder in left if folder in everywhere]), flush=True)
+    if any(interruptions):
+        if processes.rank() == 0 and len(everywhere) < len(left):
+            say(f"{len(left) - len(everywhere)} of {len(left)} videos were not begun")
+        raise KeyboardInterrupt
+    return max((outcome.status for outcome in everywhere.values()), default=0)
 
 
 def summary(outcomes: "list[Outcome]") -> str:
@@ -90,8 +130,7 @@ def summary(outcomes: "list[Outcome]") -> str:
     rows = [("video", "frames", "frames/s", "instances", "results")]
     for outcome in outcomes:
         speed = f"{outcome.frames / outcome.seconds:.2f}" if outcome.seconds else "-"
-        state = str(outcome.folder) if outcome.status < 2 else "failed"
-        rows.append((outcome.name, str(outcome.frames), speed, outcome.found or "-", state))
+        rows.append((outcome.name, str(outcome.frames), speed, outcome.found or "-", outcome.results))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
     right = (False, True, True, False)
     lines = []
@@ -101,13 +140,82 @@ def summary(outcomes: "list[Outcome]") -> str:
     return "\n".join(lines)
 
 
+def _left(args: argparse.Namespace, config: "MDQEConfig", everything: dict[Path, str]) -> dict[Path, str]:
+    """The videos to do, by folder: with --skip-done without those that are done."""
+    from mdqe.training import processes
+
+    if not args.skip_done:
+        return everything
+    overlay = not args.no_video
+    mine = processes.share(list(everything))
+    mine = {folder for folder in mine if is_done(folder, _notes(args, config, everything[folder]), overlay=overlay)}
+    done = set().union(*processes.gather(mine))  # and nobody begins before all have looked
+    if done and processes.rank() == 0:
+        say(f"{len(done)} of {len(everything)} videos are done already")
+    return {folder: video for folder, video in everything.items() if folder not in done}
+
+
+def _open_all(args: argparse.Namespace, videos: dict[Path, str]) -> "tuple[list[Opened], list[Outcome]]":
+    """Every source, checked before any work: an error in the last one should not show after hours.
+
+    Returns:
+        Those that open, and an outcome with the error for each of the others.
+    """
+    from mdqe.cli.segment_video import Outcome
+    from mdqe.video.read import open_frames
+
+    opened, failed = [], []
+    for folder, video in videos.items():
+        try:
+            frames = open_frames(video, every=args.every, start=args.start, end=args.end)
+            opened.append(Opened(video, folder, frames))
+        except (OSError, ValueError) as error:
+            failed.append(Outcome(video, folder, status=2, error=one_line(error)))
+    return opened, failed
+
+
+def _refuse(problems: Sequence[str], number: int) -> int:
+    """Say in one line what cannot be opened."""
+    from mdqe.training import processes
+
+    more = f", nor {len(problems) - 1} more" if len(problems) > 1 else ""
+    hint = f" (of {number} videos{more}; --skip-bad goes on without)" if number > 1 else ""
+    if processes.rank() == 0:
+        say(f"mdqe segment: error: {problems[0]}{hint}")
+    return 2
+
+
+def _segment_all(args: argparse.Namespace, opened: "list[Opened]", outcomes: "list[Outcome]") -> bool:
+    """Segment the videos one after the other and add what became of each; True where Ctrl-C came between."""
+    from mdqe.cli.segment_video import Interrupted, Job
+    from mdqe.training import processes
+
+    for outcome in outcomes:
+        say(f"mdqe segment: error: {outcome.error}")
+    try:
+        model = load_model(args, *processes.local()) if opened else None
+        for video, folder, frames in opened:
+            frames.ahead = model.config.window_length
+            origin = _notes(args, model.config, video, str(model.device))
+            job = Job(args.score_threshold, args.show, not args.no_video, args.sheet, origin)
+            outcomes.append(_segment_one(model, frames, folder, job))
+    except Interrupted as interruption:
+        outcomes.append(interruption.outcome)
+        return True
+    except KeyboardInterrupt:
+        return True
+    return False
+
+
 def _segment_one(model: Any, frames: "Frames", folder: Path, job: "Job") -> "Outcome":
     """One video; an error concerns it alone, the others go on."""
     from mdqe.cli.segment_video import Outcome, segment_video
 
     try:
         outcome = segment_video(model, frames, folder, job)
-    except (OSError, ValueError) as error:
+    except Exception as error:
+        if not isinstance(error, KNOWN_ERRORS) and not out_of_memory(error):
+            traceback.print_exc()
         say(f"mdqe segment: error: {one_line(error)}")
         return Outcome(frames.name, folder, status=2)
     for remark in outcome.remarks:
@@ -115,30 +223,18 @@ def _segment_one(model: Any, frames: "Frames", folder: Path, job: "Job") -> "Out
     return outcome
 
 
-def _origin(args: argparse.Namespace, model: Any, video: str) -> dict[str, Any]:
-    """What instances.json says about where it comes from."""
-    return {
-        "source": video,
-        "model": str(args.model or default_model()),
-        "settings": {
-            "mdqe": __version__,
-            "score_threshold": args.score_threshold,
-            "shorter_edge": model.config.test_shorter_edge,
-            "device": str(model.device),
-            "dtype": args.dtype,
-            "every": args.every,
-            "start": args.start,
-            "end": args.end,
-        },
+def _notes(args: argparse.Namespace, config: "MDQEConfig", video: str, device: str = "") -> dict[str, Any]:
+    settings = {
+        "score_threshold": args.score_threshold,
+        "shorter_edge": config.test_shorter_edge,
+        "dtype": args.dtype,
+        "every": args.every,
+        "start": args.start,
+        "end": args.end,
+        "show": args.show,
+        "sheet": args.sheet,
     }
-
-
-def _open_all(args: argparse.Namespace) -> "list[Frames]":
-    """Every source, checked before any work: an error in the last one should not show after hours."""
-    from mdqe.video.read import open_frames
-
-    selection = {"every": args.every, "start": args.start, "end": args.end}
-    return [open_frames(video, **selection) for video in args.videos]
+    return notes(video, model_name(args), device, **settings)
 
 
 def _check_writable(folder: Path) -> None:
@@ -148,23 +244,6 @@ def _check_writable(folder: Path) -> None:
             pass
     except OSError as error:
         raise OSError(error.errno, f"cannot write there ({error.strerror})", str(folder)) from error
-
-
-def _folders(output: Path, videos: list[str]) -> list[Path]:
-    """A folder for each video, named after it; of equal names the later ones get a number."""
-    folders: list[Path] = []
-    for video in videos:
-        path = Path(video)
-        name = path.name if path.is_dir() else path.stem
-        if video.isdecimal() and not path.exists():
-            name = f"camera{video}"
-        name = re.sub(r"[^\w.-]+", "_", name).strip("._")  # a glob's own name may be stars alone
-        name = name or (path.resolve() if path.is_dir() else path.resolve().parent).name
-        folder, number = output / name, 2
-        while folder in folders:
-            folder, number = output / f"{name}-{number}", number + 1
-        folders.append(folder)
-    return folders
 
 
 def _score(text: str) -> float:

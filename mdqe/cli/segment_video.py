@@ -48,6 +48,24 @@ class Outcome:
     seconds: float = 0.0
     found: str = ""
     remarks: list[str] = field(default_factory=list)
+    error: str = ""
+    interrupted: bool = False
+
+    @property
+    def results(self) -> str:
+        """Where they are, or why there are none."""
+        if self.status == 2:
+            return "failed"
+        kept = [str(self.folder)] if self.frames else []
+        return ", ".join(kept + ["interrupted"] * self.interrupted)
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C in the middle of a video; it carries what became of it until then."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__()
+        self.outcome = outcome
 
 
 class Interruption:
@@ -82,9 +100,10 @@ def segment_video(model: "MDQE", frames: Frames, folder: Path, job: Job) -> Outc
     """Segment, write instances.json, overlay.mp4 and sheet.png into the folder.
 
     Ctrl-C ends a camera or stream; of a video it leaves instances.partial.json, or overlay.partial.mp4 when it comes
-    while drawing, and is raised on.
+    while drawing.
 
     Raises:
+        Interrupted: by Ctrl-C.
         OSError: a file cannot be written.
         ValueError: the frames cannot be used.
     """
@@ -116,6 +135,9 @@ def segment_video(model: "MDQE", frames: Frames, folder: Path, job: Job) -> Outc
             outcome.remarks += render(again, result, folder, views=views, audio_from=audio, **wanted)
         else:
             outcome.remarks.append("no contact sheet: frames that come once are kept only for an overlay video")
+    except KeyboardInterrupt:
+        outcome.status, outcome.interrupted = 1, True
+        raise Interrupted(outcome) from None
     finally:
         if recording is not None:
             recording.unlink(missing_ok=True)

@@ -1,23 +1,27 @@
-"""The processes that train together: one alone, or those that torchrun started, on one machine or several."""
+"""The processes that work together: one alone, or those that torchrun started, on one machine or several."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 from torch import distributed
 
+T = TypeVar("T")
+
 
 def rank() -> int:
-    """The number of this process among those that train together; 0 writes."""
+    """The number of this process among those that work together; 0 writes."""
     return distributed.get_rank() if _together() else 0
 
 
 def ranks() -> int:
-    """How many processes train together."""
+    """How many processes work together."""
     return distributed.get_world_size() if _together() else 1
 
 
@@ -30,9 +34,57 @@ def gather(value: Any) -> list[Any]:
     return values
 
 
+def share(items: Sequence[T]) -> Sequence[T]:
+    """The items that are this process' own: every so many, from its rank on."""
+    return items[rank() :: ranks()]
+
+
+def started() -> int:
+    """How many processes torchrun started, with or without a group yet; 0 where it did not start this one."""
+    return int(os.environ["WORLD_SIZE"]) if {"RANK", "WORLD_SIZE"} <= os.environ.keys() else 0
+
+
+def local() -> tuple[int, int]:
+    """The number of this process among those that torchrun started on this machine, and how many they are."""
+    return int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
+def wait_for_all() -> None:
+    """Return when every process has come here, however long that takes; Ctrl-C is heard meanwhile.
+
+    Raises:
+        ConnectionError: another process has ended.
+    """
+    if not _together():
+        return
+    try:
+        work = distributed.barrier(async_op=True)
+        while not work.is_completed():
+            time.sleep(0.05)
+        work.wait()
+    except RuntimeError as error:
+        raise ConnectionError("another process ended before its time; what is done is kept") from error
+
+
+@contextmanager
+def sharing() -> Iterator[None]:
+    """Within it the processes that torchrun started, if it did, form a group that shares work out, with `share`.
+
+    They meet through gloo, on GPUs too: they exchange words, not tensors, and one may be busy for days.
+    """
+    if not started():
+        yield
+        return
+    distributed.init_process_group("gloo", timeout=timedelta(days=30))
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
+
+
 @contextmanager
 def process_group(device: str | None = None) -> Iterator[torch.device]:
-    """The device of this process; within it the processes that torchrun started, if it did, form a group.
+    """The device of this process; within it the processes that torchrun started, if it did, train together.
 
     NCCL joins processes on GPUs, each on the one of its local rank; gloo joins those on CPUs.
 
@@ -42,11 +94,10 @@ def process_group(device: str | None = None) -> Iterator[torch.device]:
     Raises:
         ValueError: a device that is not there.
     """
-    started = "RANK" in os.environ and "WORLD_SIZE" in os.environ
-    chosen = _device(device, int(os.environ.get("LOCAL_RANK", 0)) if started else None)
+    chosen = _device(device, local()[0] if started() else None)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    if not started:
+    if not started():
         yield chosen
         return
     distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")

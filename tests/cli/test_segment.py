@@ -341,7 +341,11 @@ def test_an_interruption_keeps_finished_videos_and_marks_the_current_one(
     assert not (tmp_path / "c").exists()
     assert VideoInstances.load(tmp_path / "b" / "instances.partial.json").num_frames == 6
     assert json.loads((tmp_path / "b" / "instances.partial.json").read_text())["complete"] is False
-    assert [line.split()[0] for line in stdout.strip().splitlines()] == ["video", str(first)]
+    assert "1 of 3 videos were not begun" in stderr
+    rows = stdout.strip().splitlines()
+    assert [row.split()[0] for row in rows] == ["video", str(first), str(second)]
+    assert rows[1].endswith(str(tmp_path / "a")) and rows[2].endswith(f"{tmp_path / 'b'}, interrupted")
+    assert rows[2].split()[1] == "6"
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
     monkeypatch.undo()
@@ -375,8 +379,9 @@ def test_an_interruption_while_drawing_keeps_the_results(run, tiny_model, make_c
             raise KeyboardInterrupt
 
     monkeypatch.setattr(VideoWriter, "write", interrupted)
-    status, _, _ = run("segment", clip, "-o", tmp_path, "--model", tiny_model, *LOW)
+    status, stdout, _ = run("segment", clip, "-o", tmp_path, "--model", tiny_model, *LOW)
     assert status == 1
+    assert stdout.splitlines()[1].endswith(f"{tmp_path / 'clip'}, interrupted")
     assert sorted(os.listdir(tmp_path / "clip")) == ["instances.json", "overlay.partial.mp4"]
     assert len(list(open_frames(tmp_path / "clip" / "overlay.partial.mp4"))) == 5
 

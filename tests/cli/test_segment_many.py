@@ -1,0 +1,233 @@
+"""`mdqe segment` over many videos: lists, going on with a run, several processes."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mdqe.cli import segment_video
+from mdqe.cli.segment_list import read_list
+
+CPU = ("--score-threshold", "0", "--device", "cpu", "--no-video")
+
+
+def results(folder: Path) -> dict[str, list]:
+    """What was found, by the name of the video's folder."""
+    return {path.parent.name: json.loads(path.read_text())["results"] for path in folder.glob("*/instances.json")}
+
+
+def rows(stdout: str) -> list[str]:
+    """The first and last column of the table."""
+    return [f"{Path(line.split()[0]).name} {Path(line.split()[-1]).name}" for line in stdout.strip().splitlines()[1:]]
+
+
+# Lists.
+
+
+def test_a_list_names_videos(tmp_path):
+    path = tmp_path / "list.txt"
+    path.write_bytes(b"\xef\xbb\xbfa.mp4\r\n\n# of the second day\n  two words.mp4 \n\xff.mp4\n#b.mp4")
+    assert read_list(path) == ["a.mp4", "two words.mp4", os.fsdecode(b"\xff.mp4")]
+
+
+def test_videos_from_a_list_and_from_the_command_line(run, tiny_model, make_clip, tmp_path):
+    a, b = make_clip("a.mp4", frames=3), make_clip("b.mp4", frames=2)
+    (tmp_path / "list.txt").write_text(f"{b}\n")
+    command = (
+        "segment",
+        a,
+        "--videos-from",
+        tmp_path / "list.txt",
+        "-o",
+        tmp_path / "out",
+        "--model",
+        tiny_model,
+        *CPU,
+    )
+    status, stdout, stderr = run(*command)
+    assert status == 0, stderr
+    assert rows(stdout) == ["a.mp4 a", "b.mp4 b"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ((), "no videos: name some, or a list of them with --videos-from"),
+        (("--videos-from", "empty.txt"), "empty.txt names no videos"),
+        (("--videos-from", "none.txt"), "none.txt: No such file or directory"),
+        (("--videos-from", "clip.mp4"), "clip.mp4 is not a list of videos: expected text with one on each line"),
+        (("--videos-from", "."), ".: Is a directory"),
+        (("--videos-from", "list.txt"), "no such file: none.mp4 (of 4 videos, nor 1 more; --skip-bad goes on without)"),
+    ],
+)
+def test_bad_lists_are_one_line_and_status_2(run, tiny_model, make_clip, tmp_path, monkeypatch, arguments, says):
+    monkeypatch.chdir(tmp_path)
+    make_clip(frames=2)
+    (tmp_path / "empty.txt").write_text("\n# nothing\n\n")
+    (tmp_path / "list.txt").write_text("clip.mp4\nnone.mp4\nclip.mp4\nlist.txt\n")
+    status, stdout, stderr = run("segment", *arguments, "-o", "out", "--model", tiny_model)
+    assert (status, stdout, stderr) == (2, "", f"mdqe segment: error: {says}\n")
+    assert not (tmp_path / "out").exists()
+
+
+def test_videos_that_do_not_open_may_be_left_out(run, tiny_model, make_clip, tmp_path):
+    a, b = make_clip("a.mp4", frames=2), make_clip("b.mp4", frames=2)
+    command = ("segment", a, tmp_path / "none.mp4", b, "-o", tmp_path / "out", "--model", tiny_model, *CPU)
+    status, stdout, stderr = run(*command, "--skip-bad")
+    assert status == 2
+    assert rows(stdout) == ["a.mp4 a", "none.mp4 failed", "b.mp4 b"]
+    assert f"mdqe segment: error: no such file: {tmp_path / 'none.mp4'}" in stderr.splitlines()
+
+
+@pytest.mark.parametrize("error", [KeyError("a defect"), MemoryError(), RuntimeError("CUDA out of memory")])
+def test_whatever_befalls_a_video_the_others_go_on(run, tiny_model, make_clip, tmp_path, monkeypatch, error):
+    find = segment_video._find
+
+    def failing(model, frames, *rest):
+        if frames.name.endswith("a.mp4"):
+            raise error
+        return find(model, frames, *rest)
+
+    monkeypatch.setattr(segment_video, "_find", failing)
+    a, b = make_clip("a.mp4", frames=2), make_clip("b.mp4", frames=2)
+    status, stdout, stderr = run("segment", a, b, "-o", tmp_path / "out", "--model", tiny_model, *CPU)
+    assert status == 2
+    assert rows(stdout) == ["a.mp4 failed", "b.mp4 b"]
+    assert ("Traceback" in stderr) == isinstance(error, KeyError)
+    assert f"error: {'a defect' if isinstance(error, KeyError) else 'out of memory'}" in stderr.replace("'", "")
+
+
+# Going on.
+
+
+def test_what_is_done_is_passed_over(run, tiny_model, make_clip, tmp_path):
+    videos = [make_clip(f"{name}.mp4", frames=3) for name in "abc"]
+    out = tmp_path / "out"
+    command = ["segment", *videos, "-o", out, "--model", tiny_model, "--device", "cpu", "--skip-done"]
+    assert run(*command)[0] == 0
+    expected = results(out)
+
+    def again(*options) -> list[str]:
+        """The videos that are done again."""
+        status, stdout, stderr = run(*command, *options)
+        assert status == 0 and results(out) == expected
+        done = len(videos) - len(rows(stdout))
+        assert (f"{done} of 3 videos are done already" in stderr) == (done > 0)
+        return [row.split()[0] for row in rows(stdout)]
+
+    assert again() == []
+    shutil.rmtree(out / "a")
+    (out / "b" / "sheet.png").unlink()
+    assert again() == ["a.mp4", "b.mp4"]
+    (out / "b" / "overlay.mp4").unlink()
+    assert again("--no-video") == []
+    assert again() == ["b.mp4"]
+    document = json.loads((out / "a" / "instances.json").read_text())
+    (out / "a" / "instances.json").write_text(json.dumps({**document, "complete": False}))
+    (out / "c" / "instances.json").write_text(json.dumps(document)[:-9])
+    assert again() == ["a.mp4", "c.mp4"]
+    os.utime(out / "c" / "overlay.mp4", (0, 0))  # that of an earlier run: the last one ended before it was drawn
+    assert again() == ["c.mp4"]
+    assert again("--sheet", "0,1") == ["a.mp4", "b.mp4", "c.mp4"]
+    assert again("--sheet", "0,1") == []
+
+
+@pytest.mark.parametrize(
+    "option",
+    [("--score-threshold", "0.9"), ("--size", "32"), ("--every", "2"), ("--end", "0.1"), ("--dtype", "bfloat16")],
+)
+def test_results_of_other_settings_are_not_what_is_asked_for(run, tiny_model, make_clip, tmp_path, option):
+    command = ["segment", make_clip(frames=4), "-o", tmp_path, "--model", tiny_model, *CPU]
+    run(*command)
+    before = json.loads((tmp_path / "clip" / "instances.json").read_text())["settings"]
+    assert len(rows(run(*command, *option, "--skip-done")[1])) == 1
+    assert json.loads((tmp_path / "clip" / "instances.json").read_text())["settings"] != before
+
+
+def test_results_of_another_model_or_video_are_not_what_is_asked_for(run, tiny_model, make_clip, tmp_path):
+    other = shutil.copytree(tiny_model, tmp_path / "other")
+    command = ["segment", make_clip(frames=3), "-o", tmp_path / "out", *CPU, "--skip-done", "--model"]
+    assert len(rows(run(*command, tiny_model)[1])) == 1
+    assert run(*command, tiny_model)[1] == ""
+    assert len(rows(run(*command, other)[1])) == 1
+    (tmp_path / "day2").mkdir()
+    command[1] = make_clip("day2/clip.mp4", frames=3)
+    assert len(rows(run(*command, other)[1])) == 1
+
+
+# Several processes.
+
+
+def torchrun(*arguments: object, **options) -> subprocess.Popen:
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
+    program = [sys.executable, "-c", "import sys; from mdqe.cli import main; sys.exit(main())"]
+    command = [*start, *program, *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_videos(tiny_model, make_clip, tmp_path):
+    """A video that fails while it is read, one that does not open and one that is done are told by one table."""
+    from PIL import Image
+
+    videos = [make_clip(f"{name}.mp4", frames=3 + i) for i, name in enumerate("abcd")]
+    mixed = tmp_path / "mixed"
+    mixed.mkdir()
+    for i, size in enumerate([(64, 96), (40, 60)]):
+        Image.new("RGB", size[::-1]).save(mixed / f"{i}.png")
+    names = [videos[0], mixed, videos[1], tmp_path / "none.mp4", videos[2], videos[3]]
+    (tmp_path / "list.txt").write_text("".join(f"{name}\n" for name in names))
+    options = ["segment", "--videos-from", tmp_path / "list.txt", "--model", tiny_model, *CPU, "--skip-bad"]
+    threads = str(max(1, (os.cpu_count() or 1) // 2))  # as many as each process takes: sums are rounded alike
+    program = [sys.executable, "-c", "import sys; from mdqe.cli import main; sys.exit(main())"]
+    alone = subprocess.run(
+        [*program, *map(str, options), "-o", str(tmp_path / "one")],
+        capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": threads},
+    )  # fmt: skip
+    assert alone.returncode == 2, alone.stderr
+    assert rows(alone.stdout) == ["a.mp4 a", "folder failed", "b.mp4 b", "none.mp4 failed", "c.mp4 c", "d.mp4 d"]
+
+    process = torchrun(*options, "-o", tmp_path / "two")
+    stdout, stderr = process.communicate(timeout=300)
+    assert process.returncode == 1, stderr  # torchrun's own, of processes that fail
+    assert "exitcode  : 2" in stderr
+    assert rows(stdout) == rows(alone.stdout)
+    assert stderr.count("no such file") == 1
+    assert results(tmp_path / "two") == results(tmp_path / "one")
+    assert {name for name, found in results(tmp_path / "two").items() if found} == {"a", "b", "c", "d"}
+
+    shutil.rmtree(tmp_path / "two" / "c")
+    shutil.rmtree(mixed)
+    (tmp_path / "list.txt").write_text("".join(f"{name}\n" for name in videos))
+    process = torchrun(*options, "-o", tmp_path / "two", "--skip-done")
+    stdout, stderr = process.communicate(timeout=300)
+    assert process.returncode == 0, stderr
+    assert stderr.count("3 of 4 videos are done already") == 1
+    assert rows(stdout) == ["c.mp4 c"]
+    assert results(tmp_path / "two") == results(tmp_path / "one")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_an_interruption_of_two_processes_keeps_what_was_found(tiny_model, make_clip, tmp_path):
+    videos = [make_clip("short.mp4", frames=2), make_clip("long.mp4", frames=900), make_clip("never.mp4", frames=2)]
+    names = [videos[0], videos[1], videos[0], videos[2]]  # the second process has the last one after the long one
+    process = torchrun("segment", *names, "-o", tmp_path / "out", "--model", tiny_model, *CPU, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "out" / "short-2" / "sheet.png").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    while not (tmp_path / "out" / "long").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGINT)  # torchrun hands it on
+    stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["long", "short", "short-2"]
+    assert os.listdir(tmp_path / "out" / "long") == ["instances.partial.json"]
+    assert rows(stdout) == ["short.mp4 short", "long.mp4 interrupted", "short.mp4 short-2"]
+    assert "1 of 4 videos were not begun" in stderr
