@@ -5,7 +5,7 @@ from collections.abc import Generator, Iterator
 from contextlib import closing
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -32,6 +32,9 @@ class VideoFile(Frames):
     `damage` then says so; it also says when the file ends before the length it announces.
     """
 
+    container_options: ClassVar[dict[str, str]] = {}
+    """Of libav, for opening the file."""
+
     def __init__(self, path: str | Path, **selection: Any) -> None:
         super().__init__(str(path), **selection)
         self.path = str(path)
@@ -40,7 +43,7 @@ class VideoFile(Frames):
     def _open(self) -> Any:
         av = require_av()
         try:
-            return av.open(self.path)
+            return av.open(self.path, options=self.container_options)
         except (av.FFmpegError, OSError) as error:
             raise _unreadable(self.name, error) from error
 
