@@ -11,11 +11,15 @@ if TYPE_CHECKING:
 DTYPES = ("float32", "bfloat16", "float16")
 
 
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """--model and the options of how it runs."""
+def add_model_arguments(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
+    """--model, which with `several` may be given more than once, and the options of how it runs."""
     group = parser.add_argument_group("model")
     group.add_argument(
-        "--model", metavar="ID|FOLDER", help="a folder, a Hub id (user/model) or a bundled model (mdqe:NAME)"
+        "--model",
+        metavar="ID|FOLDER",
+        action="append" if several else "store",
+        help="a folder, a Hub id (user/model) or a bundled model (mdqe:NAME)"
+        + ("; several may be given to choose from, the first one is chosen at the start" if several else ""),
     )
     group.add_argument(
         "--size",
@@ -67,6 +71,16 @@ def load_model(args: argparse.Namespace, index: int = 0, number: int = 1) -> "MD
         if args.device is None and torch.cuda.is_available():
             device = f"cuda:{index % torch.cuda.device_count()}"
     return MDQE.from_pretrained(name, device=device, dtype=getattr(torch, args.dtype), **_overrides(args))
+
+
+def load_models(args: argparse.Namespace) -> "dict[str, MDQE]":
+    """The models that the arguments, with several of --model, name; by their names.
+
+    Raises:
+        OSError, ValueError: there is no such model, or not for this device; one line says what.
+    """
+    named = [argparse.Namespace(**{**vars(args), "model": name}) for name in args.model or [None]]
+    return {model_name(one): load_model(one) for one in named}
 
 
 def load_config(args: argparse.Namespace) -> "MDQEConfig":
