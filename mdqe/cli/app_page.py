@@ -3,7 +3,8 @@
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -42,14 +43,15 @@ class WatchedVideo(UntrustedVideo):
         super().__init__(path, **selection)
         self.tell, self.stop, self.begun = tell, stop, 0
 
-    def timed(self) -> Iterator[TimedFrame]:
+    def timed(self) -> Generator[TimedFrame, None, None]:
         """The frames with their times."""
         self.begun += 1
-        for number, frame in enumerate(super().timed()):
-            if self.stop.is_set():
-                raise Stopped
-            self.tell(self.begun, number, self.count)
-            yield frame
+        with closing(super().timed()) as frames:
+            for number, frame in enumerate(frames):
+                if self.stop.is_set():
+                    raise Stopped
+                self.tell(self.begun, number, self.count)
+                yield frame
 
 
 class Shown(NamedTuple):
@@ -153,7 +155,9 @@ class Desk:
 
 def page(desk: Desk) -> Any:
     """Gradio's Blocks: what a visitor gives on the left, what was found on the right."""
-    gr = require_gradio()
+    require_gradio()
+    import gradio as gr
+
     names = list(desk.models)
 
     def segment(

@@ -26,13 +26,16 @@ Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Message, Receive, Send], Awaitable[None]]
 
 
-def require_gradio() -> Any:
-    """Gradio, or an ImportError that says how to get it."""
+def require_gradio() -> None:
+    """Load Gradio.
+
+    Raises:
+        ImportError: it is not installed; says how to get it.
+    """
     try:
-        import gradio
+        import gradio  # noqa: F401
     except ImportError:
         raise ImportError("the page in the browser needs Gradio: pip install 'mdqe[demo]'") from None
-    return gradio
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -69,10 +72,10 @@ def serve(page: Any, listening: socket.socket, folder: Path, max_upload: int) ->
         folder: where uploads and results are; files are served from there alone.
         max_upload: MB.
     """
+    import gradio
     import uvicorn
     from fastapi import FastAPI
 
-    gradio = require_gradio()
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     fonts = {"font": ("system-ui", "sans-serif"), "font_mono": ("ui-monospace", "monospace")}
     app = gradio.mount_gradio_app(

@@ -5,7 +5,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -22,7 +22,7 @@ def shown(items: Iterable[T], doing: str, total: int | None, unit: str = "frame"
     start, number = time.monotonic(), 0
     columns, rows = shutil.get_terminal_size((100, 24))  # tqdm draws nothing where a terminal claims to have none
     several, line = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) > 1, int(os.environ.get("LOCAL_RANK", 0))
-    place = {"position": line, "leave": False} if several else {}
+    place: dict[str, Any] = {"position": line, "leave": False} if several else {}
     bar = tqdm(items, doing, total, unit=unit, file=sys.stderr, disable=None, ncols=columns, nrows=rows, **place)
     silent = bar.disable or several  # closing it changes that
     try:

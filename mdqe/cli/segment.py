@@ -147,8 +147,8 @@ def _left(args: argparse.Namespace, config: "MDQEConfig", everything: dict[Path,
     if not args.skip_done:
         return everything
     overlay = not args.no_video
-    mine = processes.share(list(everything))
-    mine = {folder for folder in mine if is_done(folder, _notes(args, config, everything[folder]), overlay=overlay)}
+    share = processes.share(list(everything))
+    mine = {folder for folder in share if is_done(folder, _notes(args, config, everything[folder]), overlay=overlay)}
     done = set().union(*processes.gather(mine))  # and nobody begins before all have looked
     if done and processes.rank() == 0:
         say(f"{len(done)} of {len(everything)} videos are done already")
@@ -193,7 +193,8 @@ def _segment_all(args: argparse.Namespace, opened: "list[Opened]", outcomes: "li
     for outcome in outcomes:
         say(f"mdqe segment: error: {outcome.error}")
     try:
-        model = load_model(args, *processes.local()) if opened else None
+        if opened:
+            model = load_model(args, *processes.local())
         for video, folder, frames in opened:
             frames.ahead = model.config.window_length
             origin = _notes(args, model.config, video, str(model.device))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -34,7 +34,7 @@ def gather(value: Any) -> list[Any]:
     return values
 
 
-def share(items: Sequence[T]) -> Sequence[T]:
+def share(items: list[T]) -> list[T]:
     """The items that are this process' own: every so many, from its rank on."""
     return items[rank() :: ranks()]
 
