@@ -16,7 +16,20 @@ from typing import NoReturn
 
 import mdqe
 
-COMMANDS = ("segment", "demo", "app", "train", "evaluate", "view", "submit", "split", "make-data", "import", "convert", "info")
+COMMANDS = (
+    "segment",
+    "demo",
+    "app",
+    "train",
+    "evaluate",
+    "view",
+    "submit",
+    "split",
+    "make-data",
+    "import",
+    "convert",
+    "info",
+)
 
 KNOWN_ERRORS = (OSError, ValueError, ImportError)
 """What a command raises for what the user can mend: its message is told, without a trace."""
