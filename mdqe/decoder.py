@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mdqe.boxes import refine, union
+from mdqe.dropout import Dropout
 from mdqe.encoder import SpatialShapes
 from mdqe.mlp import MLP
 from mdqe.ops.attention import MultiScaleDeformableAttention
@@ -92,7 +93,7 @@ class QueryBlock(nn.Module, Generic[Attention]):
         self.self_norm = nn.LayerNorm(dim)
         self.mlp = MLP(dim, dim * mlp_ratio, dim, num_layers=2, dropout=dropout)
         self.mlp_norm = nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def look(self, x: Tensor, seen: Tensor) -> Tensor:
         """Take in what the cross-attention saw: (B, Q, C)."""

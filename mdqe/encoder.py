@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mdqe.dropout import Dropout
 from mdqe.mlp import MLP
 from mdqe.ops.attention import MultiScaleDeformableAttention
 
@@ -70,7 +71,7 @@ class EncoderLayer(nn.Module):
         self.norm1 = nn.LayerNorm(dim)
         self.mlp = MLP(dim, dim * mlp_ratio, dim, num_layers=2, dropout=dropout)
         self.norm2 = nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(
         self, x: Tensor, position: Tensor, centers: Tensor, spatial_shapes: SpatialShapes, padding_mask: Tensor | None

@@ -66,8 +66,28 @@ class MaskHead(nn.Module):
         x = self.fuse[0](coarse)
         x = self.fuse[1](self.lateral[0](mid) + F.interpolate(x, size=mid.shape[-2:]))
         x = self.fuse[2](self.lateral[1](fine) + F.interpolate(x, size=fine.shape[-2:]))
-        x = self.project(self.upsample(self.refine(x)))
+        x = self._project_upsampled(self.refine(x))
         return x.unflatten(0, (clips, frames)).transpose(1, 2)  # (B, M, T, h, w)
+
+    def _project_upsampled(self, x: Tensor) -> Tensor:
+        """`project(upsample(x))`: (B·T, C, h, w) → (B·T, M, 2h, 2w), without the large map between the two.
+
+        Three in four of its pixels are the bias alone. So the 5×5 over it is four convolutions of x, one for each
+        parity of row and column, by the weights that meet x there: every second row and column, padded to 3×3.
+        """
+        depthwise, pointwise, norm, activation = self.project
+        kernel = depthwise.weight * self.upsample.weight  # (C, 1, 5, 5)
+        sixes = F.pad(kernel, (1, 0, 1, 0))  # (C, 1, 6, 6)
+        parts = []
+        for row, column in ((0, 0), (0, 1), (1, 0), (1, 1)):
+            part = F.conv2d(x, sixes[..., 1 - row :: 2, 1 - column :: 2], padding=1, groups=x.shape[1])
+            parts.append(F.conv2d(part, pointwise.weight))  # (B·T, M, h, w)
+        y = F.pixel_shuffle(torch.stack(parts, 2).flatten(1, 2), 2)  # (B·T, M, 4, h, w) → (B·T, M, 2h, 2w)
+        # The biases, of which the first one is summed over what the kernel sees of the map: less at its border.
+        rows, columns = (_seen(size, kernel.shape[-1], kernel) for size in y.shape[-2:])
+        seen = rows @ depthwise.weight[:, 0] @ columns.T  # (C, 2h, 2w)
+        constant = seen * self.upsample.bias[:, None, None] + depthwise.bias[:, None, None]
+        return activation(norm(y + pointwise(constant[None])))
 
     @torch.no_grad()
     def _start_bilinear(self) -> None:
@@ -83,6 +103,12 @@ class MaskHead(nn.Module):
         for bias in (self.refine.depthwise.bias, self.upsample.bias, self.project.depthwise.bias):
             assert bias is not None
             nn.init.zeros_(bias)
+
+
+def _seen(size: int, width: int, like: Tensor) -> Tensor:
+    """Which weights of a centred kernel meet pixels of a row of `size`, at each of them: (size, width), 1 or 0."""
+    place = torch.arange(size, device=like.device)[:, None] + torch.arange(width, device=like.device) - width // 2
+    return ((place >= 0) & (place < size)).to(like.dtype)
 
 
 def mask_logits(coefficients: Tensor, features: Tensor) -> Tensor:

@@ -6,6 +6,8 @@ from typing import cast
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mdqe.dropout import Dropout
+
 
 class MLP(nn.Module):
     """Linear layers with GELU between them: (…, in_dim) → (…, out_dim)."""
@@ -14,7 +16,7 @@ class MLP(nn.Module):
         super().__init__()
         widths = [in_dim, *[hidden_dim] * (num_layers - 1), out_dim]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     @property
     def last(self) -> nn.Linear:

@@ -16,7 +16,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # A room imports only from those before it: learned modules know nothing of videos, losses or state; what infers knows
 # nothing of files; the model puts them together.
 ROOMS = (
-    "atomic", "config", "ops", "mlp", "boxes", "targets", "frames",
+    "atomic", "config", "ops", "dropout", "mlp", "boxes", "targets", "frames",
     "backbone", "encoder", "query_init", "decoder", "mask_head", "outputs",
     "checkpoint", "storage", "source", "hub",
     "inference", "video", "image_processor", "losses", "model",

@@ -29,12 +29,14 @@ import numpy as np
 HEIGHT, WIDTH, FRAMES, OBJECTS, RESULTS, CATEGORIES = 360, 640, 70, 6, 30, 25
 
 
-def blobs(random: np.random.Generator, shape: np.ndarray, speed: np.ndarray) -> list[dict[str, Any]]:
+def blobs(
+    random: np.random.Generator, shape: np.ndarray, speed: np.ndarray, frames: int = FRAMES
+) -> list[dict[str, Any]]:
     """A track of ragged ellipses; shape: centre (x, y) and radii (x, y)."""
-    from mdqe.inference import rle
+    from mdqe.inference import rle_text
 
     lengths, number = [], []
-    for t in range(FRAMES):
+    for t in range(frames):
         x, y, across, along = shape + np.array([*(speed * t), 0, 0])
         columns = np.arange(max(int(x - across) + 1, 0), min(int(x + across), WIDTH - 1))
         half = along * np.sqrt(1 - ((columns - x) / across) ** 2)
@@ -45,7 +47,7 @@ def blobs(random: np.random.Generator, shape: np.ndarray, speed: np.ndarray) -> 
         counts = np.diff(edges, prepend=0, append=HEIGHT * WIDTH)
         lengths.append(counts)
         number.append(len(counts))
-    texts = rle._compress(np.concatenate(lengths), np.array(number))
+    texts = rle_text.write(np.concatenate(lengths), np.array(number))
     return [{"size": [HEIGHT, WIDTH], "counts": text} for text in texts]
 
 
@@ -121,9 +123,12 @@ def run_row(row: str, folder: Path, part: int) -> None:
     begin = time.perf_counter()
     numbers = evaluate(annotations, results, identity=row == "identity")
     seconds = time.perf_counter() - begin
-    # Not ru_maxrss, which a child starts with its parent's.
-    peak = int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
-    print(json.dumps({"read": read, "compare": seconds, "peak": peak, "AP": numbers["AP"]}))
+    print(json.dumps({"read": read, "compare": seconds, "peak": peak_mebibytes(), "AP": numbers["AP"]}))
+
+
+def peak_mebibytes() -> float:
+    """The largest resident memory of this process; not ru_maxrss, which a child starts with its parent's."""
+    return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
 
 
 ROWS = {

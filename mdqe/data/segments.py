@@ -4,6 +4,7 @@ A packed mask is a string of bytes: compressed run lengths as they are (COCO's, 
 after a zero byte; nothing at all where the object is absent.
 """
 
+from array import array
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -47,10 +48,11 @@ def shrink(segment: Any) -> Segment:
 
 def runs(counts: Any, size: Any) -> Runs:
     """Run lengths as a JSON object holds them, plain counts in an array instead of a list."""
-    if isinstance(counts, list):
-        numbers = np.array(counts) if counts else np.zeros(0, np.int32)
-        if numbers.ndim == 1 and numbers.dtype.kind == "i" and (not numbers.size or numbers.max() < 2**31):
-            return Runs(numbers.astype(np.int32), size)
+    if isinstance(counts, list) and counts:
+        try:
+            return Runs(np.frombuffer(array("i", counts), np.int32), size)
+        except (TypeError, OverflowError):  # not whole numbers, or none of 32 bits: reported where they are checked
+            pass
     return Runs(counts, size)
 
 
@@ -69,8 +71,8 @@ def pack(segments: Sequence[Segment], size: tuple[int, int]) -> list[bytes | Dat
                 packed[i] = DataError(f"run lengths are of size {segment.size}, not {list(size)}")
             else:
                 (texts if isinstance(segment.counts, str) else arrays).append((i, segment.counts))
-    for places, compressed in ((texts, _as_bytes), (arrays, rle.compress)):
-        found = _each([counts for _, counts in places], size, compressed)
+    for places, read in ((texts, _with_areas), (arrays, rle.compress_with_areas)):
+        found = _each([counts for _, counts in places], size, read)
         for (i, _), one in zip(places, found, strict=True):
             packed[i] = one
     return packed
@@ -120,22 +122,23 @@ def _polygons(packed: bytes) -> list[np.ndarray]:
     return np.split(_corners(packed), np.cumsum(sizes)[:-1])
 
 
-def _as_bytes(texts: Sequence[str], size: tuple[int, int]) -> Sequence[str]:
-    return texts
+def _with_areas(texts: Sequence[str], size: tuple[int, int]) -> tuple[Sequence[str], np.ndarray]:
+    return texts, rle.area(texts, size)
 
 
 def _each(
-    counts: list[Any], size: tuple[int, int], compress: Callable[[Sequence[Any], tuple[int, int]], Sequence[str]]
+    counts: list[Any],
+    size: tuple[int, int],
+    read: Callable[[Sequence[Any], tuple[int, int]], tuple[Sequence[str], np.ndarray]],
 ) -> list[bytes | DataError]:
     """Run lengths as bytes, many at a time; what is wrong is found by halves."""
     if not counts:
         return []
     try:
-        texts = compress(counts, size)
-        areas = rle.area(counts, size)
+        texts, areas = read(counts, size)
         return [text.encode("ascii") if area else b"" for text, area in zip(texts, areas.tolist(), strict=True)]
     except (ValueError, TypeError, OverflowError) as error:
         if len(counts) == 1:
             return [DataError(str(error).replace("of mask 0 ", ""))]
         half = len(counts) // 2
-        return _each(counts[:half], size, compress) + _each(counts[half:], size, compress)
+        return _each(counts[:half], size, read) + _each(counts[half:], size, read)

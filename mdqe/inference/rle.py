@@ -1,9 +1,7 @@
 """COCO run lengths of binary masks, many at a time.
 
 A mask (H, W) is read column by column; its counts are the lengths of its alternating runs, background first (so the
-first may be 0), and sum to H * W. The compressed form is COCO's: each count from the fourth on as the difference from
-the one two before it, in groups of 5 bits, lowest first, one printable character per group (offset 48; bit 5 says that
-another group follows, bit 4 of the last group is the sign).
+first may be 0), and sum to H * W. The compressed form is COCO's string (`mdqe.inference.rle_text`).
 
 Here a mask's run lengths are the compressed string alone; the size stands beside it, because all masks of a video share
 it. `to_coco` and `from_coco` make and read the {"size": [H, W], "counts": ...} objects of the JSON formats. All work is
@@ -11,15 +9,14 @@ array work over every run of every mask given: no loop over pixels, runs or mask
 """
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
+from mdqe.inference.rle_text import expand, write
+
 Counts = str | bytes | Sequence[int] | np.ndarray
 """Run lengths of one mask: the compressed string, or the plain list of counts."""
-
-_GROUPS = 7  # 5-bit groups that hold any signed difference of counts below 2 ** 31
 
 
 def encode(masks: Any) -> list[str]:
@@ -31,13 +28,13 @@ def encode(masks: Any) -> list[str]:
         TypeError: the masks are not boolean.
         ValueError: the masks do not have three axes.
     """
-    return _compress(*_lengths(masks))
+    return write(*_lengths(masks))
 
 
 def encode_with_boxes(masks: Any) -> tuple[list[str], np.ndarray]:
     """`encode(masks)`, and `boxes` of the result without reading it back."""
     lengths, runs = _lengths(masks)
-    return _compress(lengths, runs), _boxes(lengths, runs, masks.shape[1:])
+    return write(lengths, runs), _boxes(lengths, runs, masks.shape[1:])
 
 
 def decode(counts: Sequence[Counts], size: tuple[int, int]) -> np.ndarray:
@@ -54,8 +51,7 @@ def decode(counts: Sequence[Counts], size: tuple[int, int]) -> np.ndarray:
 
 def area(counts: Sequence[Counts], size: tuple[int, int]) -> np.ndarray:
     """Foreground pixels (M,), int64, of M run lengths over frames of size (H, W)."""
-    lengths, number = runs(counts, size)
-    return _per_mask(np.add, lengths * foreground(number), number, 0)
+    return _areas(*runs(counts, size))
 
 
 def boxes(counts: Sequence[Counts], size: tuple[int, int]) -> np.ndarray:
@@ -73,7 +69,13 @@ def compress(counts: Sequence[Counts], size: tuple[int, int]) -> list[str]:
     Raises:
         ValueError: counts that are not run lengths of that size.
     """
-    return _compress(*runs(counts, size))
+    return write(*runs(counts, size))
+
+
+def compress_with_areas(counts: Sequence[Counts], size: tuple[int, int]) -> tuple[list[str], np.ndarray]:
+    """`compress` and `area` of the same masks, read once."""
+    lengths, number = runs(counts, size)
+    return write(lengths, number), _areas(lengths, number)
 
 
 def runs(counts: Sequence[Counts], size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -84,11 +86,9 @@ def runs(counts: Sequence[Counts], size: tuple[int, int]) -> tuple[np.ndarray, n
     """
     height, width = _checked_size(size)
     if any(isinstance(one, str | bytes) for one in counts):
-        lengths, number = _expand(texts(counts))
+        lengths, number = expand(texts(counts))
     else:
-        numbers = [_numbers(one) for one in counts]
-        lengths = np.concatenate([*numbers, np.zeros(0, np.int64)])
-        number = np.array([len(one) for one in numbers], np.int64)
+        lengths, number = _plain(counts)
     totals = _per_mask(np.add, lengths, number, 0)
     lowest = _per_mask(np.minimum, lengths, number, 0)
     for i in np.flatnonzero((lowest < 0) | (totals != height * width))[:1]:
@@ -108,7 +108,7 @@ def texts(counts: Sequence[Counts]) -> list[bytes]:
     plain = [i for i, one in enumerate(counts) if not isinstance(one, str | bytes)]
     if plain:
         numbers = [_numbers(counts[i]) for i in plain]
-        compressed = _compress(np.concatenate(numbers), np.array([len(one) for one in numbers]))
+        compressed = write(np.concatenate(numbers), np.array([len(one) for one in numbers]))
         for i, text in zip(plain, compressed, strict=True):
             found[i] = text.encode("ascii")
     return found
@@ -180,6 +180,11 @@ def _per_mask(reduction: np.ufunc, values: np.ndarray, runs: np.ndarray, empty: 
     return result
 
 
+def _areas(lengths: np.ndarray, runs: np.ndarray) -> np.ndarray:
+    """`area` of run lengths, `runs` (M,) of each mask."""
+    return _per_mask(np.add, lengths * foreground(runs), runs, 0)
+
+
 def _boxes(lengths: np.ndarray, runs: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """`boxes` of run lengths, `runs` (M,) of each mask."""
     height, width = size
@@ -197,37 +202,24 @@ def _boxes(lengths: np.ndarray, runs: np.ndarray, size: tuple[int, int]) -> np.n
     return box
 
 
-def _compress(lengths: np.ndarray, runs: np.ndarray) -> list[str]:
-    """Strings of M masks from all their run lengths one after the other, `runs` (M,) of each."""
-    if not len(lengths):
-        return [""] * len(runs)
-    place = np.arange(len(lengths)) - np.repeat(np.cumsum(runs) - runs, runs)
-    values = lengths.copy()
-    later = np.flatnonzero(place > 2)
-    values[later] -= lengths[later - 2]
-    # Groups of 5 bits, as many as hold the number and its sign; all but a number's last say that another follows.
-    magnitude = values ^ (values >> 63)  # |v|, less one of negative v: as many bits, without the sign
-    most = int(magnitude.max())
-    size = np.ones(len(values), np.int8)
-    for bits in range(4, 5 * _GROUPS - 1, 5):
-        if most >> bits:
-            size += magnitude >> bits != 0
-    ends = np.cumsum(size, dtype=np.int64)
-    text = np.empty(int(ends[-1]), np.uint8)
-    for group in range(int(size.max())):
-        held = slice(None) if group == 0 else np.flatnonzero(size > group)
-        more = (size[held] > group + 1).astype(np.uint8)
-        text[(ends - size)[held] + group] = ((values[held] >> (5 * group)) & 0x1F).astype(np.uint8) + (more << 5) + 48
-    cuts = np.concatenate([[0], ends[np.cumsum(runs)[runs > 0] - 1]]).tolist()
-    characters = text.tobytes().decode("ascii")
-    strings = iter([characters[start:end] for start, end in pairwise(cuts)])
-    return [next(strings) if held else "" for held in runs > 0]
-
-
 def _ascii(counts: str) -> bytes:
     if not counts.isascii():
         raise ValueError(f"counts {counts[:40]!r} are not a run-length string")
     return counts.encode("ascii")
+
+
+def _plain(counts: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Run lengths of plain lists: all of them, int64, and how many each list has."""
+    try:
+        numbers = [np.asarray(one) for one in counts]
+        lengths = np.concatenate([*numbers, np.zeros(0, np.int32)])
+    except ValueError:  # lists of different lengths in one of them, or of other dimensions
+        numbers, lengths = [], np.zeros(0)
+    # All at once; one at a time where that finds anything, for the error of the first one that is wrong.
+    if lengths.dtype.kind != "i" or (lengths.size and (lengths.min() < 0 or lengths.max() >= 2**31)):
+        numbers = [_numbers(one) for one in counts]
+        lengths = np.concatenate([*numbers, np.zeros(0, np.int64)])
+    return lengths.astype(np.int64, copy=False), np.array([len(one) for one in numbers], np.int64)
 
 
 def _numbers(counts: Any) -> np.ndarray:
@@ -241,49 +233,3 @@ def _numbers(counts: Any) -> np.ndarray:
     if numbers.size and (numbers.min() < 0 or numbers.max() >= 2**31):
         raise ValueError(f"counts hold {numbers.min()} to {numbers.max()}; a run is 0 to {2**31 - 1} pixels")
     return numbers.astype(np.int64)
-
-
-def _expand(texts: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
-    """Run lengths of compressed strings: all of them, and how many each string has."""
-    size = np.array([len(text) for text in texts], np.int64)
-    groups = np.frombuffer(b"".join(texts), np.uint8) - np.uint8(48)  # characters below 48 wrap to large numbers
-    text_ends = np.cumsum(size)
-    bad = np.flatnonzero(groups > 63)
-    if len(bad):
-        mask = np.searchsorted(text_ends, bad[0], "right")
-        raise ValueError(f"counts of mask {mask} hold the character {chr((int(groups[bad[0]]) + 48) % 256)!r}")
-    if not len(groups):
-        return groups.astype(np.int64), size
-    last = groups & 0x20 == 0  # of its number
-    cut = np.flatnonzero(~last[text_ends[size > 0] - 1])
-    if len(cut):
-        raise ValueError(f"counts of mask {np.flatnonzero(size)[cut[0]]} end in the middle of a number")
-    ends = np.flatnonzero(last)
-    number = np.diff(ends, prepend=-1)  # groups of each number
-    if number.max() > _GROUPS:
-        mask = np.searchsorted(text_ends, ends[number.argmax()], "right")
-        raise ValueError(f"counts of mask {mask} hold a number of {number.max()} groups")
-    values = (groups[ends] & 0x1F).astype(np.int64)
-    values -= (values & 0x10) << 1  # the top group has the sign
-    for place in range(1, int(number.max())):
-        longer = np.flatnonzero(number > place)
-        values[longer] = (values[longer] << 5) | (groups[ends[longer] - place] & 0x1F)
-    runs = np.diff(np.searchsorted(ends, text_ends), prepend=0)
-    return _undo_differences(values, runs), runs
-
-
-def _undo_differences(values: np.ndarray, runs: np.ndarray) -> np.ndarray:
-    """Counts from COCO's differences: each mask's first as it is, its odd and its even ones summed up apart."""
-    even = runs + runs % 2
-    starts = np.cumsum(even) - even
-    index = np.arange(len(values)) + np.repeat(starts - (np.cumsum(runs) - runs), runs)
-    first = starts[runs > 0]
-    pairs = np.zeros(int(even.sum()), np.int64)
-    pairs[index] = values
-    alone = pairs[first]
-    pairs[first] = 0
-    pairs = np.cumsum(pairs.reshape(-1, 2), axis=0)  # (pairs of runs, 2)
-    before = np.concatenate([[[0, 0]], pairs])[starts // 2]
-    counts = (pairs - np.repeat(before, even // 2, axis=0)).ravel()
-    counts[first] = alone
-    return counts[index]

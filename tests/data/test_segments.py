@@ -75,3 +75,13 @@ def test_bad_masks_are_found_among_good_ones(segment, message):
     assert isinstance(packed[1], DataError)
     with pytest.raises(DataError, match=message):
         raise packed[1]
+
+
+@pytest.mark.parametrize("wrong", [[3, -1, 2], [2, 1.0, 1], [2, 2**31, 1], [[2], [2]], [2, None, 2], ["4"], [2, 1]])
+def test_one_wrong_plain_list_among_many_is_the_one_that_is_found(wrong):
+    """Lists are looked at together; the error is still that of the list alone."""
+    good = Runs(np.array([1, 2, 1], np.int32), [2, 2])
+    packed = pack([good, runs(wrong, [2, 2]), good], (2, 2))
+    assert packed[0] == packed[2] == b"121"
+    assert isinstance(packed[1], DataError)
+    assert str(packed[1]) == str(pack([runs(wrong, [2, 2])], (2, 2))[0])
