@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any, cast
 from typing import cast
 
 import torch
@@ -75,8 +76,9 @@ class MaskHead(nn.Module):
         Three in four of its pixels are the bias alone. So the 5×5 over it is four convolutions of x, one for each
         parity of row and column, by the weights that meet x there: every second row and column, padded to 3×3.
         """
-        depthwise, pointwise, norm, activation = self.project
-        kernel = depthwise.weight * self.upsample.weight  # (C, 1, 5, 5)
+        depthwise, pointwise, norm, activation = cast(Any, self.project)  # a Sequential does not tell their types
+        upsample: Any = self.upsample  # nor this one that it has a bias
+        kernel = depthwise.weight * upsample.weight  # (C, 1, 5, 5)
         sixes = F.pad(kernel, (1, 0, 1, 0))  # (C, 1, 6, 6)
         parts = []
         for row, column in ((0, 0), (0, 1), (1, 0), (1, 1)):
@@ -86,7 +88,7 @@ class MaskHead(nn.Module):
         # The biases, of which the first one is summed over what the kernel sees of the map: less at its border.
         rows, columns = (_seen(size, kernel.shape[-1], kernel) for size in y.shape[-2:])
         seen = rows @ depthwise.weight[:, 0] @ columns.T  # (C, 2h, 2w)
-        constant = seen * self.upsample.bias[:, None, None] + depthwise.bias[:, None, None]
+        constant = seen * upsample.bias[:, None, None] + depthwise.bias[:, None, None]
         return activation(norm(y + pointwise(constant[None])))
 
     @torch.no_grad()

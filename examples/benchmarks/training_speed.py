@@ -2,6 +2,7 @@
 
     python examples/benchmarks/training_speed.py                    # ResNet-18, 192 channels, 4 clips of 3 frames
     python examples/benchmarks/training_speed.py --steps 30 --device cuda
+    OMP_NUM_THREADS=1 python examples/benchmarks/training_speed.py --cpu-seconds   # on a machine that does other work
 
 The step is the trainer's (`mdqe.training.step.TrainingStep`), with AdamW and gradients clipped to a norm of 1. Steps in
 the two precisions take turns, on clips of their own each time; what it takes to draw the clips is not counted.
@@ -47,10 +48,10 @@ def reference_config() -> MDQEConfig:
 class TimedStep:
     """A training step that remembers how long its parts took, in seconds."""
 
-    def __init__(self, amp: str | None, device: torch.device) -> None:
+    def __init__(self, amp: str | None, device: torch.device, now: Callable[[], float]) -> None:
         torch.manual_seed(0)
         model = MDQE(reference_config()).to(device).train()
-        self.device = device
+        self.device, self.now = device, now
         self.step = TrainingStep(model, adamw(model, 1e-4), clip_norm=1.0, amp=amp)
         self.times: dict[str, list[float]] = {name: [] for name in ("forward", "losses", "gradients", "step")}
         self._watch(model, "forward")
@@ -70,7 +71,7 @@ class TimedStep:
     def _now(self) -> float:
         if self.device.type == "cuda":
             torch.cuda.synchronize()
-        return time.perf_counter()
+        return self.now()
 
     def _timed(self, name: str, part: Callable[..., Any]) -> Callable[..., Any]:
         def run(*args: Any, **options: Any) -> Any:
@@ -90,11 +91,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=12, help="steps in each precision (default: 12)")
     parser.add_argument("--clips", type=int, default=4, help="clips in a step (default: 4)")
     parser.add_argument("--device", default="cpu", help="(default: cpu)")
+    parser.add_argument("--cpu-seconds", action="store_true", help="count CPU time, not time on the wall")
     args = parser.parse_args()
+    now = time.process_time if args.cpu_seconds else time.perf_counter
     device = torch.device(args.device)
     source = SyntheticClips(seed=1, frames=3, size=(128, 192))
     generator = torch.Generator().manual_seed(0)
-    steps = {name: TimedStep(amp, device) for name, amp in (("float32", None), ("bfloat16", "bf16"))}
+    steps = {name: TimedStep(amp, device, now) for name, amp in (("float32", None), ("bfloat16", "bf16"))}
     load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
     print(f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads{load}", flush=True)
     for i in range(WARM_UP + args.steps):
