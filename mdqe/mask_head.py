@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from typing import Any, cast
-from typing import cast
 
 import torch
 from torch import Tensor, nn
