@@ -20,7 +20,7 @@ _HOME = {
     "VideoInstances": "mdqe.inference.result",
     "MDQEImageProcessor": "mdqe.image_processor",
 }
-_SUBMODULES = ("checkpoint", "data", "evaluation", "inference", "losses", "ops", "training", "video")
+_SUBMODULES = ("checkpoint", "data", "evaluation", "export", "inference", "losses", "ops", "training", "video")
 
 __all__ = ["__version__", *_HOME, *_SUBMODULES]
 

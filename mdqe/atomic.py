@@ -5,6 +5,7 @@ name when it is complete. The extension stays last, so what an interruption left
 """
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,6 +43,20 @@ def whole_file(path: str | Path, *, durable: bool = False) -> Iterator[Path]:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def check_writable(folder: Path) -> None:
+    """Make the folder if it does not exist, and try whether a file can be written there, before long work.
+
+    Raises:
+        OSError: it cannot; names the folder.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(error.errno, f"cannot write there ({error.strerror})", str(folder)) from error
 
 
 def _flush(path: Path, flags: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Generic, NamedTuple, TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -38,17 +39,25 @@ class TemporalCrossAttention(MultiScaleDeformableAttention):
 
     def frames(self, clip_length: int) -> tuple[int, ...]:
         """The T frames attended to of a clip of any length: centred, evenly spaced, the last one repeated."""
-        t = self.num_frames
-        center = (clip_length - 1) // 2
-        step = max(clip_length // t, 1)
-        first = max(center - (t - 1) // 2 * step, 0)
-        chosen = [f for f in range(first, first + t * step, step) if f < clip_length]
-        return tuple(chosen + chosen[-1:] * (t - len(chosen)))
+        first, step, last = self._progression(clip_length)
+        return tuple(min(first + i * step, last) for i in range(self.num_frames))
 
-    def reference_frames(self, clip_length: int) -> slice:
-        """The frames whose boxes' union is the clip box."""
+    def frame_index(self, clip_length: int, device: torch.device) -> Tensor:
+        """`frames` as a tensor (T,); the clip's length may be a symbol, in a program for clips of any length."""
+        first, step, last = self._progression(clip_length)
+        return (torch.arange(self.num_frames, device=device) * step + first).clamp(max=last)
+
+    def _progression(self, clip_length: int) -> tuple[int, int, int]:
+        t = self.num_frames
+        step = torch.sym_max(clip_length // t, 1)
+        first = torch.sym_max((clip_length - 1) // 2 - (t - 1) // 2 * step, 0)
+        return first, step, first + (clip_length - 1 - first) // step * step
+
+    def reference_frames(self, clip_length: int, device: torch.device) -> Tensor:
+        """Indices of the frames whose boxes' union is the clip box; past an end of the clip it is that end again."""
+        before = (self.num_frames - 1) // 2
         center = (clip_length - 1) // 2
-        return slice(max(center - (self.num_frames - 1) // 2, 0), center + self.num_frames)
+        return (torch.arange(-before, self.num_frames, device=device) + center).clamp(0, clip_length - 1)
 
     def forward(self, query: Tensor, reference: Tensor, value: Tensor, spatial_shapes: SpatialShapes) -> Tensor:
         """Attend.
@@ -75,7 +84,8 @@ class TemporalCrossAttention(MultiScaleDeformableAttention):
         frames = self.frames(value.shape[1])
         starts = tuple(frame * tokens + first for frame in frames for first in first_rows)
         shapes = tuple(spatial_shapes) * len(frames)
-        sampled = deform_attn_fused(value.flatten(1, 2), shapes, reference[..., :2], offsets, logits, starts)
+        points = reference[..., :2], offsets, logits
+        sampled = deform_attn_fused(value.flatten(1, 2), shapes, *points, starts, plain=self.plain_operator)
         return self.output_proj(sampled)
 
 
@@ -202,8 +212,9 @@ class O2IDecoderLayer(nn.Module):
 
     def _clip_box(self, boxes: Tensor, position_proj: nn.Linear) -> tuple[Tensor, Tensor]:
         tca = self.clip.cross_attn
-        window = slice(None) if tca is None else tca.reference_frames(boxes.shape[1])
-        box = union(boxes[:, window], 1)  # (B, Q, 4)
+        if tca is not None:
+            boxes = boxes[:, tca.reference_frames(boxes.shape[1], boxes.device)]
+        box = union(boxes, 1)  # (B, Q, 4)
         return box, _position(position_proj, box)
 
     def _look_at_clip(

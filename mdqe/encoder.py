@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.nn import functional as F
 
 from mdqe.dropout import Dropout
@@ -157,7 +158,8 @@ class Encoder(nn.Module):
         shapes = tuple((m.shape[-2], m.shape[-1]) for m in levels)
         masks = level_masks(padded_size, sizes, shapes, len(maps), levels[0].device)
         padding_mask = None
-        if any(size != padded_size for size in sizes):
+        # Of sizes that are symbols, in an export, it is not known: a mask of nothing changes nothing.
+        if not all(statically_known_true(a == b) for size in sizes for a, b in zip(size, padded_size, strict=True)):
             padding_mask = torch.cat([m.flatten(1) for m in masks], 1)  # (B, N)
         x = torch.cat([m.flatten(2).transpose(1, 2) for m in levels], 1)  # (B·T, N, C)
         frames = x.shape[0] // clips
@@ -182,11 +184,10 @@ def level_masks(
     """Padding masks (B, h, w) of all levels, True where padded: a map's pixel is valid if its cell starts inside."""
     masks = []
     for h, w in shapes[:backbone_levels]:
-        stride_y, stride_x = padded_size[0] // h, padded_size[1] // w
-        mask = torch.ones(len(sizes), h, w, dtype=torch.bool, device=device)
-        for i, (height, width) in enumerate(sizes):
-            mask[i, : math.ceil(height / stride_y), : math.ceil(width / stride_x)] = False
-        masks.append(mask)
+        y = torch.arange(h, device=device) * (padded_size[0] // h)
+        x = torch.arange(w, device=device) * (padded_size[1] // w)
+        valid = [(y < height)[:, None] & (x < width) for height, width in sizes]  # (h, w) each
+        masks.append(~torch.stack(valid))
     for shape in shapes[backbone_levels:]:
         masks.append(F.interpolate(masks[-1][None].float(), size=shape)[0].bool())
     return masks

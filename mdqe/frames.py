@@ -34,7 +34,8 @@ def resize(frames: Tensor, size: tuple[int, int]) -> Tensor:
 
 def padded_size(size: tuple[int, int]) -> tuple[int, int]:
     """(height, width) rounded up to whole cells of the coarsest map."""
-    height, width = (-(-edge // PADDING) * PADDING for edge in size)
+    # Not by a negative number: where sizes are symbols, in an ONNX program, its division would round towards zero.
+    height, width = ((edge + PADDING - 1) // PADDING * PADDING for edge in size)
     return height, width
 
 

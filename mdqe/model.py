@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from mdqe.backbone import Backbone
+from mdqe.compiled import CompileMixin
 from mdqe.config import MDQEConfig
 from mdqe.decoder import Decoder, DecoderState, I2ODecoderLayer, LayerValues, O2IDecoderLayer
 from mdqe.encoder import Encoder, SpatialShapes, Tokens, at_least_float32
@@ -31,7 +32,7 @@ from mdqe.targets import ClipTargets
 from mdqe.video.read import open_frames
 
 
-class MDQE(PretrainedMixin, nn.Module):
+class MDQE(PretrainedMixin, CompileMixin, nn.Module):
     """Video instance segmentation by mined discriminative query embeddings (CVPR 2023).
 
     Args:

@@ -38,7 +38,12 @@ class QueryInitializer(nn.Module):
         num_classes: categories [K] of the activation map.
         grid_size: cells per side [G]; Q = G².
         embed_dim: size of the association embedding [E].
+
+    Attributes:
+        plain_operator: as that of `MultiScaleDeformableAttention`.
     """
+
+    plain_operator = False
 
     def __init__(self, dim: int = 256, num_classes: int = 25, grid_size: int = 14, embed_dim: int = 64) -> None:
         super().__init__()
@@ -61,7 +66,7 @@ class QueryInitializer(nn.Module):
         activation = self.activation_head(tokens[:, : h * w]).transpose(1, 2).unflatten(-1, (h, w))  # (B·T, K, h, w)
         saliency = activation.to(at_least_float32(activation.dtype)).sigmoid().amax(1)  # (B·T, h, w)
         coords = self._peaks(saliency)
-        content = _sample(tokens, spatial_shapes, coords)
+        content = _sample(tokens, spatial_shapes, coords, plain=self.plain_operator)
         queries = content, coords, self.embedding_head(content), activation
         return FrameQueries(*(q.unflatten(0, (clips, -1)) for q in queries))
 
@@ -74,8 +79,9 @@ class QueryInitializer(nn.Module):
         cells = fine.unflatten(2, (g, cell_w)).unflatten(1, (g, cell_h)).transpose(2, 3)  # (B, G, G, cell_h, cell_w)
         peak = cells.flatten(3).argmax(-1).flatten(1)  # (B, Q)
         cell = torch.arange(g * g, device=peak.device)
-        row = cell // g * cell_h + peak // cell_w
-        column = cell % g * cell_w + peak % cell_w
+        down = peak // cell_w
+        row = cell // g * cell_h + down
+        column = cell % g * cell_w + peak - down * cell_w
         index = row * width + column
         # y keeps the column's fraction, x / (W·H): the published weights were trained so.
         x = column.to(fine.dtype) / width
@@ -136,10 +142,12 @@ class LearnedQueries(nn.Module):
         return FrameQueries(content, coords, None, None)
 
 
-def _sample(tokens: Tensor, spatial_shapes: SpatialShapes, coords: Tensor) -> Tensor:
+def _sample(tokens: Tensor, spatial_shapes: SpatialShapes, coords: Tensor, plain: bool) -> Tensor:
     """Mean over levels of tokens (B, N, C) at coords (B, Q, 2), bilinear, clamped at the border: (B, Q, C)."""
-    half_pixel = coords.new_tensor([(0.5 / w, 0.5 / h) for h, w in spatial_shapes])[:, None]  # (L, 1, 2)
+    # One number at a time: sizes that are symbols, in an export, would be fixed inside a list.
+    halves = [coords.new_full((), 0.5 / edge) for h, w in spatial_shapes for edge in (w, h)]
+    half_pixel = torch.stack(halves).view(-1, 1, 2)  # (L, 1, 2)
     points = coords[:, :, None, None, None]  # (B, Q, H = 1, 1, P = 1, 2)
     points = points.clamp(min=half_pixel, max=1 - half_pixel)  # (B, Q, 1, L, 1, 2)
     weights = points.new_full(points.shape[:-1], 1 / len(spatial_shapes))  # (B, Q, 1, L, 1)
-    return deform_attn(tokens[:, :, None], spatial_shapes, points, weights)
+    return deform_attn(tokens[:, :, None], spatial_shapes, points, weights, plain=plain)

@@ -49,8 +49,11 @@ def test_frames_of_clips_of_any_length(trained):
         inside = [f for f in range(clip) if f >= first and (f - first) % step == 0][:trained]
         assert list(chosen) == inside + [inside[-1]] * (trained - len(inside))
         assert module.frames(trained) == tuple(range(trained))
-        reference = range(clip)[module.reference_frames(clip)]
-        assert list(reference) == [f for f in range(clip) if center - (trained - 1) // 2 <= f < center + trained]
+        assert module.frame_index(clip, torch.device("cpu")).tolist() == list(chosen)
+        reference = module.reference_frames(clip, torch.device("cpu"))
+        assert sorted(set(reference.tolist())) == [
+            f for f in range(clip) if center - (trained - 1) // 2 <= f < center + trained
+        ]
         assert module.num_frames == trained
 
 
@@ -170,7 +173,7 @@ def slow_o2i(module: O2IDecoderLayer, entering: DecoderState, memory: Tensor, po
     share = (frame_queries @ module.time_weights.weight[0] + module.time_weights.bias).softmax(0)  # (T, Q)
     fused = sum(w[:, None] * x for w, x in zip(share, looked, strict=True))
     attention = module.clip.cross_attn
-    window = slice(None) if attention is None else attention.reference_frames(len(looked))
+    window = slice(None) if attention is None else attention.reference_frames(len(looked), torch.device("cpu"))
     clip_box = union(entering.boxes[item, window], 0)
     clip_position = position_proj(clip_box[:, :2])
     seen = fused
@@ -184,7 +187,9 @@ def slow_i2o(module: I2ODecoderLayer, entering: DecoderState, memory: Tensor, po
     """The baseline: clip queries talk, are spread to the frames, and take in what these saw."""
     values = module.project_values(memory[item : item + 1])
     attention = module.clip.cross_attn
-    window = slice(None) if attention is None else attention.reference_frames(entering.boxes.shape[1])
+    window = (
+        slice(None) if attention is None else attention.reference_frames(entering.boxes.shape[1], torch.device("cpu"))
+    )
     clip_box = union(entering.boxes[item, window], 0)
     clip_position = position_proj(clip_box[:, :2])
     x = talked(module.clip, entering.clip_queries[item], clip_position)

@@ -17,10 +17,10 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # nothing of files; the model puts them together.
 ROOMS = (
     "atomic", "config", "ops", "dropout", "mlp", "boxes", "targets", "frames",
-    "backbone", "encoder", "query_init", "decoder", "mask_head", "outputs",
+    "compiled", "backbone", "encoder", "query_init", "decoder", "mask_head", "outputs",
     "checkpoint", "storage", "source", "hub",
     "inference", "video", "image_processor", "losses", "model",
-    "data", "evaluation", "importing", "pages", "training", "cli", "train",
+    "export", "data", "evaluation", "importing", "pages", "training", "cli", "train",
 )  # fmt: skip
 
 

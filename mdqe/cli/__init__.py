@@ -28,6 +28,7 @@ COMMANDS = (
     "make-data",
     "import",
     "convert",
+    "export",
     "info",
 )
 

@@ -2,12 +2,12 @@
 
 import argparse
 import re
-import tempfile
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from mdqe.atomic import check_writable
 from mdqe.cli import KNOWN_ERRORS, one_line, out_of_memory, say
 from mdqe.cli.model_options import add_model_arguments, load_config, load_model, model_name
 from mdqe.cli.segment_list import folders, is_done, notes, read_list
@@ -110,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
         problems = [error for part in processes.gather([one.error for one in outcomes]) for error in part]
         if problems and not args.skip_bad:
             return _refuse(problems, len(left))
-        _check_writable(args.output)
+        check_writable(args.output)
         interrupted = _segment_all(args, opened, outcomes)
         with first_interrupt_asks():  # which all have heard: those that work stop too
             processes.wait_for_all()
@@ -236,15 +236,6 @@ def _notes(args: argparse.Namespace, config: "MDQEConfig", video: str, device: s
         "sheet": args.sheet,
     }
     return notes(video, model_name(args), device, **settings)
-
-
-def _check_writable(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise OSError(error.errno, f"cannot write there ({error.strerror})", str(folder)) from error
 
 
 def _score(text: str) -> float:

@@ -35,7 +35,12 @@ class MultiScaleDeformableAttention(nn.Module):
         num_levels: feature levels [L].
         num_points: points per head and level [P].
         boxes: references are boxes instead of points.
+
+    Attributes:
+        plain_operator: sample by standard operators, whatever is compiled: for programs that run elsewhere.
     """
+
+    plain_operator = False
 
     def __init__(
         self, dim: int = 256, num_heads: int = 8, num_levels: int = 4, num_points: int = 4, *, boxes: bool = False
@@ -105,4 +110,5 @@ class MultiScaleDeformableAttention(nn.Module):
             (B, Q, C).
         """
         offsets, logits = self.sampling(query, reference)
-        return self.output_proj(deform_attn_fused(value, spatial_shapes, reference[..., :2], offsets, logits))
+        points = reference[..., :2], offsets, logits
+        return self.output_proj(deform_attn_fused(value, spatial_shapes, *points, plain=self.plain_operator))

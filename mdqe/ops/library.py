@@ -15,7 +15,13 @@ VALUE_TYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 def deform_attn(
-    value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor, starts: Sequence[int] | None = None
+    value: Tensor,
+    shapes: Shapes,
+    locations: Tensor,
+    weights: Tensor,
+    starts: Sequence[int] | None = None,
+    *,
+    plain: bool = False,
 ) -> Tensor:
     """Multi-scale deformable attention: per query and head, the weighted sum of bilinear samples of `value`.
 
@@ -30,6 +36,7 @@ def deform_attn(
         weights: (B, Q, H, L, P).
         starts: each level's first row in `value`. By default the levels follow one another and fill the N rows; when
             given, levels may repeat, overlap and leave gaps.
+        plain: by `grid_sample`, which PyTorch and ONNX have everywhere, whatever is compiled here.
 
     Returns:
         (B, Q, H * D) in the type of `value`. Coordinates and sums are float32 (float64 for float64 values).
@@ -45,9 +52,9 @@ def deform_attn(
     _check_types(value, locations=locations, weights=weights)
     dtype = compute_dtype(value.dtype)
     locations, weights = locations.to(dtype), weights.to(dtype)
-    if compiled_for(value):
+    if not plain and compiled_for(value):
         return torch.ops.mdqe.deform_attn(value, _flat(table, rows), locations, weights)
-    return _deform_attn_plain(value, table, rows, locations, weights)
+    return _deform_attn_plain(value, table, rows, locations, weights, plain)
 
 
 def deform_attn_fused(
@@ -57,6 +64,8 @@ def deform_attn_fused(
     offsets: Tensor,
     logits: Tensor,
     starts: Sequence[int] | None = None,
+    *,
+    plain: bool = False,
 ) -> Tensor:
     """`deform_attn` at `centers + offsets / 8` with softmaxed weights; both steps happen inside the kernel.
 
@@ -66,7 +75,7 @@ def deform_attn_fused(
         centers: (B, Q, 2), or (1, Q, 2) where all items of the batch share them; x before y, in [0, 1].
         offsets: (B, Q, H, L, P, 2), in eighths of the image.
         logits: (B, Q, H, L, P); their softmax is taken over levels and points together.
-        starts: as in `deform_attn`.
+        starts, plain: as in `deform_attn`.
 
     Returns:
         (B, Q, H * D) in the type of `value`.
@@ -85,17 +94,25 @@ def deform_attn_fused(
         )
     _check_types(value, centers=centers, offsets=offsets, logits=logits)
     dtype = compute_dtype(value.dtype)
-    if not compiled_for(value):
-        return _deform_attn_plain(value, table, rows, *locations_and_weights(centers, offsets, logits, dtype))
+    if plain or not compiled_for(value):
+        points = locations_and_weights(centers, offsets, logits, dtype)
+        return _deform_attn_plain(value, table, rows, *points, plain)
     if not offsets.dtype == logits.dtype == value.dtype:  # the kernel reads both in the type of value as they are
         offsets, logits = offsets.to(dtype), logits.to(dtype)
     return torch.ops.mdqe.deform_attn_fused(value, _flat(table, rows), centers.to(dtype), offsets, logits)
 
 
 def _deform_attn_plain(
-    value: Tensor, table: list[tuple[int, int]], rows: list[int], locations: Tensor, weights: Tensor
+    value: Tensor,
+    table: list[tuple[int, int]],
+    rows: list[int],
+    locations: Tensor,
+    weights: Tensor,
+    everywhere: bool,
 ) -> Tensor:
     """Without a kernel: in the way that is quicker on a CPU or, elsewhere and in ONNX, that every backend has."""
+    if everywhere:
+        return deform_attn_reference(value, table, rows, locations, weights)
     if value.device.type == "cpu" and locations.numel() and not torch.onnx.is_in_onnx_export():
         return deform_attn_gather(value, table, rows, locations, weights)
     return deform_attn_reference(value, table, rows, locations, weights)

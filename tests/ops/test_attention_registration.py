@@ -92,12 +92,12 @@ def test_compile(fused: bool, dynamic: bool) -> None:
 
 
 class Attention(torch.nn.Module):
-    def __init__(self, fused: bool) -> None:
+    def __init__(self, fused: bool, plain: bool = False) -> None:
         super().__init__()
-        self.call = deform_attn_fused if fused else deform_attn
+        self.call, self.plain = deform_attn_fused if fused else deform_attn, plain
 
     def forward(self, value: Tensor, *rest: Tensor) -> Tensor:
-        return self.call(value, ENCODER_SHAPES, *rest)
+        return self.call(value, ENCODER_SHAPES, *rest, plain=self.plain)
 
 
 @pytest.mark.parametrize("fused", [False, True])
@@ -109,6 +109,16 @@ def test_export(fused: bool) -> None:
     other = make_problem(3, 9, 2, 8, 2, ENCODER_SHAPES, fused=fused)
     assert torch.equal(program.module()(*other.tensors()), other.run())
     assert "mdqe.deform_attn" in str(program.graph)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_plain_exports_standard_operators(fused: bool) -> None:
+    problem = make_problem(2, 6, 2, 8, 2, ENCODER_SHAPES, fused=fused)
+    inputs = tuple(problem.tensors())
+    program = torch.export.export(Attention(fused, plain=True), inputs)
+    torch.testing.assert_close(program.module()(*inputs), problem.run())
+    assert "grid_sampler" in str(program.graph)
+    assert "mdqe" not in str(program.graph)
 
 
 @pytest.mark.parametrize("fused", [False, True])

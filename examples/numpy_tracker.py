@@ -1,0 +1,209 @@
+"""What follows the two ONNX programs, in NumPy: from the queries of clips to the tracks of a video.
+
+The rules, thresholds and the order of every sum are those of `mdqe.inference`, whose docstrings explain them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+from scipy.special import expit, softmax
+
+Array = NDArray[np.float32]
+Rows = dict[int, Array]
+"""An array for each of some tracks, by id."""
+
+
+class Detections(NamedTuple):
+    """Of one clip, best first."""
+
+    class_scores: Array
+    """(D, K)."""
+    mask_logits: Array
+    """(D, T, h, w)."""
+    embeddings: Array
+    """(D, C)."""
+
+
+def mask_logits(coefficients: Array, features: Array) -> Array:
+    """Coefficients (Q, M) · mask features (T, M, h, w) → (Q, T, h, w)."""
+    frames, channels, height, width = features.shape
+    flat = coefficients @ features.reshape(frames, channels, -1)  # (T, Q, h·w)
+    return np.ascontiguousarray(flat.transpose(1, 0, 2)).reshape(-1, frames, height, width)
+
+
+def filter_clip(found: dict[str, Array], features: Array, score_threshold: float, max_detections: int) -> Detections:
+    """The confident, distinct, non-empty queries of a clip, their scores weighted by the quality of their masks.
+
+    Args:
+        found: what the decoder gives.
+        features: (T, M, h, w), the clip's mask features.
+        score_threshold, max_detections: as `mdqe.inference.filtering.filter_clip` takes them.
+    """
+    scores, coefficients, embeddings = (found[k] for k in ("class_scores", "mask_coefficients", "embeddings"))
+    best = scores.max(1)
+    order = np.argsort(-best, kind="stable")[: max(int((best >= score_threshold).sum()), 1)]
+    directions = embeddings[order] / np.maximum(np.linalg.norm(embeddings[order], axis=1, keepdims=True), 1e-12)
+    repeats = np.triu(directions @ directions.T, 1) >= 0.99  # (better, worse)
+    order = order[~repeats.any(0)][:max_detections]
+
+    step = 2 if len(features) >= 5 else 1
+    thin = mask_logits(coefficients[order], features[::step, :, ::2, ::2])
+    held = (thin > 0).any((1, 2, 3))
+    held[~held] = (mask_logits(coefficients[order[~held]], features) > 0).any((1, 2, 3))
+    overlap = overlap_with_better(thin[held])
+    kept = overlap < 0.5
+    order = order[held][kept]
+
+    logits = mask_logits(coefficients[order], features)
+    soft = expit(logits.reshape(len(logits), -1))
+    hard = soft > 0.5
+    weight = (1 - overlap[kept]) * ((soft * hard).sum(1) / (hard.sum(1) + np.float32(1e-6)))
+    scores = scores[order] * weight[:, None].astype(scores.dtype)
+    best = scores.max(1, initial=0)
+    first = np.argsort(-best, kind="stable")[: max(int((best > score_threshold).sum()), 1)]
+    return Detections(scores[first], logits[first], embeddings[order[first]])
+
+
+def overlap_with_better(logits: Array) -> Array:
+    """Largest IoU (D,) of each mask, hardened, with the soft masks of the better ones; logits (D, …), best first."""
+    if not len(logits):
+        return np.zeros(0, np.float32)
+    soft = expit(logits.reshape(len(logits), -1))
+    hard = (soft > 0.5).astype(soft.dtype)
+    intersection = soft @ hard.T  # (better, worse)
+    union = soft.sum(1)[:, None] + hard.sum(1) - intersection
+    return np.triu(intersection / (union + 1), 1).max(0)
+
+
+class NumpyTracker:
+    """Gives the detections of overlapping clips identities, as `mdqe.ClipTracker` does.
+
+    Args:
+        config: the "config" of an exported folder's model.json.
+    """
+
+    def __init__(self, config: dict) -> None:
+        self.length, self.stride = config["test_clip_length"], config["clip_stride"]
+        self.window, self.threshold = config["window_length"], config["score_threshold"]
+        self.weights = config["iou_weight"], config["similarity_weight"]
+        self.window_start = self.frames_end = self.clips = 0
+        self.frames: dict[int, dict[int, tuple[Array, int]]] = {}  # per frame and track: sum and number of mask logits
+        self.classes: dict[int, tuple[Array, int]] = {}  # per track of the window: sum and number of class scores
+        self.last_seen: list[int] = []  # per track, the number of clips when it was last seen
+        self.embeddings: list[Array] = []  # per track, what it is compared by
+        self.sightings: deque[Rows] = deque(maxlen=max(3, (self.length - 1) // self.stride))
+        self.window_clips, self.carried = 0, set()
+
+    def update(self, first: int, clip: Detections) -> list[int]:
+        """Match a clip that begins with frame `first`; the track of every detection, −1 where it was dropped."""
+        frames = range(first, first + clip.mask_logits.shape[1])
+        ids = self._assign(frames, clip) if self.last_seen else list(range(len(clip.class_scores)))
+        rows = {track: row for row, track in enumerate(ids) if track >= 0}
+        for _ in range(len(self.last_seen), max(rows, default=-1) + 1):  # new ones count on from the last
+            self.last_seen.append(0)
+            self.embeddings.append(np.zeros(0, np.float32))
+        self.clips, self.window_clips = self.clips + 1, self.window_clips + 1
+        self.sightings.append({track: clip.embeddings[row] for track, row in rows.items()})
+        blended = blend(list(self.sightings)[-3:])
+        for track, row in rows.items():
+            self.last_seen[track], self.embeddings[track] = self.clips, blended[track]
+            total, count = self.classes.get(track, (0, 0))
+            self.classes[track] = total + clip.class_scores[row], count + 1
+            for t, frame in enumerate(frames):
+                total, count = self.frames.setdefault(frame, {}).get(track, (0, 0))
+                self.frames[frame][track] = total + clip.mask_logits[row, t], count + 1
+        self.frames_end = max(self.frames_end, frames[-1] + 1)
+        return ids
+
+    def take_window(self, last: bool) -> tuple[dict[int, Array], dict[int, Rows], int]:
+        """End the window: class scores (K,) by track, mask logits (h, w) by frame and track, and its number of frames.
+
+        Args:
+            last: no clip follows; the window then ends with the last frame given.
+        """
+        start = self.window_start
+        end = max(self.frames_end, start) if last else start + self.window
+        scores = {track: total / np.float32(count) for track, (total, count) in self.classes.items()}
+        means = {f: {i: s / np.float32(n) for i, (s, n) in seen.items()} for f, seen in self.frames.items()}
+        masks = {frame: seen for frame, seen in means.items() if frame < end}
+        # What reaches past the end goes into the next window as one observation, the average.
+        self.frames = {f: {i: (m, 1) for i, m in seen.items()} for f, seen in means.items() if f >= end}
+        newest = list(self.sightings)
+        if len(newest) > self.window_clips:  # the first is what the window before left
+            newest[0] = {track: x for track, x in newest[0].items() if track in self.carried}
+        self.carried = {track for seen in self.frames.values() for track in seen}
+        self.classes = {track: (scores[track], 1) for track in self.carried}
+        self.sightings.clear()
+        self.sightings.append(blend(newest))
+        self.window_clips, self.window_start = 0, end
+        return scores, masks, end - start
+
+    def _assign(self, frames: range, clip: Detections) -> list[int]:
+        number = len(clip.class_scores)
+        if not number:
+            return []
+        shared = [(t, self.frames[frame]) for t, frame in enumerate(frames) if self.frames.get(frame)]
+        age = self.clips - np.array(self.last_seen)
+        long, short = age < 15 // self.stride, age < max(self.length, 5) // self.stride
+        tracks = sorted({*np.flatnonzero(long | short).tolist(), *(i for _, seen in shared for i in seen)})
+        iou = pooled_iou(tracks, shared, clip.mask_logits)
+        similarity = np.zeros((len(tracks), number), np.float32)
+        if tracks:
+            long, short = long[tracks], short[tracks]
+            known = np.stack([self.embeddings[track] for track in tracks])
+            similarity[long] = bi_softmax(known[long], clip.embeddings)
+            similarity[short] = (similarity[short] + bi_softmax(known[short], clip.embeddings)) / 2
+        scores = self.weights[0] * iou + self.weights[1] * similarity
+        valid = scores > self.weights[0] * 0.1 + self.weights[1] * 0.5
+        ids = [-1] * number
+        for row, column in zip(*linear_sum_assignment(np.where(valid, scores, 0), maximize=True), strict=True):
+            if valid[row, column]:
+                ids[column] = tracks[row]
+        repeats = ((iou > 0.4) | (similarity > 0.6)).any(0)
+        new = len(self.last_seen)
+        for i in range(number):
+            if ids[i] < 0 and not repeats[i] and clip.class_scores[i].max() > 2 * self.threshold:
+                ids[i], new = new, new + 1
+        return ids
+
+
+def blend(sightings: list[Rows]) -> Rows:
+    """Weighted mean of every track's embeddings over the sightings that have it, the last of them heaviest."""
+    means = {}
+    for track in {track for sighting in sightings for track in sighting}:
+        seen = [(math.exp(0.25 * age), s[track]) for age, s in enumerate(sightings) if track in s]
+        means[track] = sum(np.float32(w) * x for w, x in seen) / np.float32(sum(w for w, _ in seen))
+    return means
+
+
+def pooled_iou(tracks: list[int], shared: list[tuple[int, dict]], logits: Array) -> Array:
+    """IoU (N, D) of tracks and detections, pooled over the frames of the clip that some track has."""
+    overlap = np.zeros((len(tracks), len(logits)), np.float32)
+    track_area, area = np.zeros((len(tracks), 1), np.float32), np.zeros(len(logits), np.float32)
+    for t, seen in shared:
+        rows = np.searchsorted(tracks, list(seen))
+        known = np.stack([total.reshape(-1) > 0 for total, _ in seen.values()]).astype(np.float32)  # (S, h·w)
+        masks = (logits[:, t].reshape(len(logits), -1) > 0).astype(np.float32)  # (D, h·w)
+        overlap[rows] += known @ masks.T
+        track_area[rows] += known.sum(1, keepdims=True)
+        area += masks.sum(1)
+    return overlap / (track_area + area - overlap + np.float32(1e-6))
+
+
+def bi_softmax(tracks: Array, detections: Array) -> Array:
+    """Similarity (N, D) of embeddings: dot products through a softmax over either side, averaged."""
+    dots = tracks @ detections.T
+    if not dots.size:
+        return dots
+    over_tracks, over_detections = softmax(dots, 0), softmax(dots, 1)
+    if len(tracks) == 1 and len(detections) > 1:
+        return over_detections
+    if len(detections) == 1 and len(tracks) > 1:
+        return over_tracks
+    return (over_tracks + over_detections) / 2
