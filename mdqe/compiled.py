@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-COMPILED_PARTS = ("backbone", "encoder")
+COMPILED_PARTS = ("backbone", "encoder", "decoder", "mask_head")
 """Attributes that are compiled; docs/export.md has what each gains."""
 
 
