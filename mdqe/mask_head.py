@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -85,8 +86,7 @@ class MaskHead(nn.Module):
             parts.append(F.conv2d(part, pointwise.weight))  # (B·T, M, h, w)
         y = F.pixel_shuffle(torch.stack(parts, 2).flatten(1, 2), 2)  # (B·T, M, 4, h, w) → (B·T, M, 2h, 2w)
         # The biases, of which the first one is summed over what the kernel sees of the map: less at its border.
-        rows, columns = (_seen(size, kernel.shape[-1], kernel) for size in y.shape[-2:])
-        seen = rows @ depthwise.weight[:, 0] @ columns.T  # (C, 2h, 2w)
+        seen = _sums_inside(depthwise.weight[:, 0], y.shape[-2:])  # (C, 2h, 2w)
         constant = seen * upsample.bias[:, None, None] + depthwise.bias[:, None, None]
         return activation(norm(y + pointwise(constant[None])))
 
@@ -106,10 +106,15 @@ class MaskHead(nn.Module):
             nn.init.zeros_(bias)
 
 
-def _seen(size: int, width: int, like: Tensor) -> Tensor:
-    """Which weights of a centred kernel meet pixels of a row of `size`, at each of them: (size, width), 1 or 0."""
-    place = torch.arange(size, device=like.device)[:, None] + torch.arange(width, device=like.device) - width // 2
-    return ((place >= 0) & (place < size)).to(like.dtype)
+def _sums_inside(kernels: Tensor, size: Sequence[int]) -> Tensor:
+    """For every place of a map of (h, w), the sum of a centred kernel's weights inside it: (C, k, k) → (C, h, w)."""
+    k = kernels.shape[-1]
+    sums = F.pad(kernels.cumsum(1).cumsum(2), (1, 0, 1, 0))  # (C, k + 1, k + 1), of the weights above and left
+    for axis, length in zip((1, 2), size, strict=True):
+        place = torch.arange(length, device=kernels.device)
+        first, end = (k // 2 - place).clamp(min=0), (length + k // 2 - place).clamp(max=k)
+        sums = sums.index_select(axis, end) - sums.index_select(axis, first)
+    return sums
 
 
 def mask_logits(coefficients: Tensor, features: Tensor) -> Tensor:

@@ -111,3 +111,14 @@ def test_a_new_head_is_smooth():
     features = MaskHead(64, 8)(memory, shapes)[0]  # (M, T, h, w)
     phases = torch.stack([features[..., y::2, x::2].mean((1, 2, 3)) for y in (0, 1) for x in (0, 1)])  # (4, M)
     assert (phases.var(0, unbiased=False) < 0.05 * features.var((1, 2, 3))).all()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 3), (2, 2), (5, 7)])
+def test_last_step_is_that_of_its_modules(size):
+    """However small the map, whose border the kernel then reaches over on both sides."""
+    torch.manual_seed(0)
+    head = MaskHead(64, 24).double()
+    for parameter in head.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    x = torch.randn(2, 64, *size, dtype=torch.float64)
+    torch.testing.assert_close(head._project_upsampled(x), head.project(head.upsample(x)), rtol=0, atol=1e-12)
