@@ -28,7 +28,7 @@ myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 exclude_patterns = ["assets", "_build"]
 
-autodoc_default_options = {"members": True, "member-order": "bysource", "exclude-members": "training"}
+autodoc_default_options = {"members": True, "member-order": "bysource", "exclude-members": "training", "no-value": True}
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
 python_maximum_signature_line_length = 88
@@ -92,8 +92,15 @@ def link_sources(app: Sphinx, doctree: nodes.document, docname: str) -> None:
             image.replace_self(nodes.raw("", f'<div class="drawing">{drawing}</div>', format="html"))
 
 
+def drop_alias(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """Fields of named tuples that say nothing of themselves: what Python says of them is less than that."""
+    if lines[:1] and lines[0].startswith("Alias for field number"):
+        lines.clear()
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Called by Sphinx."""
     app.add_html_math_renderer("mathml", (draw_inline, None), (draw_block, None))
+    app.connect("autodoc-process-docstring", drop_alias)
     app.connect("doctree-resolved", link_sources)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,6 +1,7 @@
 """Fixtures that every test folder shares."""
 
 import os
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -32,3 +33,26 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def away_from_the_checkout(monkeypatch: pytest.MonkeyPatch, elsewhere: Path) -> None:
     """Interpreters that tests start import the package that is installed, not the sources that lie about."""
     monkeypatch.chdir(elsewhere)
+
+
+@pytest.fixture(scope="session")
+def distributions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The source package and the wheel of a release; built once for all tests."""
+    from environments import build
+
+    return build(tmp_path_factory.mktemp("distributions"))
+
+
+@pytest.fixture(scope="session")
+def wheel(distributions: tuple[Path, Path]) -> Path:
+    """The wheel, with the CPU kernels."""
+    return distributions[1]
+
+
+@pytest.fixture(scope="session")
+def unpacked(distributions: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The source package, unpacked: a build in the checkout would leave files there."""
+    folder = tmp_path_factory.mktemp("source")
+    with tarfile.open(distributions[0]) as tar:
+        tar.extractall(folder, filter="data")
+    return next(folder.iterdir())

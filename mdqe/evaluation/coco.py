@@ -32,7 +32,7 @@ def evaluate_coco(annotations: Source, results: Source) -> dict[str, Any]:
         - of masks: "AP" (mean over IoU thresholds 0.5 … 0.95 and categories), "AP50", "AP75"; "APs", "APm", "APl" of
           small (area up to 32²), medium and large objects (from 96²); "AR1", "AR10", "AR100" with so many results per
           image and category; "ARs", "ARm", "ARl";
-        - of boxes the same with "box_" before it;
+        - of boxes the same with `box_` before it;
         - "per_category": by category id, its "name", how many "objects" (no crowds) and "results" it has, and the same
           numbers.
 

@@ -143,4 +143,4 @@ def _images(paths: Sequence[Path]) -> Iterator[np.ndarray]:
     from mdqe.data.images import read_image
 
     for path in paths:
-        yield read_image(path).permute(1, 2, 0).numpy()  # (H, W, 3)
+        yield read_image(path).numpy()  # (H, W, 3)

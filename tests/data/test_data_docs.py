@@ -1,16 +1,16 @@
 """The code of docs/data.md runs, in order, and does what the page says."""
 
 import json
-import re
 from pathlib import Path
 
 import pytest
 import torch
+from doc_pages import ROOT, blocks, run_python
 
 from mdqe.data.problems import DataError
 from mdqe.data.ytvis import VideoClips
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "data.md"
+PAGE = ROOT / "docs" / "data.md"
 
 
 def test_the_page(tmp_path, monkeypatch, capsys):
@@ -19,8 +19,9 @@ def test_the_page(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     text = PAGE.read_text()
     known: dict = {}
-    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
-        exec(compile(block, str(PAGE), "exec"), known)
+    for block in blocks(PAGE):
+        if block.language == "python":
+            run_python(block, known)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "2 ('square',)"
     assert lines[1].startswith("tensor([0]) torch.Size([1, 4, ")

@@ -1,34 +1,23 @@
 """The code of docs/mask_loss.md runs and does what the page says."""
 
-import re
-from pathlib import Path
-
 import torch
+from doc_pages import ROOT, blocks, run_python
 
 from mdqe.losses import InterInstanceMaskLoss
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "mask_loss.md"
-
-
-def blocks() -> list[str]:
-    return re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
+FIRST, CRITERION = blocks(ROOT / "docs" / "mask_loss.md")
 
 
 def test_the_first_lines_run() -> None:
-    names = {
-        "mask_logits": torch.randn(3, 2, 8, 8),
-        "masks": torch.rand(3, 2, 8, 8) > 0.5,
-        "boxes": torch.tensor([0.1, 0.1, 0.6, 0.6]).expand(3, 2, 4),
-        "clip_index": None,
-    }
-    exec(blocks()[0], names)
+    names: dict = {}
+    run_python(FIRST, names)
     assert names["bce"] > 0
     assert names["dice"] > 0
 
 
 def test_another_codes_criterion() -> None:
     names = {"torch": torch, "InterInstanceMaskLoss": InterInstanceMaskLoss}
-    exec(blocks()[1], names)
+    run_python(CRITERION, names)
     predicted = torch.randn(2, 10, 8, 8)
     targets = [
         {"masks": (torch.rand(n, 8, 8) > 0.5).float(), "boxes": torch.tensor([0.1, 0.1, 0.7, 0.7]).expand(n, 4)}

@@ -1,76 +1,15 @@
 """Installs in fresh virtual environments: whatever is missing, the package works and says why. Takes minutes."""
 
-import json
 import os
 import shutil
-import subprocess
-import sys
-import sysconfig
-import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
 import torch
+from environments import Environment, run
 
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).resolve().parents[2]
-SITE = sysconfig.get_path("purelib")
-REPORT = """
-import json, torch, mdqe, mdqe.ops.kernels as kernels
-from mdqe.ops import deform_attn, kernel_status
-out = deform_attn(torch.ones(1, 4, 1, 2), ((2, 2),), torch.full((1, 1, 1, 1, 1, 2), 0.5), torch.ones(1, 1, 1, 1, 1))
-print(json.dumps({"result": out.flatten().tolist(), "cpu": kernel_status().cpu, "cuda": kernel_status().cuda,
-                  "compiled": kernel_status().compiled, "package": str(kernels.PACKAGE), "torch": torch.__version__}))
-"""
-
-
-def run(*command: object, **environment: str) -> str:
-    variables = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "CUDA_HOME")} | environment
-    done = subprocess.run([*map(str, command)], env=variables, capture_output=True, text=True, cwd="/", check=False)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return done.stdout
-
-
-class Environment:
-    """A virtual environment; with_torch lends it the packages of the one that runs the tests."""
-
-    def __init__(self, folder: Path, with_torch: bool = True) -> None:
-        run(sys.executable, "-m", "venv", folder)
-        self.python = folder / "bin" / "python"
-        self.site = Path(run(self.python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
-        if with_torch:
-            self.lend()
-
-    def lend(self) -> None:
-        """All that is installed there but this package, which would be found before an editable install."""
-        lent = self.site.parent / "lent"
-        lent.mkdir()
-        for entry in Path(SITE).iterdir():
-            if "mdqe" not in entry.name:
-                (lent / entry.name).symlink_to(entry)
-        (self.site / "lent.pth").write_text(f"{lent}\n")
-
-    def install(self, *arguments: object, **environment: str) -> str:
-        return run(self.python, "-m", "pip", "install", "-v", "--no-deps", *arguments, **environment)
-
-    def report(self, **environment: str) -> dict:
-        return json.loads(run(self.python, "-c", REPORT, **environment).splitlines()[-1])
-
-
-@pytest.fixture(scope="module")
-def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The source package, unpacked: a build in the checkout would leave files there."""
-    folder = tmp_path_factory.mktemp("sdist")
-    code = "import setuptools.build_meta as b, sys; print(b.build_sdist(sys.argv[1]))"
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(folder)], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    archive = folder / done.stdout.splitlines()[-1]
-    with tarfile.open(archive) as tar:
-        tar.extractall(folder / "source", filter="data")
-    return next((folder / "source").iterdir())
 
 
 @pytest.fixture
@@ -164,14 +103,6 @@ def test_editable(source: Path, tmp_path: Path) -> None:
     report = environment.report()
     assert report["result"] == [1.0, 1.0] and report["compiled"] == ["cpu"]
     assert Path(report["package"]) == source / "mdqe"
-
-
-@pytest.fixture(scope="module")
-def wheel(unpacked: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    source = shutil.copytree(unpacked, folder / "source")
-    run(sys.executable, "-m", "pip", "wheel", "--no-deps", "-w", folder, source, MDQE_BUILD_EXT="cpu")
-    return next(folder.glob("*.whl"))
 
 
 def test_wheel_serves_every_python(wheel: Path) -> None:

@@ -9,10 +9,11 @@ import pytest
 import tiny
 import torch
 
+from mdqe.cli import main
 from mdqe.data.synthetic import draw_video
 from mdqe.inference.result import VideoInstances
 from mdqe.training import validation as validation_module
-from mdqe.training.validation import Validation, best_classes, synthetic_validation
+from mdqe.training.validation import Validation, annotated_validation, best_classes, synthetic_validation
 
 SIZE = (64, 96)
 
@@ -141,3 +142,11 @@ def test_every_track_is_drawn_once():
 def test_videos_without_frames():
     with pytest.raises(ValueError, match="0 videos and frames of 0"):
         Validation({"videos": []}, [])
+
+
+def test_files_are_shown_as_they_are(tmp_path):
+    options = ["--videos", "2", "--frames", "3", "--size", "96x64", "--images", "png", "--seed", "5"]
+    assert main(["make-data", "-o", str(tmp_path / "set"), *options]) == 0
+    validation = annotated_validation(str(tmp_path / "set"), videos=1)
+    assert len(validation.frames) == 1
+    np.testing.assert_array_equal(list(validation.frames[0]()), draw_video(5, 0, frames=3, size=SIZE).frames)
