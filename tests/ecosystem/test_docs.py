@@ -22,7 +22,7 @@ from world import make_world
 pytest.importorskip("sphinx", reason="the pages are tested where the extra docs is installed")
 HERE = Path(__file__).parent
 RUN = [page for page in PAGES if any(not block.reason for block in blocks(page))]
-MOST_LEFT_OUT = 20
+MOST_LEFT_OUT = 24
 PROCESSES = 2
 
 

@@ -26,6 +26,7 @@ def make_world(folder: Path) -> None:
             for image in draw_video(0, frames=9, size=(64, 96)).frames:
                 writer.write(image)
     shutil.copytree(str(files("mdqe") / "models" / "tiny"), folder / "models" / "r50_ovis")
+    (folder / "list.txt").write_text("video.mp4\nclip.mp4\n")
     found = MDQE.from_pretrained(folder / "models" / "r50_ovis").segment(str(folder / "clip.mp4"))
     (folder / "results" / "clip").mkdir(parents=True)
     found.save(folder / "results" / "clip" / "instances.json")
