@@ -47,7 +47,7 @@ class TemporalCrossAttention(MultiScaleDeformableAttention):
         first, step, last = self._progression(clip_length)
         return (torch.arange(self.num_frames, device=device) * step + first).clamp(max=last)
 
-    def _progression(self, clip_length: int) -> tuple[int, int, int]:
+    def _progression(self, clip_length: int) -> tuple[Any, Any, Any]:
         t = self.num_frames
         step = torch.sym_max(clip_length // t, 1)
         first = torch.sym_max((clip_length - 1) // 2 - (t - 1) // 2 * step, 0)

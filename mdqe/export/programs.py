@@ -54,8 +54,9 @@ class FrameEncoder(nn.Module):
             "coords": encoded.queries.coords[0],
             "mask_features": encoded.mask_features[0].transpose(0, 1),  # (M, T, h, w) → (T, M, h, w)
         }
-        if associates(self.model):
-            encoding["association"] = encoded.queries.embeddings[0]
+        embeddings = encoded.queries.embeddings
+        if associates(self.model) and embeddings is not None:
+            encoding["association"] = embeddings[0]
         return encoding
 
 
