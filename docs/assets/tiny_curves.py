@@ -15,14 +15,16 @@ def columns(name: str) -> dict[str, list[float]]:
     return {key: [float(row[key] or "nan") for row in rows] for key in rows[0]}
 
 
-metrics, validation = columns("tiny_metrics.csv"), columns("tiny_validation.csv")
+first, second, validation = (columns(f"tiny_{name}.csv") for name in ("metrics", "metrics_2", "validation"))
+steps = first["step"] + [first["step"][-1] + step for step in second["step"]]
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4), layout="constrained")
 for name in ("dice", "giou", "box", "mask"):
-    left.plot(metrics["step"], metrics[name], label=name, linewidth=0.9)
+    left.plot(steps, first[name] + second[name], label=name, linewidth=0.9)
+left.axvline(first["step"][-1], color="grey", linewidth=0.8, linestyle="--")  # from here on with larger frames
 left.set(xlabel="step", ylabel="weighted loss, last layer", ylim=(0, 2.5))
 for name in ("AP", "AP50", "AP_so", "AP_mo", "AP_ho"):
     right.plot(validation["step"], [100 * value for value in validation[name]], label=name, marker=".")
-right.set(xlabel="step", ylabel="12 unseen videos", ylim=(0, 100))
+right.set(xlabel="step of the first run", ylabel="12 unseen videos", ylim=(0, 100))
 for axes in (left, right):
     axes.grid(alpha=0.3)
     axes.legend(ncols=2)
