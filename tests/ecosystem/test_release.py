@@ -80,7 +80,7 @@ def test_wheel_has_nothing_else(in_wheel, in_sdist):
     modules = {name for name in in_wheel if name.endswith(".py")}
     assert modules == {name for name in in_sdist if name.startswith("mdqe/") and name.endswith(".py")}
     others = {Path(name).suffix for name in in_wheel if name.startswith("mdqe/")} - {".py"}
-    assert others <= {".so", ".json", ".typed", ".md", ".safetensors"}
+    assert others <= {".so", ".json", ".typed", ".md", ".safetensors", ".html", ".css", ".js"}
 
 
 def test_sizes(wheel, sdist):
