@@ -132,5 +132,6 @@ def kind(value: Any) -> str:
 
 
 def short(value: Any) -> str:
+    """A value as an error shows it: its `repr`, cut at 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
