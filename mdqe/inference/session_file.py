@@ -47,13 +47,13 @@ def save_session(session: VideoSession, path: str | Path) -> None:
         "config": session.config.to_dict(),
         "dtype": _name(session.model.dtype),
         "weights": _digest(session.model.state_dict()),
-        "content": _digest(tensors),
         "options": {name: getattr(session, name) for name in _OPTIONS},
         "counts": {name.lstrip("_"): getattr(session, name) for name in _COUNTS},
         "frame_size": session.frame_size,
         "windows": 0 if session._sums is None else session._sums.windows,
         "buffer_start": session._encoded.first if session._encoded else 0,
     }
+    description["content"] = _content(description, tensors)
     write_tensors(tensors, Path(path), {FORMAT: json.dumps(description)})
 
 
@@ -106,13 +106,13 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise ValueError(f"{path} is not a saved session: a safetensors file without the metadata {FORMAT!r}")
     try:
         description = json.loads(text)
-        version, content = description["version"], description["content"]
+        version, content = description["version"], description.pop("content")
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not a saved session, or is damaged: its description is unreadable") from error
     if version != VERSION:
         raise ValueError(f"{path} is a saved session of version {version}; this mdqe reads version {VERSION}")
-    if _digest(tensors) != content:
-        raise ValueError(f"{path} is damaged: its tensors are not those that were saved")
+    if _content(description, tensors) != content:
+        raise ValueError(f"{path} is damaged: its tensors or their description are not those that were saved")
     return description, tensors
 
 
@@ -127,6 +127,12 @@ def _check_model(model: MDQE, description: Mapping[str, Any], path: str | Path) 
         raise ValueError(f"{path} was saved by a model in {description['dtype']}, this one is in {_name(model.dtype)}")
     if description["weights"] != _digest(model.state_dict()):
         raise ValueError(f"{path} was saved by a model of the same configuration with other weights")
+
+
+def _content(description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """A fingerprint of all that a file holds, the description as JSON, whichever types it came from."""
+    text = json.dumps(description, sort_keys=True)
+    return hashlib.blake2b((text + _digest(tensors)).encode(), digest_size=16).hexdigest()
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:

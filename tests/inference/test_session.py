@@ -263,7 +263,9 @@ def damaged(path: Path) -> None:
         (lambda p: save_file({"x": torch.zeros(1)}, p, metadata={"mdqe-session": "["}), "description is unreadable"),
         (lambda p: save_file({"x": torch.zeros(1)}, p, metadata={"mdqe-session": "{}"}), "description is unreadable"),
         (lambda p: rewritten(p, version=2), "is a saved session of version 2; this mdqe reads version 1"),
-        (damaged, "is damaged: its tensors are not those that were saved"),
+        (damaged, "is damaged: its tensors or their description are not those that were saved"),
+        (lambda p: rewritten(p, counts={}), "is damaged: its tensors or their description"),
+        (lambda p: rewritten(p, frame_size="large"), "is damaged: its tensors or their description"),
     ],
 )
 def test_broken_files_are_refused(model, saved, break_it, message):
