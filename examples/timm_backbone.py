@@ -1,4 +1,4 @@
-"""MDQE on a timm backbone of one's choice: built, trained for a few steps, run over a video.
+"""MDQE on a timm backbone of one's choice: built, trained for a few steps on clips of one scene, run over that scene.
 
     python examples/timm_backbone.py convnext_atto
     python examples/timm_backbone.py efficientnet_b0 --steps 200
@@ -21,7 +21,7 @@ def main() -> None:
     """Build, train, segment."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("backbone", nargs="?", default="convnext_atto", help="name of a timm model (convnext_atto)")
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=40)
     options = parser.parse_args()
     torch.manual_seed(0)
     config = MDQEConfig(
@@ -33,9 +33,11 @@ def main() -> None:
     parameters = sum(p.numel() for p in model.backbone.parameters())
     print(f"{options.backbone}: {parameters / 1e6:.1f} M parameters, maps of {model.backbone.channels} channels")
 
-    clips = MixedClips([SyntheticClips(frames=config.clip_length, size=(96, 128), difficulty="easy")])
-    loader = DataLoader(clips, batch_sampler=StepSampler(2, 0, options.steps), collate_fn=collate)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4)
+    scene = {"seed": 99, "size": (96, 128), "difficulty": "easy"}
+    clips = SyntheticClips(length=1, frames=config.clip_length, scene_frames=8, **scene)
+    batches = StepSampler(4, 0, options.steps)
+    loader = DataLoader(MixedClips([clips]), batch_sampler=batches, collate_fn=collate)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     for step, (frames, targets) in enumerate(loader, start=1):
         loss = sum(model.loss(frames, targets).values())
         optimizer.zero_grad()
@@ -45,8 +47,12 @@ def main() -> None:
         if step in (1, options.steps):
             print(f"step {step}: loss {loss.item():.2f}")
 
-    video, _ = generate(seed=99, frames=8, size=(96, 128), difficulty="easy")
-    print(model.segment(video, score_threshold=0.0))
+    video, truth = generate(frames=8, **scene)
+    result = model.segment(video, score_threshold=0.1)
+    print(result)
+    for mask in result.masks:  # (T, H, W)
+        shared = truth.masks.numpy() & mask  # (K, T, H, W)
+        print(f"IoU {(shared.sum((1, 2, 3)) / (truth.masks.numpy() | mask).sum((1, 2, 3))).max():.2f}")
 
 
 if __name__ == "__main__":

@@ -69,7 +69,9 @@ def test_plain_detr_learns_with_our_parts():
 
 
 def test_another_backbone():
-    printed = run("timm_backbone", "mobilenetv3_small_050", "--steps", "2")
+    printed = run("timm_backbone", "mobilenetv3_small_050")
     assert "mobilenetv3_small_050: " in printed
-    assert len(numbers(r"loss ([\d.]+)", printed)) == 2
+    first, last = numbers(r"loss ([\d.]+)", printed)
+    assert last < first / 2
     assert "in 8 frames of 128x96" in printed
+    assert max(numbers(r"IoU ([\d.]+)", printed)) > 0.5  # what the steps are for: the scene's shape is found
