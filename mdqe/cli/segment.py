@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 HELP = "segment and follow the objects of videos"
 EXAMPLE = (
     "mdqe segment street.mp4 -o results --model models/r50_ovis --start 10 --end 20\n"
-    "  torchrun --nproc-per-node 8 --no-python mdqe segment --videos-from list.txt -o results --skip-done"
+    "  torchrun --nproc-per-node 8 -m mdqe segment --videos-from list.txt -o results --skip-done"
 )
 SHOWN = ("queries", "activation")
 

@@ -1,6 +1,8 @@
 """`mdqe info`."""
 
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -104,3 +106,13 @@ def test_the_samples_of_deformable_attention_are_counted(model):
     finally:
         model_cost._SAMPLING = kept
     assert with_sampling - without == pytest.approx(sampled, abs=1)
+
+
+def test_the_command_as_a_module(tmp_path):
+    """Where its folder is not on the path, and for `torchrun -m mdqe`."""
+    told = subprocess.run([sys.executable, "-m", "mdqe", "--version"], capture_output=True, text=True, timeout=60)
+    assert (told.returncode, told.stdout) == (0, f"mdqe {mdqe.__version__}\n")
+    command = [sys.executable, "-m", "mdqe", "segment", "absent.mp4", "-o", tmp_path]
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("mdqe segment: error: ") and len(refused.stderr.splitlines()) == 1

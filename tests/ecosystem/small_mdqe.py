@@ -39,8 +39,8 @@ def torchrun(arguments: list[str]) -> list[str]:
     rest = [*arguments[:at], *arguments[at + 2 :]]
     if "-m" in rest:
         at = rest.index("-m")
-        assert rest[at + 1] == "mdqe.train", rest
-        rest[at : at + 2] = ["--no-python", "mdqe", "train"]
+        assert rest[at + 1] in ("mdqe", "mdqe.train"), rest
+        rest[at : at + 2] = ["--no-python", *rest[at + 1].split(".")]
     return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *rest]
 
 
