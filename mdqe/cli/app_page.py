@@ -3,7 +3,7 @@
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -166,12 +166,15 @@ def page(desk: Desk) -> Any:
         score_threshold: float,
         request: gr.Request,
         progress: Any = gr.Progress(),  # noqa: B008  # Gradio's way to hand it in
-    ) -> tuple[Any, ...]:
+    ) -> Iterator[tuple[Any, ...]]:
         def tell(begun: int, number: int, count: int | None) -> None:
             progress((number, max(count or 0, number + 1)), desc=("Segmenting", "Drawing")[begun > 1], unit="frames")
 
+        yield answer(Shown(""))  # the last result leaves the page before its files go
         progress(0, desc="Opening")
-        shown = desk.segment(path, name, score_threshold, request.session_hash, tell)
+        yield answer(desk.segment(path, name, score_threshold, request.session_hash, tell))
+
+    def answer(shown: Shown) -> tuple[Any, ...]:
         download = gr.DownloadButton(value=shown.file, interactive=shown.file is not None)
         return shown.message, shown.overlay, list(shown.table), download
 

@@ -101,7 +101,10 @@ def serve(page: Any, listening: socket.socket, folder: Path, max_upload: int) ->
         uvicorn.Server(config).run(sockets=[listening])
 
 
-STYLE = ".gradio-container { max-width: 1200px !important; margin: 0 auto !important }"
+STYLE = """
+.gradio-container { max-width: 1200px !important; margin: 0 auto !important }
+#tracks { contain: inline-size; overflow-x: auto } /* on a telephone the table scrolls, not the page */
+"""
 
 
 class Guard:

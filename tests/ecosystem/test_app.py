@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,7 +22,7 @@ import pytest
 pytest.importorskip("gradio", reason="Gradio is not installed: pip install 'mdqe[demo]'")
 
 from mdqe import MDQE
-from mdqe.cli.app_page import COLUMNS, track_rows
+from mdqe.cli.app_page import COLUMNS, Desk, page, track_rows
 from mdqe.data.synthetic import demo_scene
 from mdqe.inference.result import VideoInstances
 from mdqe.video.write import VideoWriter
@@ -175,6 +176,32 @@ def test_a_visitor_uploads_sees_and_downloads(server, browser, clip, tmp_path):
         browser.save_screenshot(os.environ["MDQE_SCREENSHOT"])
     assert requested(browser) == {server.address.removeprefix("http://")}
     assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+
+
+def test_it_fits_a_telephone(server, browser):
+    metrics = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    browser.get(server.address)
+    wait_for(lambda: browser.find_element("css selector", "#tracks th"))
+    assert browser.execute_script("return document.documentElement.scrollWidth") == 390
+
+
+def test_the_last_result_leaves_the_page_before_its_files_go(tmp_path, clip):
+    """Or a click on the download would find nothing while the next video is under way."""
+    uploaded = shutil.copy(clip, tmp_path)
+    desk = Desk({"mdqe:tiny": MDQE.from_pretrained("mdqe:tiny")}, tmp_path)
+    segment = next(event.fn for event in page(desk).fns.values() if len(event.inputs) == 3)
+    visitor = SimpleNamespace(session_hash="abc")
+    *_, (_, overlay, table, download) = segment(uploaded, "mdqe:tiny", 0.3, visitor)
+    assert overlay.is_file() and table and download.interactive
+
+    again = segment(uploaded, "mdqe:tiny", 0.9, visitor)
+    message, nothing, rows, download = next(again)
+    assert (message, nothing, rows, download.interactive) == ("", None, [], False)
+    assert overlay.is_file()
+    message, newer, _, download = next(again)
+    assert "instances" in message and newer.is_file() and download.interactive
+    assert not overlay.exists()
 
 
 def test_what_is_no_video_is_told_in_the_page(server, browser, tmp_path):
