@@ -45,9 +45,20 @@ inline const char* name_of(ScalarType type) {
   }
 }
 
+inline bool same_device(const Tensor& a, const Tensor& b) {
+  return a.is_cpu() == b.is_cpu() && a.get_device() == b.get_device();
+}
+
 inline ScalarType compute_type(ScalarType value) {
   return value == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
+
+// A level table as tensors on the device of value, shapes (L, 2) and starts (L), int64 and contiguous.
+struct LevelTensors {
+  Tensor shapes, starts;
+};
+
+inline int64_t count_levels(const LevelTensors& table) { return table.starts.size(0); }
 
 // Of the flat level table of the operators' schema: height, width, first row of each level.
 inline int64_t count_levels(const std::vector<int64_t>& flat) {
@@ -71,25 +82,29 @@ inline std::vector<Level> read_levels(const std::vector<int64_t>& flat, int64_t 
   return levels;
 }
 
-inline void check_level_tensors(const Tensor& shapes, const Tensor& starts) {
+inline LevelTensors check_level_tensors(const Tensor& value, const Tensor& shapes, const Tensor& starts) {
   require(shapes.scalar_type() == ScalarType::Long && starts.scalar_type() == ScalarType::Long,
           "shapes and starts must be int64");
   require(shapes.dim() == 2 && shapes.size(1) == 2, "shapes must be (L, 2), got ", size_of(shapes));
   require(starts.dim() == 1 && starts.size(0) == shapes.size(0), "starts must be (L) = (", shapes.size(0), "), got ",
           size_of(starts));
+  require(same_device(shapes, value) && same_device(starts, value), "shapes and starts must be on the device of value");
+  return {torch::stable::contiguous(shapes), torch::stable::contiguous(starts)};
 }
 
 // A call's tensors, contiguous, and the Problem that points into them.
 struct Arguments {
   Tensor value, centers, position, score, grad_output;
-  std::vector<Level> levels;
+  std::vector<Level> levels;   // or, where this is empty,
+  LevelTensors level_tensors;  // which the kernels check for themselves
+  bool fused;                  // with centers
   ScalarType value_type, score_type;
   Problem problem{};
 
   // `centers` and `grad_output` may be null. `position` and `score` go by the names that the caller knows.
   Arguments(const Tensor& value_in, int64_t level_count, const Tensor* centers_in, const Tensor& position_in,
             const Tensor& score_in, const Tensor* grad_in)
-      : value(value_in), position(position_in), score(score_in) {
+      : value(value_in), position(position_in), score(score_in), fused(centers_in != nullptr) {
     const char* position_name = centers_in ? "offsets" : "locations";
     const char* score_name = centers_in ? "logits" : "weights";
     require(value.dim() == 4, "value must be (B, N, H, D), got ", size_of(value));
@@ -107,7 +122,7 @@ struct Arguments {
     require(fits, score_name, " must be (B, Q, H, L, P) to fit ", position_name, " ", size_of(position), ", got ",
             size_of(score));
     value_type = value.scalar_type(), score_type = score.scalar_type();
-    same_device(position, position_name), same_device(score, score_name);
+    check_device(position, position_name), check_device(score, score_name);
     const ScalarType compute = compute_type(value_type);
     const bool low = centers_in && !grad_in && score_type == value_type;  // the fused forward reads these as they are
     require(score_type == compute || low, score_name, " must be ", name_of(compute), " for ", name_of(value_type),
@@ -116,7 +131,7 @@ struct Arguments {
             name_of(score_type), ", got ", name_of(position.scalar_type()));
     if (centers_in) {
       centers = *centers_in;
-      same_device(centers, "centers");
+      check_device(centers, "centers");
       require(centers.scalar_type() == compute, "centers must be ", name_of(compute), ", got ",
               name_of(centers.scalar_type()));
       require(centers.dim() == 3 && (centers.size(0) == 1 || centers.size(0) == p.batch) &&
@@ -128,7 +143,7 @@ struct Arguments {
     }
     if (grad_in) {
       grad_output = *grad_in;
-      same_device(grad_output, "grad");
+      check_device(grad_output, "grad");
       require(grad_output.scalar_type() == value_type, "grad must be ", name_of(value_type), " as value is, got ",
               name_of(grad_output.scalar_type()));
       require(grad_output.dim() == 3 && grad_output.size(0) == p.batch && grad_output.size(1) == p.queries &&
@@ -147,6 +162,8 @@ struct Arguments {
     levels = read_levels(flat, problem.rows);
     problem.level = levels.data();
   }
+
+  void set_levels(const LevelTensors& table) { level_tensors = table; }
 
   // The forward's result, (B, Q, H * D).
   Tensor new_output() {
@@ -176,9 +193,8 @@ struct Arguments {
   }
 
  private:
-  void same_device(const Tensor& tensor, const char* name) const {
-    require(tensor.is_cpu() == value.is_cpu() && tensor.get_device() == value.get_device(), name,
-            " must be on the device of value");
+  void check_device(const Tensor& tensor, const char* name) const {
+    require(same_device(tensor, value), name, " must be on the device of value");
   }
 };
 

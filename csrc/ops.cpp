@@ -1,17 +1,15 @@
 // The operators' schemas and their CPU kernels, on LibTorch's stable ABI.
 //
 // `levels` is flat: height, width and first row in value, for each level; the _table operators take it as tensors, shapes
-// (L, 2) and starts (L). Gradients are in the compute type, float64 for
-// float64 value and float32 for all others; autograd casts them.
+// (L, 2) and starts (L).
 
 #include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <cstring>
-#include <tuple>
 
-#include "arguments.h"
 #include "cpu/kernels.h"
+#include "operators.h"
 
 #if defined(_WIN32)
 #define MDQE_EXPORT extern "C" __declspec(dllexport)
@@ -53,19 +51,19 @@ void check_supported(const Arguments& a) {
   require(p.rows <= INT32_MAX / (p.heads * p.channels), "value must have N * H * D below 2^31, got ", size_of(a.value));
 }
 
-ForwardKernel forward_kernel(const Arguments& a, bool fused) {
+ForwardKernel forward_kernel(const Arguments& a) {
   const KernelTable& table = *kernels();
-  if (a.value_type == ScalarType::Double) return plain_forward_f64(fused);
-  if (a.value_type == ScalarType::Float) return fused ? table.fused_f32 : table.forward_f32;
-  if (!fused) return table.forward_bf16;
+  if (a.value_type == ScalarType::Double) return plain_forward_f64(a.fused);
+  if (a.value_type == ScalarType::Float) return a.fused ? table.fused_f32 : table.forward_f32;
+  if (!a.fused) return table.forward_bf16;
   return a.score_type == ScalarType::BFloat16 ? table.fused_bf16_bf16 : table.fused_bf16;
 }
 
-BackwardKernel backward_kernel(const Arguments& a, bool fused) {
+BackwardKernel backward_kernel(const Arguments& a) {
   const KernelTable& table = *kernels();
-  if (a.value_type == ScalarType::Double) return plain_backward_f64(fused);
-  if (a.value_type == ScalarType::Float) return fused ? table.fused_backward_f32 : table.backward_f32;
-  return fused ? table.fused_backward_bf16 : table.backward_bf16;
+  if (a.value_type == ScalarType::Double) return plain_backward_f64(a.fused);
+  if (a.value_type == ScalarType::Float) return a.fused ? table.fused_backward_f32 : table.backward_f32;
+  return a.fused ? table.fused_backward_bf16 : table.backward_bf16;
 }
 
 // Many queries are visited tile by tile of the image, so that the rows that neighbours share, on all levels, stay in
@@ -108,87 +106,50 @@ std::vector<int32_t> set_order(Arguments& a) {
   return order;
 }
 
-Tensor run_forward(Arguments& a, bool fused) {
-  check_supported(a);
-  const std::vector<int32_t> order = set_order(a);
-  Tensor output = a.new_output();
-  const Problem& p = a.problem;
-  const int64_t work = p.heads * p.levels * p.points * p.channels;  // multiply-adds of a query, over four
-  const int64_t grain = work < 65536 ? 65536 / work : 1;
-  const ForwardKernel kernel = forward_kernel(a, fused);
-  torch::stable::parallel_for(0, p.batch * p.queries, grain,
-                              [&](int64_t begin, int64_t end) { kernel(p, begin, end); });
-  return output;
-}
+struct Cpu {
+  static Tensor forward(Arguments& a) {
+    check_supported(a);
+    const std::vector<int32_t> order = set_order(a);
+    Tensor output = a.new_output();
+    const Problem& p = a.problem;
+    const int64_t work = p.heads * p.levels * p.points * p.channels;  // multiply-adds of a query, over four
+    const int64_t grain = work < 65536 ? 65536 / work : 1;
+    const ForwardKernel kernel = forward_kernel(a);
+    torch::stable::parallel_for(0, p.batch * p.queries, grain,
+                                [&](int64_t begin, int64_t end) { kernel(p, begin, end); });
+    return output;
+  }
 
-// Each task owns some heads of one item of the batch and visits its queries in one order, so every sum is taken in the same
-// way whatever the number of tasks.
-std::tuple<Tensor, Tensor, Tensor> run_backward(Arguments& a, bool fused) {
-  check_supported(a);
-  const std::vector<int32_t> order = set_order(a);
-  Arguments::Gradients grads = a.new_gradients();
-  const Problem& p = a.problem;
-  if (p.batch > 0 && p.queries > 0) {
+  // Each task owns some heads of one item of the batch and visits its queries in one order, so every sum is taken in the
+  // same way whatever the number of tasks.
+  static Arguments::Gradients backward(Arguments& a) {
+    check_supported(a);
+    const std::vector<int32_t> order = set_order(a);
+    Arguments::Gradients grads = a.new_gradients();
+    const Problem& p = a.problem;
+    if (p.batch == 0 || p.queries == 0) return grads;
     const int64_t threads = torch::stable::get_num_threads();
     const int64_t wanted = (threads + p.batch - 1) / p.batch;
     const int64_t groups = wanted < 1 ? 1 : wanted > p.heads ? p.heads : wanted;
-    const BackwardKernel kernel = backward_kernel(a, fused);
+    const BackwardKernel kernel = backward_kernel(a);
     torch::stable::parallel_for(0, p.batch * groups, 1, [&](int64_t begin, int64_t end) {
       for (int64_t task = begin; task < end; ++task) {
         const int64_t group = task % groups;
         kernel(p, task / groups, group * p.heads / groups, (group + 1) * p.heads / groups);
       }
     });
+    return grads;
   }
-  return {grads.value, grads.position, grads.score};
-}
 
-Tensor deform_attn(Tensor value, std::vector<int64_t> levels, Tensor locations, Tensor weights) {
-  Arguments a(value, count_levels(levels), nullptr, locations, weights, nullptr);
-  a.set_levels(levels);
-  return run_forward(a, false);
-}
-
-std::tuple<Tensor, Tensor, Tensor> deform_attn_backward(Tensor grad, Tensor value, std::vector<int64_t> levels,
-                                                        Tensor locations, Tensor weights) {
-  Arguments a(value, count_levels(levels), nullptr, locations, weights, &grad);
-  a.set_levels(levels);
-  return run_backward(a, false);
-}
-
-Tensor deform_attn_fused(Tensor value, std::vector<int64_t> levels, Tensor centers, Tensor offsets, Tensor logits) {
-  Arguments a(value, count_levels(levels), &centers, offsets, logits, nullptr);
-  a.set_levels(levels);
-  return run_forward(a, true);
-}
-
-std::tuple<Tensor, Tensor, Tensor> deform_attn_fused_backward(Tensor grad, Tensor value, std::vector<int64_t> levels,
-                                                              Tensor centers, Tensor offsets, Tensor logits) {
-  Arguments a(value, count_levels(levels), &centers, offsets, logits, &grad);
-  a.set_levels(levels);
-  return run_backward(a, true);
-}
-
-// The level table as tensors, shapes (L, 2) and starts (L), on the CPU.
-std::vector<int64_t> flat_levels(const Tensor& shapes, const Tensor& starts) {
-  check_level_tensors(shapes, starts);
-  require(shapes.is_cpu() && starts.is_cpu(), "shapes and starts must be on the CPU as value is");
-  const Tensor pairs = torch::stable::contiguous(shapes), firsts = torch::stable::contiguous(starts);
-  const int64_t* pair = static_cast<const int64_t*>(pairs.const_data_ptr());
-  const int64_t* first = static_cast<const int64_t*>(firsts.const_data_ptr());
-  std::vector<int64_t> flat;
-  for (int64_t l = 0; l < starts.size(0); ++l) flat.insert(flat.end(), {pair[2 * l], pair[2 * l + 1], first[l]});
-  return flat;
-}
-
-Tensor deform_attn_table(Tensor value, Tensor shapes, Tensor starts, Tensor locations, Tensor weights) {
-  return deform_attn(value, flat_levels(shapes, starts), locations, weights);
-}
-
-std::tuple<Tensor, Tensor, Tensor> deform_attn_table_backward(Tensor grad, Tensor value, Tensor shapes, Tensor starts,
-                                                              Tensor locations, Tensor weights) {
-  return deform_attn_backward(grad, value, flat_levels(shapes, starts), locations, weights);
-}
+  static std::vector<int64_t> levels(const LevelTensors& table) {
+    const int64_t* pair = static_cast<const int64_t*>(table.shapes.const_data_ptr());
+    const int64_t* first = static_cast<const int64_t*>(table.starts.const_data_ptr());
+    std::vector<int64_t> flat;
+    for (int64_t l = 0; l < count_levels(table); ++l)
+      flat.insert(flat.end(), {pair[2 * l], pair[2 * l + 1], first[l]});
+    return flat;
+  }
+};
 
 }  // namespace
 }  // namespace mdqe
@@ -217,11 +178,4 @@ STABLE_TORCH_LIBRARY(mdqe, m) {
       " Tensor weights) -> (Tensor, Tensor, Tensor)");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(mdqe, CPU, m) {
-  m.impl("deform_attn", TORCH_BOX(&mdqe::deform_attn));
-  m.impl("deform_attn_backward", TORCH_BOX(&mdqe::deform_attn_backward));
-  m.impl("deform_attn_fused", TORCH_BOX(&mdqe::deform_attn_fused));
-  m.impl("deform_attn_fused_backward", TORCH_BOX(&mdqe::deform_attn_fused_backward));
-  m.impl("deform_attn_table", TORCH_BOX(&mdqe::deform_attn_table));
-  m.impl("deform_attn_table_backward", TORCH_BOX(&mdqe::deform_attn_table_backward));
-}
+STABLE_TORCH_LIBRARY_IMPL(mdqe, CPU, m) { mdqe::Operators<mdqe::Cpu>::implement(m); }

@@ -29,10 +29,12 @@ struct Problem {
   void* grad_position;      // (B, Q, H, L, P, 2)
   void* grad_score;         // (B, Q, H, L, P)
 
+  // Where a query stands among centers, and a (batch, query, head) among all of them.
+  int64_t pair(int64_t item, int64_t query) const { return (shared_centers ? 0 : item * queries) + query; }
+  int64_t row(int64_t item, int64_t query, int64_t head) const { return (item * queries + query) * heads + head; }
+
   // The query to visit at a place in the order.
-  int64_t query(int64_t item, int64_t place) const {
-    return order ? order[(shared_centers ? 0 : item * queries) + place] : place;
-  }
+  int64_t query(int64_t item, int64_t place) const { return order ? order[pair(item, place)] : place; }
 };
 
 constexpr int kOffsetScale = 8;  // location = center + offset / 8

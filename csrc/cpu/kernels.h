@@ -1,6 +1,7 @@
 // The CPU kernels' entry points. Every instruction set has one table of them; none of this depends on PyTorch.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 
@@ -49,3 +50,17 @@ const KernelTable& avx512_kernels();
 #endif
 
 }  // namespace mdqe
+
+// Between these, functions are compiled for a processor with the named features. Headers come before: an inline function
+// of theirs compiled for such a processor could be the copy that the linker keeps for everybody.
+#ifdef MDQE_X86_KERNELS
+#define MDQE_PRAGMA(...) _Pragma(#__VA_ARGS__)
+#ifdef __clang__
+#define MDQE_BEGIN_TARGET(features) \
+  MDQE_PRAGMA(clang attribute push(__attribute__((target(features))), apply_to = function))
+#define MDQE_END_TARGET MDQE_PRAGMA(clang attribute pop)
+#else
+#define MDQE_BEGIN_TARGET(features) MDQE_PRAGMA(GCC push_options) MDQE_PRAGMA(GCC target(features))
+#define MDQE_END_TARGET MDQE_PRAGMA(GCC pop_options)
+#endif
+#endif

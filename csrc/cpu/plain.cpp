@@ -1,4 +1,6 @@
-// The kernels in plain C++: float64 everywhere, and all types where the processor has no AVX2.
+// The kernels in plain C++: float64 everywhere, and all types where the processor has no AVX2, or the compiler is another.
+// They stand apart from vector_kernels.inl: a vector type of one lane would leave the compiler nothing to vectorise, and
+// its sums, in four chains, would have other bits.
 
 #include <cmath>
 #include <type_traits>
@@ -93,7 +95,7 @@ struct Sampler {
     const Level& level = p.level[k / p.points];
     const C w = C(level.width), h = C(level.height);
     if constexpr (kFused) {
-      const C* center = static_cast<const C*>(p.centers) + ((p.shared_centers ? 0 : item * p.queries) + query) * 2;
+      const C* center = static_cast<const C*>(p.centers) + p.pair(item, query) * 2;
       return locate<C>((center[0] + C(position[0]) / kOffsetScale) * w - C(0.5),
                        (center[1] + C(position[1]) / kOffsetScale) * h - C(0.5), level, stride);
     } else {
@@ -110,7 +112,7 @@ void forward(const Problem& p, int64_t begin, int64_t end) {
   for (int64_t i = begin; i < end; ++i) {
     const int64_t item = i / p.queries, query = p.query(item, i % p.queries);
     for (int64_t head = 0; head < p.heads; ++head) {
-      const int64_t index = (item * p.queries + query) * p.heads + head;
+      const int64_t index = p.row(item, query, head);
       const V* base = static_cast<const V*>(p.value) + (item * p.rows * p.heads + head) * channels;
       sampler.weights(index);
       C* total = sum.data();
@@ -153,7 +155,7 @@ void backward(const Problem& p, int64_t item, int64_t head_begin, int64_t head_e
   for (int64_t place = 0; place < p.queries; ++place) {
     const int64_t query = p.query(item, place);
     for (int64_t head = head_begin; head < head_end; ++head) {
-      const int64_t index = (item * p.queries + query) * p.heads + head;
+      const int64_t index = p.row(item, query, head);
       const int64_t first = (item * p.rows * p.heads + head) * channels;
       const V* grad = static_cast<const V*>(p.grad_output) + index * channels;
       C* grad_position = static_cast<C*>(p.grad_position) + index * count * 2;

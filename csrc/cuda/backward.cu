@@ -17,18 +17,11 @@ struct alignas(16) CornerPoint {
 template <typename C, bool kFused>
 __device__ CornerPoint<C> corner_point(const Problem& p, const LevelTable& table, int64_t row, int k,
                                        const RowSoftmax<C>& softmax) {
-  const DeviceLevel level = level_of(table, p.rows, k / int(p.points));
-  C x, y;
-  locate<C, C, kFused>(p, level, row, k, x, y);
-  const Axis<C> ax(x, level.width), ay(y, level.height);
+  const Location<C> location = locate<C, C, kFused>(p, table, row, k);
   CornerPoint<C> point;
 #pragma unroll
-  for (int corner = 0; corner < 4; ++corner) {
-    const int i = corner & 1, j = corner >> 1;
-    const bool inside = ax.inside[i] && ay.inside[j];
-    point.row[corner] = inside ? level.start + ay.index[j] * level.width + ax.index[i] : -1;
-  }
-  point.fraction_x = ax.fraction, point.fraction_y = ay.fraction;
+  for (int corner = 0; corner < 4; ++corner) point.row[corner] = location.inside(corner) ? location.row(corner) : -1;
+  point.fraction_x = location.x.fraction, point.fraction_y = location.y.fraction;
   point.weight = weight_of<C, C, kFused>(p, row, k, softmax);
   point.unused = 0;
   return point;
@@ -61,18 +54,12 @@ template <typename V, int kVector, bool kFused>
 __global__ void backward_kernel(const Problem p, const __grid_constant__ LevelTable table, const Shape shape) {
   using C = typename Compute<V>::type;
   extern __shared__ __align__(16) unsigned char memory[];
-  CornerPoint<C>* points = reinterpret_cast<CornerPoint<C>*>(memory);
-  C* partial = reinterpret_cast<C*>(points + shape.rows * (shape.chunk + 1));
-  RowSoftmax<C>* softmax = reinterpret_cast<RowSoftmax<C>*>(partial + blockDim.x);
-
-  const int count = int(p.levels * p.points), lane = threadIdx.x % shape.lanes, slot = threadIdx.x / shape.lanes;
-  const int64_t total = p.batch * p.queries * p.heads, first = int64_t(blockIdx.x) * shape.rows, row = first + slot;
-  const bool active = row < total;
+  Block<CornerPoint<C>, C> block(p, shape, memory);
+  const int count = block.count, lane = block.lane;
+  const int64_t row = block.row;
+  const bool active = block.active;
   RowSoftmax<C> mine{};
-  if constexpr (kFused) {
-    mine = row_softmax<C, C>(p, row, active, lane, shape.lanes, partial);
-    if (lane == 0) softmax[slot] = mine;
-  }
+  if constexpr (kFused) mine = block.template share_softmax<C>();
 
   const int64_t stride = p.heads * p.channels, item = row / (p.queries * p.heads), head = row % p.heads;
   const int64_t offset = item * p.rows * stride + head * p.channels;
@@ -89,19 +76,14 @@ __global__ void backward_kernel(const Problem p, const __grid_constant__ LevelTa
   C mean = 0;  // of the weights' gradients, under the weights
   for (int begin = 0; begin < count; begin += shape.chunk) {
     const int size = min(shape.chunk, count - begin);
-    __syncthreads();
-    for (int i = threadIdx.x; i < shape.rows * size; i += blockDim.x) {
-      const int other = i / size, k = i % size;
-      if (first + other < total)
-        points[other * (shape.chunk + 1) + k] =
-            corner_point<C, kFused>(p, table, first + other, begin + k, softmax[other]);
-    }
-    __syncthreads();
+    block.fill(begin, size, [&](int64_t other, int k, const RowSoftmax<C>& softmax) {
+      return corner_point<C, kFused>(p, table, other, k, softmax);
+    });
     for (int k = 0; k < size; ++k) {
       CornerPoint<C> point{};
       C dot[4] = {};
       if (active) {
-        point = points[slot * (shape.chunk + 1) + k];
+        point = block.point(k);
         const C fx = point.fraction_x, fy = point.fraction_y;
         const C bilinear[4] = {(1 - fy) * (1 - fx), (1 - fy) * fx, fy * (1 - fx), fy * fx};
         for (int64_t channel = lane * kVector; channel < p.channels; channel += step) {
@@ -141,25 +123,19 @@ __global__ void backward_kernel(const Problem p, const __grid_constant__ LevelTa
   }
 }
 
-template <typename V, int kVector, bool kFused>
-void launch(const Problem& p, const LevelTable& table, cudaStream_t stream) {
-  using C = typename Compute<V>::type;
-  const int64_t packs = (p.channels + kVector - 1) / kVector;
-  int lanes = 1;
-  while (lanes < 32 && lanes < packs) lanes *= 2;
-  const Shape shape = make_shape(lanes, sizeof(C));
-  backward_kernel<V, kVector, kFused>
-      <<<make_grid(p, shape, 1), shape.lanes * shape.rows, shape.shared_bytes<CornerPoint<C>, C>(), stream>>>(
-          p, table, shape);
-}
-
 template <typename V, bool kFused>
 void launch(const Problem& p, const LevelTable& table, cudaStream_t stream) {
-  constexpr int kVector = 16 / sizeof(V);
-  if (p.channels % kVector == 0 && aligned(p.value) && aligned(p.grad_output) && aligned(p.grad_value))
-    launch<V, kVector, kFused>(p, table, stream);
-  else
-    launch<V, 1, kFused>(p, table, stream);
+  using C = typename Compute<V>::type;
+  for_vector<V>(p, {p.value, p.grad_output, p.grad_value}, [&](auto vector) {
+    constexpr int kVector = decltype(vector)::value;
+    const int64_t packs = (p.channels + kVector - 1) / kVector;
+    int lanes = 1;
+    while (lanes < 32 && lanes < packs) lanes *= 2;
+    const Shape shape = make_shape(lanes, sizeof(C));
+    backward_kernel<V, kVector, kFused>
+        <<<make_grid(p, shape, 1), shape.lanes * shape.rows, shape.shared_bytes<CornerPoint<C>, C>(), stream>>>(
+            p, table, shape);
+  });
 }
 
 }  // namespace
@@ -167,7 +143,7 @@ void launch(const Problem& p, const LevelTable& table, cudaStream_t stream) {
 void launch_backward(const Arguments& a, const LevelTable& table, cudaStream_t stream) {
   for_value_type(a.value_type, [&](auto value) {
     using V = decltype(value);
-    if (a.problem.centers) launch<V, true>(a.problem, table, stream);
+    if (a.fused) launch<V, true>(a.problem, table, stream);
     else launch<V, false>(a.problem, table, stream);
   });
 }

@@ -105,12 +105,26 @@ struct Axis {
   __device__ C weight(int side) const { return inside[side] ? (side ? fraction : 1 - fraction) : C(0); }
 };
 
-// Where point k of a row lies, in pixels of its level.
+// Where point k of a row lies: its level, and both axes in that level's pixels. Corners are numbered (y0, x0), (y0, x1),
+// (y1, x0), (y1, x1).
+template <typename C>
+struct Location {
+  DeviceLevel level;
+  Axis<C> x, y;
+
+  __device__ int row(int corner) const {
+    return level.start + y.index[corner >> 1] * level.width + x.index[corner & 1];
+  }
+  __device__ bool inside(int corner) const { return x.inside[corner & 1] && y.inside[corner >> 1]; }
+};
+
 template <typename S, typename C, bool kFused>
-__device__ inline void locate(const Problem& p, const DeviceLevel& level, int64_t row, int k, C& x, C& y) {
+__device__ inline Location<C> locate(const Problem& p, const LevelTable& table, int64_t row, int k) {
+  const DeviceLevel level = level_of(table, p.rows, k / int(p.points));
   const int64_t count = p.levels * p.points;
   const S* position = static_cast<const S*>(p.position) + (row * count + k) * 2;
   const C w = C(level.width), h = C(level.height), u = widen(position[0]), v = widen(position[1]);
+  C x, y;
   if constexpr (kFused) {
     const int64_t pair = row / p.heads, query = p.shared_centers ? pair % p.queries : pair;
     const C* center = static_cast<const C*>(p.centers) + query * 2;
@@ -119,6 +133,7 @@ __device__ inline void locate(const Problem& p, const DeviceLevel& level, int64_
   } else {
     x = fma(u, w, C(-0.5)), y = fma(v, h, C(-0.5));
   }
+  return {level, Axis<C>(x, level.width), Axis<C>(y, level.height)};
 }
 
 // The softmax of a row: weight = exp(logit - largest) * scale.
@@ -165,6 +180,48 @@ struct Shape {
   size_t shared_bytes() const {
     return sizeof(Point) * rows * (chunk + 1) + sizeof(C) * lanes * rows + sizeof(RowSoftmax<C>) * rows;
   }
+};
+
+// The block's shared memory, and a thread's part: `lane` of the row in `slot`, which is not active past the last row.
+template <typename Point, typename C>
+struct Block {
+  const Problem& p;
+  const Shape& shape;
+  Point* points;
+  C* partial;
+  RowSoftmax<C>* softmax;
+  int count, lane, slot;  // count: points of a row
+  int64_t total, first, row;
+  bool active;
+
+  __device__ Block(const Problem& problem, const Shape& shape_in, unsigned char* memory)
+      : p(problem), shape(shape_in), points(reinterpret_cast<Point*>(memory)),
+        partial(reinterpret_cast<C*>(points + shape.rows * (shape.chunk + 1))),
+        softmax(reinterpret_cast<RowSoftmax<C>*>(partial + blockDim.x)), count(int(p.levels * p.points)),
+        lane(threadIdx.x % shape.lanes), slot(threadIdx.x / shape.lanes), total(p.batch * p.queries * p.heads),
+        first(int64_t(blockIdx.x) * shape.rows), row(first + slot), active(row < total) {}
+
+  // The softmax of the thread's row, which `fill` finds too.
+  template <typename S>
+  __device__ RowSoftmax<C> share_softmax() {
+    const RowSoftmax<C> mine = row_softmax<S, C>(p, row, active, lane, shape.lanes, partial);
+    if (lane == 0) softmax[slot] = mine;
+    return mine;
+  }
+
+  // Puts `size` points from `begin` on of every row, make(row, point, softmax) each, into shared memory.
+  template <typename Make>
+  __device__ void fill(int begin, int size, const Make& make) {
+    __syncthreads();
+    for (int i = threadIdx.x; i < shape.rows * size; i += blockDim.x) {
+      const int other = i / size, k = i % size;
+      if (first + other < total)
+        points[other * (shape.chunk + 1) + k] = make(first + other, begin + k, softmax[other]);
+    }
+    __syncthreads();
+  }
+  // Of those, the thread's row's.
+  __device__ const Point& point(int k) const { return points[slot * (shape.chunk + 1) + k]; }
 };
 
 }  // namespace mdqe

@@ -1,6 +1,9 @@
 // What the launches of the CUDA kernels share.
 #pragma once
 
+#include <initializer_list>
+#include <type_traits>
+
 #include "../arguments.h"
 #include "device.cuh"
 
@@ -22,7 +25,15 @@ inline dim3 make_grid(const Problem& p, const Shape& shape, int64_t blocks_per_r
   return dim3(unsigned(blocks), unsigned(blocks_per_row));
 }
 
-inline bool aligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
+// Calls f with a constant: how many entries a thread loads at once, 16 bytes where rows and pointers allow it, else one.
+template <typename V, typename Function>
+void for_vector(const Problem& p, std::initializer_list<const void*> pointers, const Function& f) {
+  constexpr int kVector = 16 / sizeof(V);
+  bool aligned = p.channels % kVector == 0;
+  for (const void* pointer : pointers) aligned = aligned && reinterpret_cast<uintptr_t>(pointer) % 16 == 0;
+  if (aligned) f(std::integral_constant<int, kVector>());
+  else f(std::integral_constant<int, 1>());
+}
 
 // Calls f with a value of the C++ type that stands for `type`.
 template <typename Function>
