@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     """Export; the written files go to stdout, the check to stderr."""
     from mdqe.atomic import check_writable
     from mdqe.cli.model_options import default_model
-    from mdqe.export.folder import DESCRIPTION_FILE, FORMATS, check_options, export_model
+    from mdqe.export.folder import DESCRIPTION_FILE, FORMATS, check_backbone, check_options, export_model
     from mdqe.model import MDQE
 
     check_options(args.format, args.opset)
@@ -46,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("this installation has no bundled model: name one with --model")
     check_writable(args.output)  # before the model is loaded
     model = MDQE.from_pretrained(name)
+    check_backbone(model)
     say(f"{name}: tracing and writing encoder and decoder; takes minutes")
     errors = export_model(model, args.output, format=args.format, opset=args.opset, source=name)
     if errors:

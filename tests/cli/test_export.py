@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from mdqe.export import onnx_files
+from mdqe import MDQE, MDQEConfig
+from mdqe.export import export_model, onnx_files
 
 BAD = [
     (("--opset", "11"), "opset is 11, expected 18 to 23"),
@@ -53,3 +54,17 @@ def test_an_output_that_cannot_be_written(run, tmp_path, tiny_model):
         assert "cannot write there" in err and str(output) in err
         assert err.count("\n") == 1
     assert place.read_text() == "kept"
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize("backbone", ["swinv2_tiny_window8_256", "swin_tiny_patch4_window7_224"])
+def test_a_swin_backbone_is_refused(run, tmp_path, backbone):
+    model = MDQE(MDQEConfig(backbone=backbone, hidden_dim=32, num_heads=4, encoder_layers=1, decoder_layers=1))
+    with pytest.raises(ValueError, match=f"backbone '{backbone}' cannot be exported"):
+        export_model(model, tmp_path / "out", format="torch")
+    model.save_pretrained(tmp_path / "model")
+    status, out, err = run("export", "--model", tmp_path / "model", "-o", tmp_path / "out")
+    assert (status, out) == (2, "")
+    assert "the shifted windows of a Swin" in err
+    assert err.count("\n") == 1
+    assert not list((tmp_path / "out").iterdir())
