@@ -215,7 +215,9 @@ def _seek(container: Any, stream: Any, seconds: Fraction) -> bool:
 
 def _upright(frame: Any) -> np.ndarray:
     """A decoded frame as (H, W, 3) uint8 RGB, turned and mirrored as its display matrix says."""
-    image = frame.to_ndarray(format="rgb24")  # by the frame's own colour space and range
+    # By the frame's own colour space and range. On one thread: of several, a forked process waits for ever when it
+    # frees what the frame left.
+    image = frame.to_ndarray(format="rgb24", threads=1)
     side_data = frame.side_data.get("DISPLAYMATRIX")
     if side_data is None:
         return image
