@@ -20,7 +20,7 @@ ROOMS = (
     "compiled", "backbone", "encoder", "query_init", "decoder", "mask_head", "outputs",
     "checkpoint", "storage", "source", "hub",
     "inference", "video", "image_processor", "losses", "model",
-    "export", "data", "evaluation", "importing", "pages", "training", "cli", "train",
+    "export", "data", "evaluation", "importing", "pages", "training", "cli", "train", "__main__",
 )  # fmt: skip
 
 
