@@ -18,7 +18,7 @@ def test_ablation_trains_scores_and_goes_on(tmp_path):
     lines = (tmp_path / "table.md").read_text().splitlines()
     assert [line.split(" | ")[0] for line in lines[2:]] == ["| full", "| I2O", "| tracker by IoU alone"]
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
-    assert len(before) == 2  # the tracker's variant has no training of its own
+    assert len(before) == 4  # where each starts and ends; the tracker's variant has no training of its own
     again = subprocess.run([*command, *variants], capture_output=True, text=True, timeout=500)
     assert again.stdout == first.stdout
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")} == before
