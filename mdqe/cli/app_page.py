@@ -160,6 +160,10 @@ def page(desk: Desk) -> Any:
 
     names = list(desk.models)
 
+    def visitor(request: gr.Request) -> str:
+        name: str = request.session_hash or ""  # empty only for a call that came from no page
+        return name
+
     def segment(
         path: str | None,
         name: str,
@@ -172,17 +176,17 @@ def page(desk: Desk) -> Any:
 
         yield answer(Shown(""))  # the last result leaves the page before its files go
         progress(0, desc="Opening")
-        yield answer(desk.segment(path, name, score_threshold, request.session_hash, tell))
+        yield answer(desk.segment(path, name, score_threshold, visitor(request), tell))
 
     def answer(shown: Shown) -> tuple[Any, ...]:
         download = gr.DownloadButton(value=shown.file, interactive=shown.file is not None)
         return shown.message, shown.overlay, list(shown.table), download
 
     def stop(request: gr.Request) -> None:
-        desk.stop(request.session_hash)
+        desk.stop(visitor(request))
 
     def leave(request: gr.Request) -> None:
-        desk.leave(request.session_hash)
+        desk.leave(visitor(request))
 
     with gr.Blocks(title="MDQE", analytics_enabled=False, delete_cache=(3600, 86400)) as blocks:
         gr.Markdown("# MDQE\nEvery object of a video: a mask in each frame, and one identity throughout.")

@@ -77,7 +77,7 @@ def serve(page: Any, listening: socket.socket, folder: Path, max_upload: int) ->
     from fastapi import FastAPI
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    fonts = {"font": ("system-ui", "sans-serif"), "font_mono": ("ui-monospace", "monospace")}
+    fonts: dict[str, Any] = {"font": ("system-ui", "sans-serif"), "font_mono": ("ui-monospace", "monospace")}
     app = gradio.mount_gradio_app(
         app,
         page,
