@@ -196,7 +196,7 @@ def test_two_processes_share_the_videos(tiny_model, make_clip, tmp_path):
     process = torchrun(*options, "-o", tmp_path / "two")
     stdout, stderr = process.communicate(timeout=300)
     assert process.returncode == 1, stderr  # torchrun's own, of processes that fail
-    assert "exitcode  : 2" in stderr
+    assert "exitcode" in stderr, stderr  # whose, and whether 2 or that of a process it ended, is a race of torchrun's
     assert rows(stdout) == rows(alone.stdout)
     assert stderr.count("no such file") == 1
     assert results(tmp_path / "two") == results(tmp_path / "one")
