@@ -76,7 +76,7 @@ class VideoWriter:
             if height % 2 or width % 2:
                 image = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
-            frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG", threads=1)
+            frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
             time = self._written / self.fps if time is None else time
             frame.time_base = self._stream.codec_context.time_base
             frame.pts = self._last = max(self._last + 1, round(time / frame.time_base))

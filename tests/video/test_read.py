@@ -1,6 +1,8 @@
 """Reading real files of many kinds."""
 
 import http.server
+import subprocess
+import sys
 import threading
 import time
 from fractions import Fraction
@@ -451,3 +453,33 @@ def test_a_video_is_decoded_only_as_it_is_needed(make_video, monkeypatch):
     images.close()
     assert len(loaded) <= 6
     assert quiet_threads() == []
+
+
+FORK = """
+import gc, os, sys, time
+import numpy as np
+from mdqe.video.read import open_frames
+from mdqe.video.write import VideoWriter
+
+gc.disable()  # what is left of frames stays until the child collects it
+with VideoWriter("clip.mp4", 25) as writer:
+    for value in range(0, 200, 20):
+        writer.write(np.full((240, 320, 3), value, "uint8"))
+assert len(list(open_frames("clip.mp4"))) == 10
+child = os.fork()
+if child == 0:
+    gc.collect()
+    os._exit(0)
+for _ in range(300):
+    if os.waitpid(child, os.WNOHANG) != (0, 0):
+        sys.exit(0)
+    time.sleep(0.1)
+os.kill(child, 9)
+sys.exit("the child waits")
+"""
+
+
+def test_a_process_that_is_forked_afterwards_can_go_on(tmp_path):
+    """As a data loader's workers are: threads of the conversion, which a child does not have, would be waited for."""
+    done = subprocess.run([sys.executable, "-c", FORK], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
