@@ -1,6 +1,6 @@
 """The paper's ablation (Table 1) at a small scale: the bundled model's configuration, trained on the synthetic set.
 
-    python examples/ablation.py -o ablation            # an hour on two cores; again: goes on where it stopped
+    python examples/ablation.py -o ablation            # hours; again: goes on where it stopped
     python examples/ablation.py -o ablation --steps 20 --videos 2 --only full plain-mask-loss
 
 Every variant starts with the backbone and the encoder of the bundled model, as the paper's start from trained ones, and

@@ -81,8 +81,8 @@ def check_options(format: str, opset: int | None) -> None:
 
 def check_backbone(model: MDQE) -> None:
     """Raises ValueError where the backbone's programs would hold for some sizes only."""
-    # Tracing such a backbone takes minutes and fixes how the windows of the traced size lie: programs made of
-    # swinv2_tiny were right up to one window of its last stages and failed beyond.
+    # Of programs traced from swinv2_tiny, ONNX Runtime's failed on frames beyond 256×256 and PyTorch's on all: what
+    # tracing takes the windows to be holds for some sizes alone.
     if any("Swin" in type(module).__name__ for module in model.backbone.modules()):  # timm's classes
         raise ValueError(
             f"backbone {model.config.backbone!r} cannot be exported: the shifted windows of a Swin do not come out of "
