@@ -111,16 +111,16 @@ def run(args: argparse.Namespace) -> int:
         if problems and not args.skip_bad:
             return _refuse(problems, len(left))
         check_writable(args.output)
-        interrupted = _segment_all(args, opened, outcomes)
-        with first_interrupt_asks():  # which all have heard: those that work stop too
+        with first_interrupt_asks():  # all have heard it: those that work stop, those that wait go on waiting
+            interrupted = _segment_all(args, opened, outcomes)
             processes.wait_for_all()
         parts, interruptions = zip(*processes.gather((outcomes, interrupted)), strict=True)
         everywhere = {outcome.folder: outcome for part in parts for outcome in part}
         if processes.rank() == 0 and everywhere:
             print(summary([everywhere[folder] for folder in left if folder in everywhere]), flush=True)
-    if any(interruptions):
-        if processes.rank() == 0 and len(everywhere) < len(left):
+        if processes.rank() == 0 and any(interruptions) and len(everywhere) < len(left):
             say(f"{len(left) - len(everywhere)} of {len(left)} videos were not begun")
+    if any(interruptions):
         raise KeyboardInterrupt
     return max((outcome.status for outcome in everywhere.values()), default=0)
 
@@ -187,19 +187,20 @@ def _refuse(problems: Sequence[str], number: int) -> int:
 
 def _segment_all(args: argparse.Namespace, opened: "list[Opened]", outcomes: "list[Outcome]") -> bool:
     """Segment the videos one after the other and add what became of each; True where Ctrl-C came between."""
-    from mdqe.cli.segment_video import Interrupted, Job
+    from mdqe.cli.segment_video import Interrupted, Job, interrupts_raise
     from mdqe.training import processes
 
     for outcome in outcomes:
         say(f"mdqe segment: error: {outcome.error}")
     try:
-        if opened:
-            model = load_model(args, *processes.local())
-        for video, folder, frames in opened:
-            frames.ahead = model.config.window_length
-            origin = _notes(args, model.config, video, str(model.device))
-            job = Job(args.score_threshold, args.show, not args.no_video, args.sheet, origin)
-            outcomes.append(_segment_one(model, frames, folder, job))
+        with interrupts_raise():
+            if opened:
+                model = load_model(args, *processes.local())
+            for video, folder, frames in opened:
+                frames.ahead = model.config.window_length
+                origin = _notes(args, model.config, video, str(model.device))
+                job = Job(args.score_threshold, args.show, not args.no_video, args.sheet, origin)
+                outcomes.append(_segment_one(model, frames, folder, job))
     except Interrupted as interruption:
         outcomes.append(interruption.outcome)
         return True

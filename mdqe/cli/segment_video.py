@@ -96,6 +96,19 @@ def first_interrupt_asks() -> Iterator[Interruption]:
         signal.signal(signal.SIGINT, before)
 
 
+@contextmanager
+def interrupts_raise() -> Iterator[None]:
+    """Within it Ctrl-C raises, as Python has it, whatever is around: between its end and that no Ctrl-C gets lost."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def segment_video(model: "MDQE", frames: Frames, folder: Path, job: Job) -> Outcome:
     """Segment, write instances.json, overlay.mp4 and sheet.png into the folder.
 

@@ -70,7 +70,8 @@ def wait_for_all() -> None:
 def sharing() -> Iterator[None]:
     """Within it the processes that torchrun started, if it did, form a group that shares work out, with `share`.
 
-    They meet through gloo, on GPUs too: they exchange words, not tensors, and one may be busy for days.
+    They meet through gloo, on GPUs too: they exchange words, not tensors, and one may be busy for days. They leave
+    together: where one ends with a status but 0 torchrun ends the others, and what those had yet to say would be lost.
     """
     if not started():
         yield
@@ -78,6 +79,7 @@ def sharing() -> Iterator[None]:
     distributed.init_process_group("gloo", timeout=timedelta(days=30))
     try:
         yield
+        wait_for_all()
     finally:
         distributed.destroy_process_group()
 
