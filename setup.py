@@ -92,7 +92,14 @@ def extensions(notes):
         flags, link = ["-O1", "-fvisibility=hidden", *SANITIZE], SANITIZE[:1]
     options = {"py_limited_api": True, "extra_link_args": link}
     found = [
-        Extension("mdqe._C_rle", sources("rle/*.cpp"), language="c++", extra_compile_args=flags, **options)
+        Extension(
+            "mdqe._C_rle",
+            sources("rle/*.cpp"),
+            depends=sources("rle/*.h"),
+            language="c++",
+            extra_compile_args=flags,
+            **options,
+        )
     ]  # needs no torch
     try:
         torch = import_torch()

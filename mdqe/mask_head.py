@@ -86,9 +86,10 @@ class MaskHead(nn.Module):
             parts.append(F.conv2d(part, pointwise.weight))  # (B·T, M, h, w)
         y = F.pixel_shuffle(torch.stack(parts, 2).flatten(1, 2), 2)  # (B·T, M, 4, h, w) → (B·T, M, 2h, 2w)
         # The biases, of which the first one is summed over what the kernel sees of the map: less at its border.
-        seen = _sums_inside(depthwise.weight[:, 0], y.shape[-2:])  # (C, 2h, 2w)
-        constant = seen * upsample.bias[:, None, None] + depthwise.bias[:, None, None]
-        return activation(norm(y + pointwise(constant[None])))
+        seen, rows, columns = _sums_inside(depthwise.weight[:, 0], y.shape[-2:])  # (C, S, S), (2h,), (2w,)
+        constant = pointwise((seen * upsample.bias[:, None, None] + depthwise.bias[:, None, None])[None])
+        constant = constant.index_select(2, rows).index_select(3, columns)  # (1, M, S, S) → (1, M, 2h, 2w)
+        return activation(norm(y + constant))
 
     @torch.no_grad()
     def _start_bilinear(self) -> None:
@@ -106,15 +107,27 @@ class MaskHead(nn.Module):
             nn.init.zeros_(bias)
 
 
-def _sums_inside(kernels: Tensor, size: Sequence[int]) -> Tensor:
-    """For every place of a map of (h, w), the sum of a centred kernel's weights inside it: (C, k, k) → (C, h, w)."""
+def _sums_inside(kernels: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+    """The sums of a centred kernel's weights inside a map of (h, w), wherever the kernel stands: kernels (C, k, k).
+
+    Returns:
+        sums: (C, S, S), of all the parts of a kernel that can be inside: S of them along an axis.
+        rows: (h,), which part it is in each row.
+        columns: (w,), in each column.
+    """
     k = kernels.shape[-1]
+    half, device = k // 2, kernels.device
     sums = F.pad(kernels.cumsum(1).cumsum(2), (1, 0, 1, 0))  # (C, k + 1, k + 1), of the weights above and left
-    for axis, length in zip((1, 2), size, strict=True):
-        place = torch.arange(length, device=kernels.device)
-        first, end = (k // 2 - place).clamp(min=0), (length + k // 2 - place).clamp(max=k)
-        sums = sums.index_select(axis, end) - sums.index_select(axis, first)
-    return sums
+    first, end = torch.arange(half + 1, device=device), torch.arange(half + 1, k + 1, device=device)
+    for axis in (1, 2):
+        ends, firsts = sums.index_select(axis, end).unsqueeze(axis), sums.index_select(axis, first).unsqueeze(axis + 1)
+        sums = (ends - firsts).flatten(axis, axis + 1)  # by first, then by end
+    parts = []
+    for length in size:
+        place = torch.arange(length, device=device)
+        before, after = (half - place).clamp(min=0), (length + half - place).clamp(max=k)
+        parts.append(before * len(end) + after - (half + 1))
+    return sums, parts[0], parts[1]
 
 
 def mask_logits(coefficients: Tensor, features: Tensor) -> Tensor:

@@ -3,10 +3,13 @@
 from itertools import pairwise
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mdqe.dropout import Dropout
+
+HIDDEN_AT_ONCE = 2**18  # numbers of a hidden layer per thread: they stay in the second cache, where GELU costs little
 
 
 class MLP(nn.Module):
@@ -25,6 +28,15 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, in_dim) → (…, out_dim)."""
+        if x.device.type != "cpu" or torch.compiler.is_compiling():
+            return self._forward(x)
+        rows = max(1, HIDDEN_AT_ONCE * torch.get_num_threads() // self.layers[0].out_features)
+        if x.shape[:-1].numel() <= rows:
+            return self._forward(x)
+        parts = [self._forward(part) for part in x.flatten(0, -2).split(rows)]  # (rows, in_dim) each
+        return torch.cat(parts).unflatten(0, x.shape[:-1])  # (…, out_dim)
+
+    def _forward(self, x: Tensor) -> Tensor:
         for layer in self.layers[:-1]:
             x = self.dropout(F.gelu(layer(x)))
         return self.layers[-1](x)

@@ -2,15 +2,10 @@
 // PyTorch: called through the C interface at the end.
 
 #include <algorithm>
-#include <cstdint>
 #include <memory>
 #include <vector>
 
-#if defined(_WIN32)
-#define MDQE_EXPORT extern "C" __declspec(dllexport)
-#else
-#define MDQE_EXPORT extern "C" __attribute__((visibility("default")))
-#endif
+#include "rle.h"
 
 namespace {
 

@@ -4,16 +4,14 @@ The compiled library `_C_rle` does it where it was built; else NumPy does, sever
 """
 
 import ctypes
-import os
 from collections.abc import Sequence
-from functools import cache
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from mdqe.evaluation.reading import Track
 from mdqe.inference import rle
+from mdqe.inference.rle_library import library, pointer
 
 
 class Overlap(NamedTuple):
@@ -45,7 +43,7 @@ def overlap(
     places = np.array(held, np.int64)  # (M,): track and frame of each mask
     counts = [one for track in tracks for one in track.masks if one is not None]
     number = len(results[1])
-    compiled = _library() is not None and size[0] * size[1] < 2**31
+    compiled = library() is not None and size[0] * size[1] < 2**31
     compute = _compute_compiled if compiled else _compute
     try:
         areas, shared = compute(counts, places, size, (number, len(tracks) - number, frames))
@@ -85,21 +83,6 @@ def _compute(
     return per_mask(ends - starts, bounds), shared
 
 
-@cache
-def _library() -> ctypes.CDLL | None:
-    """The compiled library, if it was built and is not switched off."""
-    package = Path(__file__).resolve().parents[1]
-    found = sorted(package.glob("_C_rle.*so")) + sorted(package.glob("_C_rle.*pyd"))
-    if not found or os.environ.get("MDQE_DISABLE_EXT") == "1":
-        return None
-    try:
-        library = ctypes.CDLL(str(found[0]))
-        library.mdqe_overlap.restype = ctypes.c_int64
-    except (OSError, AttributeError):  # of another machine, or of another version of this package
-        return None
-    return library
-
-
 def _compute_compiled(
     counts: Sequence[rle.Counts], places: np.ndarray, size: tuple[int, int], shape: tuple[int, int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -113,11 +96,8 @@ def _compute_compiled(
     ends = np.cumsum(list(map(len, counts)), dtype=np.int64)
     areas, shared = np.zeros((results + objects, frames), np.int64), np.zeros(shape, np.int64)
 
-    def pointer(array: np.ndarray) -> ctypes.c_void_p:
-        return ctypes.c_void_p(array.ctypes.data)
-
     numbers = map(ctypes.c_int64, (len(ends), size[0] * size[1], *shape))
-    damaged = _library().mdqe_overlap(  # type: ignore[union-attr]
+    damaged = library().mdqe_overlap(  # type: ignore[union-attr]
         text, pointer(ends), pointer(places), *numbers, pointer(areas), pointer(shared)
     )
     if damaged >= 0:

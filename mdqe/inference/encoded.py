@@ -89,7 +89,9 @@ class FrameBuffer:
         frames = new.mask_features.shape[2]
         if new.first + frames > self._held.first + self._room:
             start = min(start, new.first)
-            kept = self._held.clip(start, new.first).map(torch.clone)  # where they lie and where they go may overlap
+            kept = self._held.clip(start, new.first)
+            if new.first - start > start - self._held.first:  # where they lie and where they go overlap
+                kept = kept.map(torch.clone)
             self._held = self._held._replace(first=start)
             _put(kept, self._held)
         _put(new, self._held)

@@ -9,10 +9,11 @@ from torch import nn
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """The model in evaluation mode, and afterwards each of its modules as it was."""
-    training = {module: module.training for module in model.modules()}
-    model.eval()
+    training = [module for module in model.modules() if module.training]
+    if training:
+        model.eval()
     try:
         yield
     finally:
-        for module, mode in training.items():
-            module.training = mode
+        for module in training:
+            module.training = True

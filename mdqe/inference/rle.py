@@ -8,11 +8,14 @@ it. `to_coco` and `from_coco` make and read the {"size": [H, W], "counts": ...} 
 array work over every run of every mask given: no loop over pixels, runs or masks.
 """
 
+import ctypes
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
+from mdqe.inference.rle_library import library, pointer
 from mdqe.inference.rle_text import expand, write
 
 Counts = str | bytes | Sequence[int] | np.ndarray
@@ -28,13 +31,13 @@ def encode(masks: Any) -> list[str]:
         TypeError: the masks are not boolean.
         ValueError: the masks do not have three axes.
     """
-    return write(*_lengths(masks))
+    return encode_with_boxes(masks)[0]
 
 
 def encode_with_boxes(masks: Any) -> tuple[list[str], np.ndarray]:
     """`encode(masks)`, and `boxes` of the result without reading it back."""
-    lengths, runs = _lengths(masks)
-    return write(lengths, runs), _boxes(lengths, runs, masks.shape[1:])
+    columns, size = _columns(masks), masks.shape[1:]
+    return _encode_compiled(columns, size) if library() is not None and columns.size else _encode(columns, size)
 
 
 def decode(counts: Sequence[Counts], size: tuple[int, int]) -> np.ndarray:
@@ -140,17 +143,38 @@ def _checked_size(size: tuple[int, int]) -> tuple[int, int]:
     return int(size[0]), int(size[1])
 
 
-def _lengths(masks: Any) -> tuple[np.ndarray, np.ndarray]:
-    """All run lengths of masks (M, H, W), int64, one mask after the other, and how many each has (M,)."""
+def _columns(masks: Any) -> np.ndarray:
+    """Masks (M, H, W) column by column: (M, W * H)."""
     masks = masks.detach().cpu().numpy() if hasattr(masks, "detach") else np.asarray(masks)
     if masks.ndim != 3:
         raise ValueError(f"masks have shape {masks.shape}; expected (M, H, W)")
     if masks.dtype != bool:
         raise TypeError(f"masks are {masks.dtype}; expected bool")
-    number, pixels = len(masks), masks.shape[1] * masks.shape[2]
+    return np.ascontiguousarray(masks.transpose(0, 2, 1)).reshape(len(masks), masks.shape[1] * masks.shape[2])
+
+
+def _encode(columns: np.ndarray, size: tuple[int, int]) -> tuple[list[str], np.ndarray]:
+    """Compressed counts and boxes of masks (M, W * H)."""
+    lengths, runs = _lengths(columns)
+    return write(lengths, runs), _boxes(lengths, runs, size)
+
+
+def _encode_compiled(columns: np.ndarray, size: tuple[int, int]) -> tuple[list[str], np.ndarray]:
+    """As `_encode`, of masks with pixels."""
+    number, pixels = columns.shape
+    text, ends = np.empty(number * (2 * pixels + 2), np.uint8), np.empty(number, np.int64)
+    boxes = np.empty((number, 4), np.float32)
+    sizes = map(ctypes.c_int64, (number, pixels, size[0]))
+    library().mdqe_encode(pointer(columns), *sizes, *map(pointer, (text, ends, boxes)))  # type: ignore[union-attr]
+    characters = text[: ends[-1]].tobytes().decode("ascii")
+    return [characters[start:end] for start, end in pairwise([0, *ends.tolist()])], boxes
+
+
+def _lengths(columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """All run lengths of masks (M, W * H), int64, one mask after the other, and how many each has (M,)."""
+    number, pixels = columns.shape
     if number == 0 or pixels == 0:
         return np.zeros(0, np.int64), np.zeros(number, np.int64)
-    columns = np.ascontiguousarray(masks.transpose(0, 2, 1)).reshape(number, pixels)
     # A run ends at every pixel that differs from the next one, and at the end of the mask.
     last = np.ones((number, pixels), bool)
     np.not_equal(columns[:, 1:], columns[:, :-1], out=last[:, :-1])

@@ -13,12 +13,13 @@ from hypothesis.extra import numpy as hnp
 from mdqe.evaluation import overlap
 from mdqe.evaluation.reading import Track
 from mdqe.inference import rle
+from mdqe.inference.rle_library import library
 
 IMPLEMENTATIONS = [
     overlap._compute,
     pytest.param(
         overlap._compute_compiled,
-        marks=pytest.mark.skipif(overlap._library() is None, reason="the library _C_rle was not built"),
+        marks=pytest.mark.skipif(library() is None, reason="the library _C_rle was not built"),
     ),
 ]
 
@@ -96,9 +97,9 @@ def test_the_error_names_the_record():
         overlap.overlap(("r.json", [good, bad]), ("a.json", [good]), (4, 5), 2)
 
 
-@pytest.mark.skipif(overlap._library() is None, reason="the library _C_rle was not built")
+@pytest.mark.skipif(library() is None, reason="the library _C_rle was not built")
 def test_the_compiled_library_can_be_switched_off():
-    code = "from mdqe.evaluation import overlap; print(overlap._library())"
+    code = "from mdqe.inference.rle_library import library; print(library())"
     environment = {"MDQE_DISABLE_EXT": "1", "PYTHONPATH": str(Path(overlap.__file__).parents[2])}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout == "None\n"

@@ -11,6 +11,9 @@ from hypothesis.extra import numpy as hnp
 from pycocotools import mask as coco
 
 from mdqe.inference import rle
+from mdqe.inference.rle_library import library
+
+ENCODERS = [rle._encode] if library() is None else [rle._encode, rle._encode_compiled]
 
 batches = hnp.arrays(bool, st.tuples(st.integers(1, 4), st.integers(1, 24), st.integers(1, 24)))
 
@@ -36,6 +39,10 @@ def check_batch(masks: np.ndarray) -> None:
     expected = oracle(masks)
     counts = rle.encode(masks)
     assert counts == [one["counts"].decode() for one in expected]
+    for encode in ENCODERS:
+        found = encode(rle._columns(masks), size)
+        assert found[0] == counts
+        assert np.array_equal(found[1], rle.boxes(counts, size), equal_nan=True)
     assert np.array_equal(rle.decode(counts, size), masks)
     assert np.array_equal(rle.area(counts, size), coco.area(expected))
     xywh, boxes = coco.toBbox(expected), rle.boxes(counts, size)

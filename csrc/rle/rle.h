@@ -1,0 +1,11 @@
+// What the parts of this library share.
+
+#pragma once
+
+#include <cstdint>
+
+#if defined(_WIN32)
+#define MDQE_EXPORT extern "C" __declspec(dllexport)
+#else
+#define MDQE_EXPORT extern "C" __attribute__((visibility("default")))
+#endif
