@@ -9,7 +9,9 @@ from torch.nn import functional as F
 
 from mdqe.dropout import Dropout
 
-HIDDEN_AT_ONCE = 2**18  # numbers of a hidden layer per thread: they stay in the second cache, where GELU costs little
+# Numbers of a hidden layer per thread of a CPU: the memory of larger ones goes back to the system after every MLP, and
+# getting it anew, page by page, takes as long as to fill it.
+HIDDEN_AT_ONCE = 2**19
 
 
 class MLP(nn.Module):
@@ -28,12 +30,12 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, in_dim) → (…, out_dim)."""
-        if x.device.type != "cpu" or torch.compiler.is_compiling():
-            return self._forward(x)
+        if x.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return self._forward(x)  # a gradient needs the whole hidden layer
         rows = max(1, HIDDEN_AT_ONCE * torch.get_num_threads() // self.layers[0].out_features)
         if x.shape[:-1].numel() <= rows:
             return self._forward(x)
-        parts = [self._forward(part) for part in x.flatten(0, -2).split(rows)]  # (rows, in_dim) each
+        parts = [self._forward(part) for part in x.flatten(0, -2).split(rows)]  # (rows or fewer, in_dim) each
         return torch.cat(parts).unflatten(0, x.shape[:-1])  # (…, out_dim)
 
     def _forward(self, x: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ import math
 
 import torch
 
+from mdqe import mlp as module
 from mdqe.mlp import MLP
 
 
@@ -32,3 +33,17 @@ def test_dropout_is_for_training_alone():
     assert not torch.equal(mlp(x), mlp(x))
     mlp.eval()
     assert torch.equal(mlp(x), mlp(x))
+
+
+def test_many_tokens_are_taken_in_parts_without_gradients(monkeypatch):
+    monkeypatch.setattr(module, "HIDDEN_AT_ONCE", 7 * 3)
+    mlp, x = MLP(5, 7, 3).double().eval(), torch.randn(2, 40, 5, dtype=torch.float64)
+    sizes = []
+    mlp.layers[0].register_forward_hook(lambda layer, given, y: sizes.append(y.shape[:-1].numel()))
+    whole = mlp(x)
+    assert sizes == [80]
+    sizes.clear()
+    with torch.no_grad():
+        parts = mlp(x.transpose(0, 1)).transpose(0, 1)  # not contiguous
+    assert len(sizes) > 1 and sum(sizes) == 80 and max(sizes) <= 3 * torch.get_num_threads()
+    torch.testing.assert_close(parts, whole.detach(), rtol=1e-12, atol=1e-14)
