@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mdqe.encoder import SpatialShapes
+from mdqe.encoder import SpatialShapes, at_least_float32
 
 
 def _groups(channels: int) -> int:
@@ -88,8 +88,10 @@ class MaskHead(nn.Module):
         # The biases, of which the first one is summed over what the kernel sees of the map: less at its border.
         seen, rows, columns = _sums_inside(depthwise.weight[:, 0], y.shape[-2:])  # (C, S, S), (2h,), (2w,)
         constant = pointwise((seen * upsample.bias[:, None, None] + depthwise.bias[:, None, None])[None])
+        # Half precision is too coarse for the gradient, a sum over all places.
+        constant = constant.to(at_least_float32(constant.dtype))
         constant = constant.index_select(2, rows).index_select(3, columns)  # (1, M, S, S) → (1, M, 2h, 2w)
-        return activation(norm(y + constant))
+        return activation(norm(y + constant.to(y.dtype)))
 
     @torch.no_grad()
     def _start_bilinear(self) -> None:

@@ -9,9 +9,9 @@ from torch.nn import functional as F
 
 from mdqe.dropout import Dropout
 
-# Numbers of a hidden layer per thread of a CPU: the memory of larger ones goes back to the system after every MLP, and
-# getting it anew, page by page, takes as long as to fill it.
-HIDDEN_AT_ONCE = 2**19
+# Numbers of a hidden layer per thread of a CPU, for up to so many threads: the memory of larger ones goes back to the
+# system after every MLP, and getting it anew, page by page, takes as long as to fill it.
+HIDDEN_AT_ONCE, MOST_THREADS = 2**19, 4
 
 
 class MLP(nn.Module):
@@ -32,7 +32,7 @@ class MLP(nn.Module):
         """(…, in_dim) → (…, out_dim)."""
         if x.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
             return self._forward(x)  # a gradient needs the whole hidden layer
-        rows = max(1, HIDDEN_AT_ONCE * torch.get_num_threads() // self.layers[0].out_features)
+        rows = max(1, HIDDEN_AT_ONCE * min(torch.get_num_threads(), MOST_THREADS) // self.layers[0].out_features)
         if x.shape[:-1].numel() <= rows:
             return self._forward(x)
         parts = [self._forward(part) for part in x.flatten(0, -2).split(rows)]  # (rows or fewer, in_dim) each

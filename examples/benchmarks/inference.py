@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -69,13 +68,15 @@ def video(frames: int) -> torch.Tensor:
     return scene[[forth_and_back[i % len(forth_and_back)] for i in range(frames)]].contiguous()
 
 
-def use_grid_sample() -> None:
-    """Let the modules call the definition by `grid_sample` instead of the library's own choice of operator."""
+def use_operator(name: str) -> None:
+    """Let the modules call "grid_sample", the definition, or "plain", what the library has without its kernels."""
     from mdqe.ops import library
     from mdqe.ops.reference import deform_attn_reference
 
-    library.compiled_for = lambda value: False
-    library.deform_attn_gather = deform_attn_reference
+    if name != "compiled":
+        library.compiled_for = lambda value: False
+    if name == "grid_sample":
+        library.deform_attn_gather = deform_attn_reference
 
 
 class EnoughError(Exception):
@@ -147,8 +148,7 @@ def run_row(name: str, frames: int, clips: int, window: int) -> None:
     torch.set_num_threads(2)
     schedule, operator, dtype = ROWS[name]
     model, clip = build(dtype, window), video(frames)
-    if operator == "grid_sample":
-        use_grid_sample()
+    use_operator(operator)
     with torch.inference_mode():
         model.encode(clip[:1].permute(0, 3, 1, 2)[None])  # warm-up
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -179,10 +179,7 @@ def main() -> None:
         schedule, operator, dtype = ROWS[name]
         given = (f"--{option}={getattr(options, option)}" for option in ("frames", "clips", "window"))
         command = [sys.executable, __file__, "--row", name, *given]
-        disable = "1" if operator != "compiled" else "0"
-        output = subprocess.run(
-            command, env={**os.environ, "MDQE_DISABLE_EXT": disable}, stdout=subprocess.PIPE, text=True, check=True
-        ).stdout
+        output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
         row = found[name] = json.loads(output.splitlines()[-1])
         per_frame = row["seconds"] / options.frames
         print(

@@ -13,7 +13,7 @@ from mdqe.cli.model_options import add_model_arguments, load_config, load_model,
 from mdqe.cli.segment_list import folders, is_done, notes, read_list
 
 if TYPE_CHECKING:
-    from mdqe.cli.segment_video import Job, Outcome
+    from mdqe.cli.segment_video import Interruption, Job, Outcome
     from mdqe.config import MDQEConfig
     from mdqe.video.read import Frames
 
@@ -111,8 +111,9 @@ def run(args: argparse.Namespace) -> int:
         if problems and not args.skip_bad:
             return _refuse(problems, len(left))
         check_writable(args.output)
-        with first_interrupt_asks():  # all have heard it: those that work stop, those that wait go on waiting
-            interrupted = _segment_all(args, opened, outcomes)
+        # All have heard a Ctrl-C: those that work stop, those that wait go on waiting.
+        with first_interrupt_asks() as interruption:
+            interrupted = _segment_all(args, opened, outcomes, interruption)
             processes.wait_for_all()
         parts, interruptions = zip(*processes.gather((outcomes, interrupted)), strict=True)
         everywhere = {outcome.folder: outcome for part in parts for outcome in part}
@@ -185,15 +186,17 @@ def _refuse(problems: Sequence[str], number: int) -> int:
     return 2
 
 
-def _segment_all(args: argparse.Namespace, opened: "list[Opened]", outcomes: "list[Outcome]") -> bool:
+def _segment_all(
+    args: argparse.Namespace, opened: "list[Opened]", outcomes: "list[Outcome]", interruption: "Interruption"
+) -> bool:
     """Segment the videos one after the other and add what became of each; True where Ctrl-C came between."""
-    from mdqe.cli.segment_video import Interrupted, Job, interrupts_raise
+    from mdqe.cli.segment_video import Interrupted, Job
     from mdqe.training import processes
 
-    for outcome in outcomes:
-        say(f"mdqe segment: error: {outcome.error}")
     try:
-        with interrupts_raise():
+        with interruption.set_aside():
+            for outcome in outcomes:
+                say(f"mdqe segment: error: {outcome.error}")
             if opened:
                 model = load_model(args, *processes.local())
             for video, folder, frames in opened:
@@ -201,8 +204,8 @@ def _segment_all(args: argparse.Namespace, opened: "list[Opened]", outcomes: "li
                 origin = _notes(args, model.config, video, str(model.device))
                 job = Job(args.score_threshold, args.show, not args.no_video, args.sheet, origin)
                 outcomes.append(_segment_one(model, frames, folder, job))
-    except Interrupted as interruption:
-        outcomes.append(interruption.outcome)
+    except Interrupted as interrupted:
+        outcomes.append(interrupted.outcome)
         return True
     except KeyboardInterrupt:
         return True

@@ -73,6 +73,19 @@ class Interruption:
 
     def __init__(self) -> None:
         self.asked = False
+        self._before: Any = None  # what Ctrl-C did
+
+    @contextmanager
+    def set_aside(self) -> Iterator[None]:
+        """Within it Ctrl-C does what it did before; between its end and what is around it none gets lost."""
+        if self._before is None:
+            yield
+            return
+        noting = signal.signal(signal.SIGINT, self._before)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, noting)
 
 
 @contextmanager
@@ -89,24 +102,11 @@ def first_interrupt_asks() -> Iterator[Interruption]:
         interruption.asked = True
         say("\nstopping here and keeping what was found; Ctrl-C again to drop it")
 
-    before = signal.signal(signal.SIGINT, note)
+    interruption._before = signal.signal(signal.SIGINT, note)
     try:
         yield interruption
     finally:
-        signal.signal(signal.SIGINT, before)
-
-
-@contextmanager
-def interrupts_raise() -> Iterator[None]:
-    """Within it Ctrl-C raises, as Python has it, whatever is around: between its end and that no Ctrl-C gets lost."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, interruption._before)
 
 
 def segment_video(model: "MDQE", frames: Frames, folder: Path, job: Job) -> Outcome:

@@ -5,7 +5,8 @@ first may be 0), and sum to H * W. The compressed form is COCO's string (`mdqe.i
 
 Here a mask's run lengths are the compressed string alone; the size stands beside it, because all masks of a video share
 it. `to_coco` and `from_coco` make and read the {"size": [H, W], "counts": ...} objects of the JSON formats. All work is
-array work over every run of every mask given: no loop over pixels, runs or masks.
+array work over every run of every mask given: no loop over pixels, runs or masks. Where the compiled library is, it
+makes the run lengths.
 """
 
 import ctypes
@@ -31,12 +32,15 @@ def encode(masks: Any) -> list[str]:
         TypeError: the masks are not boolean.
         ValueError: the masks do not have three axes.
     """
-    return encode_with_boxes(masks)[0]
+    columns, size = _columns(masks)
+    if library() is not None and columns.size:
+        return _encode_compiled(columns, size)[0]
+    return write(*_lengths(columns))
 
 
 def encode_with_boxes(masks: Any) -> tuple[list[str], np.ndarray]:
     """`encode(masks)`, and `boxes` of the result without reading it back."""
-    columns, size = _columns(masks), masks.shape[1:]
+    columns, size = _columns(masks)
     return _encode_compiled(columns, size) if library() is not None and columns.size else _encode(columns, size)
 
 
@@ -143,14 +147,16 @@ def _checked_size(size: tuple[int, int]) -> tuple[int, int]:
     return int(size[0]), int(size[1])
 
 
-def _columns(masks: Any) -> np.ndarray:
-    """Masks (M, H, W) column by column: (M, W * H)."""
+def _columns(masks: Any) -> tuple[np.ndarray, tuple[int, int]]:
+    """Masks (M, H, W) column by column: (M, W * H), and (H, W)."""
     masks = masks.detach().cpu().numpy() if hasattr(masks, "detach") else np.asarray(masks)
     if masks.ndim != 3:
         raise ValueError(f"masks have shape {masks.shape}; expected (M, H, W)")
     if masks.dtype != bool:
         raise TypeError(f"masks are {masks.dtype}; expected bool")
-    return np.ascontiguousarray(masks.transpose(0, 2, 1)).reshape(len(masks), masks.shape[1] * masks.shape[2])
+    number, height, width = masks.shape
+    columns = np.ascontiguousarray(masks.transpose(0, 2, 1)).reshape(number, width * height)
+    return columns, (height, width)
 
 
 def _encode(columns: np.ndarray, size: tuple[int, int]) -> tuple[list[str], np.ndarray]:
@@ -162,6 +168,8 @@ def _encode(columns: np.ndarray, size: tuple[int, int]) -> tuple[list[str], np.n
 def _encode_compiled(columns: np.ndarray, size: tuple[int, int]) -> tuple[list[str], np.ndarray]:
     """As `_encode`, of masks with pixels."""
     number, pixels = columns.shape
+    if columns.view(np.uint8).max() > 1:  # NumPy takes any byte but 0 for true: Pillow writes 255
+        columns = columns.view(np.uint8) != 0
     text, ends = np.empty(number * (2 * pixels + 2), np.uint8), np.empty(number, np.int64)
     boxes = np.empty((number, 4), np.float32)
     sizes = map(ctypes.c_int64, (number, pixels, size[0]))

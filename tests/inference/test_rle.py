@@ -40,7 +40,7 @@ def check_batch(masks: np.ndarray) -> None:
     counts = rle.encode(masks)
     assert counts == [one["counts"].decode() for one in expected]
     for encode in ENCODERS:
-        found = encode(rle._columns(masks), size)
+        found = encode(*rle._columns(masks))
         assert found[0] == counts
         assert np.array_equal(found[1], rle.boxes(counts, size), equal_nan=True)
     assert np.array_equal(rle.decode(counts, size), masks)
@@ -81,6 +81,14 @@ def test_tensors_and_views_encode_like_arrays():
     turned = masks.transpose(0, 2, 1)
     assert rle.encode(turned) == rle.encode(turned.copy())
     assert rle.encode(torch.zeros(0, 5, 6, dtype=torch.bool)) == []
+
+
+def test_any_byte_but_zero_is_foreground():
+    masks = blobs(4, 30, 41)
+    pillow = (masks * np.uint8(255)).view(bool)  # as np.asarray of a 1-bit image
+    for encode in ENCODERS:
+        assert encode(*rle._columns(pillow))[0] == rle.encode(masks)
+    assert rle.encode(list(masks)) == rle.encode(masks)
 
 
 @pytest.mark.parametrize("size", [(0, 5), (5, 0), (0, 0)])
