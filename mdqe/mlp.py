@@ -32,7 +32,8 @@ class MLP(nn.Module):
         """(…, in_dim) → (…, out_dim)."""
         if x.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
             return self._forward(x)  # a gradient needs the whole hidden layer
-        rows = max(1, HIDDEN_AT_ONCE * min(torch.get_num_threads(), MOST_THREADS) // self.layers[0].out_features)
+        hidden_dim = cast(nn.Linear, self.layers[0]).out_features
+        rows = max(1, HIDDEN_AT_ONCE * min(torch.get_num_threads(), MOST_THREADS) // hidden_dim)
         if x.shape[:-1].numel() <= rows:
             return self._forward(x)
         parts = [self._forward(part) for part in x.flatten(0, -2).split(rows)]  # (rows or fewer, in_dim) each
