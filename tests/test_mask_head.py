@@ -122,3 +122,13 @@ def test_last_step_is_that_of_its_modules(size):
         torch.nn.init.normal_(parameter, std=0.3)
     x = torch.randn(2, 64, *size, dtype=torch.float64)
     torch.testing.assert_close(head._project_upsampled(x), head.project(head.upsample(x)), rtol=0, atol=1e-12)
+
+
+def test_bias_gradients_are_whole_in_half_precision():
+    """Each is a sum over all places of the large map: in bfloat16 alone it would stop growing at some hundreds."""
+    head = MaskHead(32, 4)
+    head.project[2] = head.project[3] = torch.nn.Identity()  # a norm would take most of the sum away
+    x = torch.randn(1, 32, 48, 80)
+    with torch.autocast("cpu", torch.bfloat16):
+        head._project_upsampled(x).float().sum().backward()
+    assert head.project[1].bias.grad.tolist() == pytest.approx([96 * 160] * 4, rel=0.01)

@@ -70,9 +70,11 @@ def video(frames: int) -> torch.Tensor:
 
 def use_operator(name: str) -> None:
     """Let the modules call "grid_sample", the definition, or "plain", what the library has without its kernels."""
-    from mdqe.ops import library
+    from mdqe.ops import kernel_status, library
     from mdqe.ops.reference import deform_attn_reference
 
+    if name == "compiled" and "cpu" not in kernel_status().compiled:
+        raise SystemExit(f"a row with compiled kernels needs them; {kernel_status()}")
     if name != "compiled":
         library.compiled_for = lambda value: False
     if name == "grid_sample":
