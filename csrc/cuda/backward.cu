@@ -12,29 +12,24 @@ template <typename C>
 struct alignas(16) CornerPoint {
   int row[4];
   C fraction_x, fraction_y, weight, unused;
-};
 
-template <typename C, bool kFused>
-__device__ CornerPoint<C> corner_point(const Problem& p, const LevelTable& table, int64_t row, int k,
-                                       const RowSoftmax<C>& softmax) {
-  const Location<C> location = locate<C, C, kFused>(p, table, row, k);
-  CornerPoint<C> point;
+  __device__ static CornerPoint make(const Location<C>& location, C weight) {
+    CornerPoint point;
 #pragma unroll
-  for (int corner = 0; corner < 4; ++corner) point.row[corner] = location.inside(corner) ? location.row(corner) : -1;
-  point.fraction_x = location.x.fraction, point.fraction_y = location.y.fraction;
-  point.weight = weight_of<C, C, kFused>(p, row, k, softmax);
-  point.unused = 0;
-  return point;
-}
+    for (int corner = 0; corner < 4; ++corner) point.row[corner] = location.inside(corner) ? location.row(corner) : -1;
+    point.fraction_x = location.x.fraction, point.fraction_y = location.y.fraction;
+    point.weight = weight;
+    point.unused = 0;
+    return point;
+  }
+};
 
 template <int kVector, typename C>
 __device__ inline void add_atomically(C* to, const C* gradient, C weight) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900 && CUDART_VERSION >= 12010
-  if constexpr (kVector % 4 == 0 && sizeof(C) == 4) {
-#pragma unroll
-    for (int i = 0; i < kVector; i += 4)
-      atomicAdd(reinterpret_cast<float4*>(to + i), make_float4(weight * gradient[i], weight * gradient[i + 1],
-                                                               weight * gradient[i + 2], weight * gradient[i + 3]));
+  if constexpr (kVector == 4 && sizeof(C) == 4) {
+    atomicAdd(reinterpret_cast<float4*>(to),
+              make_float4(weight * gradient[0], weight * gradient[1], weight * gradient[2], weight * gradient[3]));
   } else
 #endif
   {
@@ -51,34 +46,32 @@ __device__ inline C sum_of_row(C x, int lanes) {
 
 // lanes is a power of two and divides a warp.
 template <typename V, int kVector, bool kFused>
-__global__ void backward_kernel(const Problem p, const __grid_constant__ LevelTable table, const Shape shape) {
+__global__ void __launch_bounds__(kMostThreads)
+    backward_kernel(const Problem p, const __grid_constant__ LevelTable table, const Shape shape) {
   using C = typename Compute<V>::type;
   extern __shared__ __align__(16) unsigned char memory[];
   Block<CornerPoint<C>, C> block(p, shape, memory);
-  const int count = block.count, lane = block.lane;
-  const int64_t row = block.row;
+  const int count = block.count, lane = block.lane, lanes = shape.lanes;
+  const int64_t row = block.row_at(block.slot);
   const bool active = block.active;
-  RowSoftmax<C> mine{};
-  if constexpr (kFused) mine = block.template share_softmax<C>();
+  if constexpr (kFused) block.template share_softmax<C>();
 
-  const int64_t stride = p.heads * p.channels, item = row / (p.queries * p.heads), head = row % p.heads;
-  const int64_t offset = item * p.rows * stride + head * p.channels;
+  const int64_t stride = p.heads * p.channels;
+  const int64_t offset = (block.item * p.rows * p.heads + blockIdx.y) * p.channels;
   const V* base = static_cast<const V*>(p.value) + offset;
   C* grad_base = static_cast<C*>(p.grad_value) + offset;
   const V* grad_output = static_cast<const V*>(p.grad_output) + row * p.channels;
   C* grad_position = static_cast<C*>(p.grad_position) + row * count * 2;
   C* grad_score = static_cast<C*>(p.grad_score) + row * count;
-  const int step = shape.lanes * kVector;
+  const int step = lanes * kVector;
   const bool once = p.channels <= step;  // each thread has one pack of channels
   C gradient[kVector] = {};
   if (active && once && lane * kVector < p.channels) load<V, kVector>(grad_output + lane * kVector, gradient);
 
   C mean = 0;  // of the weights' gradients, under the weights
-  for (int begin = 0; begin < count; begin += shape.chunk) {
-    const int size = min(shape.chunk, count - begin);
-    block.fill(begin, size, [&](int64_t other, int k, const RowSoftmax<C>& softmax) {
-      return corner_point<C, kFused>(p, table, other, k, softmax);
-    });
+  for (int begin = 0; begin < count; begin += block.kChunk) {
+    const int size = min(int(block.kChunk), count - begin);
+    block.template fill<C, kFused>(table, begin, size);
     for (int k = 0; k < size; ++k) {
       CornerPoint<C> point{};
       C dot[4] = {};
@@ -103,12 +96,12 @@ __global__ void backward_kernel(const Problem p, const __grid_constant__ LevelTa
       // All threads of a warp come here: the sums below are taken across threads.
       const C fx = point.fraction_x, fy = point.fraction_y;
       const C top = (1 - fx) * dot[0] + fx * dot[1], bottom = (1 - fx) * dot[2] + fx * dot[3];
-      const C sample = sum_of_row((1 - fy) * top + fy * bottom, shape.lanes);
-      const C along_x = sum_of_row((1 - fy) * (dot[1] - dot[0]) + fy * (dot[3] - dot[2]), shape.lanes);
-      const C along_y = sum_of_row(bottom - top, shape.lanes);
+      const C sample = sum_of_row((1 - fy) * top + fy * bottom, lanes);
+      const C along_x = sum_of_row((1 - fy) * (dot[1] - dot[0]) + fy * (dot[3] - dot[2]), lanes);
+      const C along_y = sum_of_row(bottom - top, lanes);
       mean += point.weight * sample;
-      if (active && lane == (begin + k) % shape.lanes) {
-        const DeviceLevel level = level_of(table, p.rows, (begin + k) / int(p.points));
+      if (active && lane == (begin + k) % lanes) {
+        const DeviceLevel level = level_of(table, p.rows, unsigned(begin + k) / unsigned(p.points));
         const C scale = kFused ? point.weight / kOffsetScale : point.weight;
         grad_position[2 * (begin + k)] = scale * level.width * along_x;
         grad_position[2 * (begin + k) + 1] = scale * level.height * along_y;
@@ -118,23 +111,23 @@ __global__ void backward_kernel(const Problem p, const __grid_constant__ LevelTa
   }
   if constexpr (kFused) {
     if (!active) return;
-    for (int k = lane; k < count; k += shape.lanes)  // the thread that wrote an entry is the one that reads it
-      grad_score[k] = weight_of<C, C, true>(p, row, k, mine) * (grad_score[k] - mean);
+    const RowSoftmax<C> mine = block.softmax[block.slot];
+    const C* logits = static_cast<const C*>(p.score) + row * count;
+    for (int k = lane; k < count; k += lanes)  // the thread that wrote an entry is the one that reads it
+      grad_score[k] = weight_of<C, C, true>(logits + k, mine) * (grad_score[k] - mean);
   }
 }
 
 template <typename V, bool kFused>
 void launch(const Problem& p, const LevelTable& table, cudaStream_t stream) {
   using C = typename Compute<V>::type;
-  for_vector<V>(p, {p.value, p.grad_output, p.grad_value}, [&](auto vector) {
+  // As many channels a thread as a 16-byte addition takes, so that the additions of a row's threads leave no gaps.
+  for_vector<16 / sizeof(C)>(p, {p.value, p.grad_output, p.grad_value}, [&](auto vector) {
     constexpr int kVector = decltype(vector)::value;
-    const int64_t packs = (p.channels + kVector - 1) / kVector;
-    int lanes = 1;
-    while (lanes < 32 && lanes < packs) lanes *= 2;
-    const Shape shape = make_shape(lanes, sizeof(C));
+    const Shape shape = make_shape(p, (p.channels + kVector - 1) / kVector, true);
+    const dim3 grid = make_grid(p, shape, 1), block(shape.lanes, shape.rows);
     backward_kernel<V, kVector, kFused>
-        <<<make_grid(p, shape, 1), shape.lanes * shape.rows, shape.shared_bytes<CornerPoint<C>, C>(), stream>>>(
-            p, table, shape);
+        <<<grid, block, Block<CornerPoint<C>, C>::shared_bytes(shape), stream>>>(p, table, shape);
   });
 }
 

@@ -1,8 +1,8 @@
 // What the CUDA kernels share: types, 16-byte loads, the level table, points in shared memory, softmax of a row.
 //
-// A row is one (batch, query, head), numbered in that order, so rows of two batch items may share a block. A block takes
-// some rows; `lanes` threads work on each, every one on channels of 16 bytes. First all threads of the block compute the
-// points of all its rows, one point a thread, into shared memory; then each row's threads read them back.
+// A row is one (batch, query, head), numbered in that order. A block takes some queries of one head; `lanes` threads work
+// on each, every one on channels of up to 16 bytes. First all threads of the block compute the points of all its rows, one
+// point a thread, into shared memory; then each row's threads read them back.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -118,110 +118,114 @@ struct Location {
   __device__ bool inside(int corner) const { return x.inside[corner & 1] && y.inside[corner >> 1]; }
 };
 
-template <typename S, typename C, bool kFused>
-__device__ inline Location<C> locate(const Problem& p, const LevelTable& table, int64_t row, int k) {
-  const DeviceLevel level = level_of(table, p.rows, k / int(p.points));
-  const int64_t count = p.levels * p.points;
-  const S* position = static_cast<const S*>(p.position) + (row * count + k) * 2;
-  const C w = C(level.width), h = C(level.height), u = widen(position[0]), v = widen(position[1]);
-  C x, y;
-  if constexpr (kFused) {
-    const int64_t pair = row / p.heads, query = p.shared_centers ? pair % p.queries : pair;
-    const C* center = static_cast<const C*>(p.centers) + query * 2;
-    const C eighth = C(1) / kOffsetScale;
-    x = fma(u, w * eighth, fma(center[0], w, C(-0.5))), y = fma(v, h * eighth, fma(center[1], h, C(-0.5)));
-  } else {
-    x = fma(u, w, C(-0.5)), y = fma(v, h, C(-0.5));
-  }
-  return {level, Axis<C>(x, level.width), Axis<C>(y, level.height)};
-}
-
 // The softmax of a row: weight = exp(logit - largest) * scale.
 template <typename C>
 struct RowSoftmax {
   C largest, scale;
 };
 
-// Every thread of the block takes part; `partial` has an entry for each. The sums are taken in a fixed order.
-template <typename S, typename C>
-__device__ inline RowSoftmax<C> row_softmax(const Problem& p, int64_t row, bool active, int lane, int lanes, C* partial) {
-  const int count = int(p.levels * p.points);
-  const S* logits = static_cast<const S*>(p.score) + row * count;
-  C* mine = partial + (threadIdx.x - lane);
-  C largest = -INFINITY;
-  if (active)
-    for (int k = lane; k < count; k += lanes) largest = fmax(largest, widen(logits[k]));
-  mine[lane] = largest;
-  __syncthreads();
-  for (int i = 0; i < lanes; ++i) largest = fmax(largest, mine[i]);
-  __syncthreads();
-  C sum = 0;
-  if (active)
-    for (int k = lane; k < count; k += lanes) sum += exp(widen(logits[k]) - largest);
-  mine[lane] = sum;
-  __syncthreads();
-  sum = 0;
-  for (int i = 0; i < lanes; ++i) sum += mine[i];
-  return {largest, 1 / sum};
-}
-
 template <typename S, typename C, bool kFused>
-__device__ inline C weight_of(const Problem& p, int64_t row, int k, const RowSoftmax<C>& softmax) {
-  const C score = widen(static_cast<const S*>(p.score)[row * p.levels * p.points + k]);
-  return kFused ? exp(score - softmax.largest) * softmax.scale : score;
+__device__ inline C weight_of(const S* score, const RowSoftmax<C>& softmax) {
+  const C x = widen(*score);
+  return kFused ? exp(x - softmax.largest) * softmax.scale : x;
 }
 
-// A launch's shape. Shared memory: rows x (chunk + 1) points, then a partial result per thread and a softmax per row.
-// The spare point shifts neighbouring rows to other banks.
+// A launch's shape: `lanes` threads on each of `rows` queries, and how many such blocks cover all queries.
 struct Shape {
-  int lanes, rows, chunk;
-
-  template <typename Point, typename C>
-  size_t shared_bytes() const {
-    return sizeof(Point) * rows * (chunk + 1) + sizeof(C) * lanes * rows + sizeof(RowSoftmax<C>) * rows;
-  }
+  unsigned lanes, rows, blocks;
 };
 
-// The block's shared memory, and a thread's part: `lane` of the row in `slot`, which is not active past the last row.
+// A block: some consecutive queries of one batch item, one head of them, so that neighbours find each other's pixels in
+// the first cache. threadIdx.x is a thread's lane, threadIdx.y its query. Points are made `kChunk` of every query at a
+// time, by kChunk threads of a warp that stay with one point each.
 template <typename Point, typename C>
 struct Block {
+  static constexpr unsigned kChunk = sizeof(C) == 4 ? 16 : 8;
+  static constexpr unsigned kRowBytes = kChunk * sizeof(Point) + 16;  // 16 more: rows of a warp lie in different banks
+
   const Problem& p;
-  const Shape& shape;
-  Point* points;
-  C* partial;
+  unsigned char* points;
   RowSoftmax<C>* softmax;
-  int count, lane, slot;  // count: points of a row
-  int64_t total, first, row;
-  bool active;
+  const int count, heads;  // points of a query, heads
+  const unsigned lane, slot, thread, threads, rows, item, here;  // here: how many of the rows are queries
+  const int64_t query, row;  // the first of the block among all queries, and among all (query, head)
+  const bool active;
 
-  __device__ Block(const Problem& problem, const Shape& shape_in, unsigned char* memory)
-      : p(problem), shape(shape_in), points(reinterpret_cast<Point*>(memory)),
-        partial(reinterpret_cast<C*>(points + shape.rows * (shape.chunk + 1))),
-        softmax(reinterpret_cast<RowSoftmax<C>*>(partial + blockDim.x)), count(int(p.levels * p.points)),
-        lane(threadIdx.x % shape.lanes), slot(threadIdx.x / shape.lanes), total(p.batch * p.queries * p.heads),
-        first(int64_t(blockIdx.x) * shape.rows), row(first + slot), active(row < total) {}
+  __device__ Block(const Problem& problem, const Shape& shape, unsigned char* memory)
+      : p(problem), points(memory), softmax(reinterpret_cast<RowSoftmax<C>*>(memory + shape.rows * kRowBytes)),
+        count(int(p.levels) * int(p.points)), heads(int(p.heads)), lane(threadIdx.x), slot(threadIdx.y),
+        thread(slot * shape.lanes + lane), threads(shape.lanes * shape.rows), rows(shape.rows),
+        item(blockIdx.x / shape.blocks), here(queries_from(blockIdx.x % shape.blocks * shape.rows, shape.rows)),
+        query(item * p.queries + blockIdx.x % shape.blocks * shape.rows), row(query * heads + blockIdx.y),
+        active(slot < here) {}
 
-  // The softmax of the thread's row, which `fill` finds too.
+  static size_t shared_bytes(const Shape& shape) { return shape.rows * (kRowBytes + sizeof(RowSoftmax<C>)); }
+
+  __device__ unsigned queries_from(unsigned first, unsigned most) const {
+    const int64_t left = p.queries - first;
+    return left < most ? unsigned(left) : most;
+  }
+  // The row of a slot among all (query, head).
+  __device__ int64_t row_at(unsigned at) const { return row + int64_t(at) * heads; }
+
+  // Puts the softmax of every row into shared memory, for after the next barrier. Sums have a fixed order.
   template <typename S>
-  __device__ RowSoftmax<C> share_softmax() {
-    const RowSoftmax<C> mine = row_softmax<S, C>(p, row, active, lane, shape.lanes, partial);
-    if (lane == 0) softmax[slot] = mine;
-    return mine;
+  __device__ void share_softmax() {
+    const unsigned first = thread % kChunk;
+    for (unsigned start = 0; start < rows; start += threads / kChunk) {
+      const unsigned at = start + thread / kChunk;
+      const S* logits = static_cast<const S*>(p.score) + row_at(at) * count;
+      C largest = -INFINITY, sum = 0;
+      if (at < here)
+        for (int k = first; k < count; k += kChunk) largest = fmax(largest, widen(logits[k]));
+      for (unsigned step = kChunk / 2; step > 0; step /= 2)
+        largest = fmax(largest, __shfl_xor_sync(0xffffffffu, largest, step));
+      if (at < here)
+        for (int k = first; k < count; k += kChunk) sum += exp(widen(logits[k]) - largest);
+      for (unsigned step = kChunk / 2; step > 0; step /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
+      if (at < here && first == 0) softmax[at] = {largest, 1 / sum};
+    }
   }
 
-  // Puts `size` points from `begin` on of every row, make(row, point, softmax) each, into shared memory.
-  template <typename Make>
-  __device__ void fill(int begin, int size, const Make& make) {
+  // Puts `size` points from `begin` on of every row into shared memory: Point::make(location, weight) each.
+  template <typename S, bool kFused>
+  __device__ void fill(const LevelTable& table, int begin, int size) {
     __syncthreads();
-    for (int i = threadIdx.x; i < shape.rows * size; i += blockDim.x) {
-      const int other = i / size, k = i % size;
-      if (first + other < total)
-        points[other * (shape.chunk + 1) + k] = make(first + other, begin + k, softmax[other]);
+    const unsigned k = thread % kChunk;
+    if (k < unsigned(size)) {
+      const DeviceLevel level = level_of(table, p.rows, unsigned(begin + k) / unsigned(p.points));
+      const C w = C(level.width), h = C(level.height);
+      const int64_t first = row * count + begin + k;
+      const S* position = static_cast<const S*>(p.position) + first * 2;
+      const S* score = static_cast<const S*>(p.score) + first;
+      const C* center = nullptr;
+      if constexpr (kFused)
+        center = static_cast<const C*>(p.centers) + (p.shared_centers ? query - item * p.queries : query) * 2;
+      const int step = heads * count;
+      for (unsigned at = thread / kChunk; at < here; at += threads / kChunk) {
+        const int64_t offset = int64_t(at) * step;
+        const C u = widen(position[2 * offset]), v = widen(position[2 * offset + 1]);
+        C x, y;
+        if constexpr (kFused) {
+          const C eighth = C(1) / kOffsetScale;
+          x = fma(u, w * eighth, fma(center[2 * at], w, C(-0.5)));
+          y = fma(v, h * eighth, fma(center[2 * at + 1], h, C(-0.5)));
+        } else {
+          x = fma(u, w, C(-0.5)), y = fma(v, h, C(-0.5));
+        }
+        const Location<C> location{level, Axis<C>(x, level.width), Axis<C>(y, level.height)};
+        *point_at(at, k) = Point::make(location, weight_of<S, C, kFused>(score + offset, softmax[at]));
+      }
     }
     __syncthreads();
   }
   // Of those, the thread's row's.
-  __device__ const Point& point(int k) const { return points[slot * (shape.chunk + 1) + k]; }
+  __device__ const Point& point(int k) const { return *point_at(slot, k); }
+
+ private:
+  __device__ Point* point_at(unsigned at, unsigned k) const {
+    return reinterpret_cast<Point*>(points + at * kRowBytes) + k;
+  }
 };
 
 }  // namespace mdqe

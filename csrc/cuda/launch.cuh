@@ -12,23 +12,31 @@ namespace mdqe {
 void launch_forward(const Arguments& arguments, const LevelTable& table, cudaStream_t stream);
 void launch_backward(const Arguments& arguments, const LevelTable& table, cudaStream_t stream);
 
-// About 256 threads, at most 64 rows: under 40 KB of shared memory.
-inline Shape make_shape(int lanes, size_t compute_bytes) {
-  const int rows = 256 / lanes;
-  return {lanes, rows < 64 ? rows : 64, compute_bytes == 4 ? 16 : 8};
+constexpr int kMostThreads = 256;
+
+// As many lanes as packs of channels, a power of two where there are many of them or sums are taken across them; up to 256
+// threads, whole warps (all kernels shuffle among whole warps), at most 64 rows: under 40 KB of shared memory.
+inline Shape make_shape(const Problem& p, int64_t packs, bool power_of_two) {
+  int64_t lanes = packs;
+  if (power_of_two || packs > 8)
+    for (lanes = 1; lanes < 32 && lanes < packs;) lanes *= 2;
+  const int64_t rows = lanes > 8 ? kMostThreads / lanes : lanes > 4 ? 32 : 64;
+  const int64_t blocks = (p.queries + rows - 1) / rows;
+  return {unsigned(lanes), unsigned(rows), unsigned(blocks)};
 }
 
 inline dim3 make_grid(const Problem& p, const Shape& shape, int64_t blocks_per_row) {
-  const int64_t rows = p.batch * p.queries * p.heads, blocks = (rows + shape.rows - 1) / shape.rows;
-  require(blocks <= INT32_MAX && blocks_per_row <= 65535 && p.levels * p.points <= INT32_MAX,
-          "the problem is too large for one launch: B * Q * H = ", rows, ", D = ", p.channels);
-  return dim3(unsigned(blocks), unsigned(blocks_per_row));
+  require(int64_t(shape.blocks) * p.batch <= INT32_MAX && p.queries <= INT32_MAX && p.heads <= 65535 &&
+              blocks_per_row <= 65535 && p.heads * p.levels * p.points <= INT32_MAX / 2 &&
+              p.heads * p.channels <= INT32_MAX / 8,
+          "the problem is too large for one launch: B * Q = ", p.batch * p.queries, ", H = ", p.heads,
+          ", D = ", p.channels);
+  return dim3(shape.blocks * unsigned(p.batch), unsigned(p.heads), unsigned(blocks_per_row));
 }
 
-// Calls f with a constant: how many entries a thread loads at once, 16 bytes where rows and pointers allow it, else one.
-template <typename V, typename Function>
+// Calls f with a constant: how many entries a thread loads at once, kVector where rows and pointers allow it, else one.
+template <int kVector, typename Function>
 void for_vector(const Problem& p, std::initializer_list<const void*> pointers, const Function& f) {
-  constexpr int kVector = 16 / sizeof(V);
   bool aligned = p.channels % kVector == 0;
   for (const void* pointer : pointers) aligned = aligned && reinterpret_cast<uintptr_t>(pointer) % 16 == 0;
   if (aligned) f(std::integral_constant<int, kVector>());

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from attention_cases import SHAPES, STARTS, TOKENS, Case, make_case
+from attention_cases import SHAPES, STARTS, TOKENS, make_case
 from classical_attention import Classical, compile_library
 from torch import Tensor
 
-from mdqe.ops import deform_attn, kernel_status
+from mdqe.ops import deform_attn, deform_attn_fused, kernel_status
 
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]  # of value, locations, weights
 Results = dict[tuple[str, str, int], tuple[float, float]]  # seconds and bytes by kernel, pass and number of frames
@@ -108,9 +108,8 @@ def measure(call: Callable[[], object], rounds: int) -> tuple[float, float]:
     return statistics.median(times), peak
 
 
-def forward_and_backward(attention: Attention, case: Case, rounds: int) -> dict[str, tuple[float, float]]:
-    """Seconds and bytes of each pass; the backward pass gives the gradients of value, locations and weights."""
-    inputs = [tensor.requires_grad_() for tensor in (case.value, case.locations, case.weights)]
+def passes(attention: Attention, inputs: list[Tensor], rounds: int) -> dict[str, tuple[float, float]]:
+    """Seconds and bytes of each pass; the backward pass gives the gradients of all inputs."""
     with torch.no_grad():
         forward = measure(lambda: attention(*inputs), rounds)
     with torch.enable_grad():
@@ -131,10 +130,11 @@ def table(rounds: int) -> Results:
         for who, kernel in everyone.items():
             case = make_case("rays", frames, TOKENS, 32, "cuda", kernel.value)
             case.weights = case.weights.to(kernel.weights)
-            for part, (time, peak) in forward_and_backward(kernel.attention, case, rounds).items():
+            inputs = [tensor.requires_grad_() for tensor in (case.value, case.locations, case.weights)]
+            for part, (time, peak) in passes(kernel.attention, inputs, rounds).items():
                 results[who, part, frames] = time, peak
-                passes = 1 if part == "forward" else 2
-                rates = f"{case.flops(passes) / time / 1e9:.0f} | {case.bytes(passes) / time / 1e9:.0f}"
+                work = 1 if part == "forward" else 2
+                rates = f"{case.flops(work) / time / 1e9:.0f} | {case.bytes(work) / time / 1e9:.0f}"
                 print(f"| {who} | {part} | {frames} | {time * 1e6:.1f} | {time / frames * 1e6:.2f} | {rates} | "
                       f"{peak / 2**20:.1f} |", flush=True)  # fmt: skip
     return results
@@ -154,14 +154,36 @@ def ratios(results: Results) -> None:
     ]
     print("\n| | against | pass | frames | faster by | asked | peak memory, theirs / ours |")
     print("|---|---|---|---|---|---|---|")
-    for ours, other, passes in pairs:
+    for ours, other, asks in pairs:
         if other not in who:
             continue
-        for part, asked in passes.items():
+        for part, asked in asks.items():
             for frames in FRAMES:
                 (theirs, their_peak), (mine, my_peak) = results[other, part, frames], results[ours, part, frames]
                 memory = f"{their_peak / my_peak:.2f} ×" if my_peak else ""
                 print(f"| {ours} | {other} | {part} | {frames} | {theirs / mine:.2f} × | {asked} | {memory} |")
+
+
+def fused(rounds: int) -> None:
+    """The fused operator beside softmax and locations by PyTorch and then the operator."""
+    print("\n| type | pass | frames | fused, µs per frame | in steps, µs per frame | faster by |")
+    print("|---|---|---|---|---|---|")
+    for dtype, frames in itertools.product((torch.float32, torch.bfloat16), FRAMES[1:]):
+        case = make_case("rays", frames, TOKENS, 32, "cuda", dtype)
+        inputs = [tensor.requires_grad_() for tensor in (case.value, case.offsets, case.logits)]
+
+        def steps(value: Tensor, offsets: Tensor, logits: Tensor, centers: Tensor = case.centers) -> Tensor:
+            locations = centers[:, :, None, None, None] + offsets / 8
+            weights = logits.flatten(-2).softmax(-1).view_as(logits)  # (B, Q, H, L, P)
+            return deform_attn(value, SHAPES, locations, weights)
+
+        def at_once(value: Tensor, offsets: Tensor, logits: Tensor, centers: Tensor = case.centers) -> Tensor:
+            return deform_attn_fused(value, SHAPES, centers, offsets, logits)
+
+        times = [passes(attention, inputs, rounds) for attention in (at_once, steps)]
+        for part in times[0]:
+            one, many = (time[part][0] / frames * 1e6 for time in times)
+            print(f"| {name(dtype)} | {part} | {frames} | {one:.2f} | {many:.2f} | {many / one:.2f} × |", flush=True)
 
 
 def growth(results: Results) -> None:
@@ -187,3 +209,4 @@ def main(rounds: int) -> None:
     results = table(max(rounds, 3))
     ratios(results)
     growth(results)
+    fused(max(rounds, 3))

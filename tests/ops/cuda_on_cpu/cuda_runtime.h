@@ -13,6 +13,7 @@
 #define __global__
 #define __device__
 #define __grid_constant__
+#define __launch_bounds__(...)
 #define __CUDA_ARCH__ 900  // with additions of four floats at once
 #define CUDART_VERSION 13000
 
@@ -21,8 +22,8 @@ inline int cudaGetLastError() { return 0; }
 using std::min;
 
 struct dim3 {
-  unsigned x, y;
-  dim3(unsigned x_in = 1, unsigned y_in = 1) : x(x_in), y(y_in) {}
+  unsigned x, y, z;
+  dim3(unsigned x_in = 1, unsigned y_in = 1, unsigned z_in = 1) : x(x_in), y(y_in), z(z_in) {}
 };
 struct uint4 {
   unsigned x, y, z, w;
@@ -37,7 +38,7 @@ extern dim3 thread, block, threads;
 extern unsigned char* shared_memory;
 extern double exchange[1024];  // what each thread shows the others
 void barrier();
-void launch(dim3 grid, unsigned block_threads, size_t shared_bytes, cudaStream_t, const std::function<void()>& kernel);
+void launch(dim3 grid, dim3 block_threads, size_t shared_bytes, cudaStream_t, const std::function<void()>& kernel);
 template <typename T>
 void require_aligned(const T* pointer) {
   if (reinterpret_cast<uintptr_t>(pointer) % 16) std::abort();
@@ -53,7 +54,7 @@ inline void __syncthreads() { simulated::barrier(); }
 template <typename T>
 T __shfl_xor_sync(unsigned mask, T x, int lanes) {
   if (mask != 0xffffffffu) std::abort();
-  const unsigned me = threadIdx.x;
+  const unsigned me = threadIdx.y * blockDim.x + threadIdx.x;
   simulated::exchange[me] = x;
   simulated::barrier();
   const T other = T(simulated::exchange[me / 32 * 32 + ((me % 32) ^ unsigned(lanes))]);

@@ -23,10 +23,14 @@ ucontext_t scheduler;
 std::vector<Fiber> fibers;
 const std::function<void()>* body;
 
+// A thread's place in its block, x first.
+unsigned number(const dim3& of) { return of.y * threads.x + of.x; }
+
 void enter() {
   (*body)();
-  fibers[thread.x].done = true;
-  swapcontext(&fibers[thread.x].context, &scheduler);
+  Fiber& fiber = fibers[number(thread)];
+  fiber.done = true;
+  swapcontext(&fiber.context, &scheduler);
 }
 
 void run_block(unsigned count) {
@@ -41,7 +45,7 @@ void run_block(unsigned count) {
   unsigned finished = 0;
   while (finished == 0) {  // from barrier to barrier
     for (unsigned t = 0; t < count; ++t) {
-      thread.x = t;
+      thread = dim3(t % threads.x, t / threads.x);
       swapcontext(&scheduler, &fibers[t].context);
     }
     for (unsigned t = 0; t < count; ++t) finished += fibers[t].done;
@@ -51,22 +55,25 @@ void run_block(unsigned count) {
 }  // namespace
 
 void barrier() {
-  const unsigned me = thread.x;
-  swapcontext(&fibers[me].context, &scheduler);
-  thread.x = me;
+  const dim3 me = thread;
+  swapcontext(&fibers[number(me)].context, &scheduler);
+  thread = me;
 }
 
-void launch(dim3 grid, unsigned block_threads, size_t shared_bytes, cudaStream_t, const std::function<void()>& kernel) {
-  if (block_threads > 1024 || shared_bytes > 48 * 1024) std::abort();
-  body = &kernel, threads = dim3(block_threads);
-  fibers = std::vector<Fiber>(block_threads);
+void launch(dim3 grid, dim3 block_threads, size_t shared_bytes, cudaStream_t, const std::function<void()>& kernel) {
+  const unsigned count = block_threads.x * block_threads.y;
+  if (count > 1024 || block_threads.z != 1 || shared_bytes > 48 * 1024) std::abort();
+  body = &kernel, threads = block_threads;
+  fibers = std::vector<Fiber>(count);
   std::vector<uint4> memory(shared_bytes / 16 + 1);
   shared_memory = reinterpret_cast<unsigned char*>(memory.data());
-  for (unsigned y = 0; y < grid.y; ++y) {
-    for (unsigned x = 0; x < grid.x; ++x) {
-      block = dim3(x, y);
-      std::memset(shared_memory, 0xff, shared_bytes);
-      run_block(block_threads);
+  for (unsigned z = 0; z < grid.z; ++z) {
+    for (unsigned y = 0; y < grid.y; ++y) {
+      for (unsigned x = 0; x < grid.x; ++x) {
+        block = dim3(x, y, z);
+        std::memset(shared_memory, 0xff, shared_bytes);
+        run_block(count);
+      }
     }
   }
 }
