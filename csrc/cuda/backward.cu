@@ -13,10 +13,11 @@ struct alignas(16) CornerPoint {
   int row[4];
   C fraction_x, fraction_y, weight, unused;
 
-  __device__ static CornerPoint make(const Location<C>& location, C weight) {
+  __device__ static CornerPoint make(const Location<C>& location, C weight, unsigned) {
     CornerPoint point;
 #pragma unroll
-    for (int corner = 0; corner < 4; ++corner) point.row[corner] = location.inside(corner) ? location.row(corner) : -1;
+    for (int corner = 0; corner < 4; ++corner)
+      point.row[corner] = location.inside(corner) ? int(location.row(corner, 1)) : -1;
     point.fraction_x = location.x.fraction, point.fraction_y = location.y.fraction;
     point.weight = weight;
     point.unused = 0;
@@ -71,7 +72,7 @@ __global__ void __launch_bounds__(kMostThreads)
   C mean = 0;  // of the weights' gradients, under the weights
   for (int begin = 0; begin < count; begin += block.kChunk) {
     const int size = min(int(block.kChunk), count - begin);
-    block.template fill<C, kFused>(table, begin, size);
+    block.template fill<C, kFused>(table, begin, size, 0);
     for (int k = 0; k < size; ++k) {
       CornerPoint<C> point{};
       C dot[4] = {};

@@ -10,6 +10,7 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
+#include <cstring>
 
 #include "../problem.h"
 
@@ -49,6 +50,18 @@ __device__ inline float widen(float x) { return x; }
 __device__ inline float widen(__half x) { return __half2float(x); }
 __device__ inline float widen(__nv_bfloat16 x) { return __bfloat162float(x); }
 
+// Two entries that lie in 32 bits.
+template <typename V>
+__device__ inline void widen_pair(uint32_t bits, float* to) {
+  V pair[2];
+  memcpy(pair, &bits, 4);
+  to[0] = widen(pair[0]), to[1] = widen(pair[1]);
+}
+template <>
+__device__ inline void widen_pair<__nv_bfloat16>(uint32_t bits, float* to) {
+  to[0] = __uint_as_float(bits << 16), to[1] = __uint_as_float(bits & 0xffff0000u);
+}
+
 template <typename V>
 __device__ inline V narrow(typename Compute<V>::type x) {
   return x;
@@ -70,14 +83,20 @@ struct alignas(sizeof(V) * kVector) Pack {
 
 template <typename V, int kVector>
 __device__ inline void load(const V* from, typename Compute<V>::type* to) {
-  Pack<V, kVector> pack;
-  if constexpr (sizeof(pack) == 16) {
-    *reinterpret_cast<uint4*>(&pack) = __ldg(reinterpret_cast<const uint4*>(from));
+  if constexpr (sizeof(V) == 2 && kVector == 8) {
+    const uint4 bits = __ldg(reinterpret_cast<const uint4*>(from));
+    widen_pair<V>(bits.x, to), widen_pair<V>(bits.y, to + 2);
+    widen_pair<V>(bits.z, to + 4), widen_pair<V>(bits.w, to + 6);
   } else {
-    pack = *reinterpret_cast<const Pack<V, kVector>*>(from);
-  }
+    Pack<V, kVector> pack;
+    if constexpr (sizeof(pack) == 16) {
+      *reinterpret_cast<uint4*>(&pack) = __ldg(reinterpret_cast<const uint4*>(from));
+    } else {
+      pack = *reinterpret_cast<const Pack<V, kVector>*>(from);
+    }
 #pragma unroll
-  for (int i = 0; i < kVector; ++i) to[i] = widen(pack.entry[i]);
+    for (int i = 0; i < kVector; ++i) to[i] = widen(pack.entry[i]);
+  }
 }
 
 template <typename V, int kVector>
@@ -112,8 +131,9 @@ struct Location {
   DeviceLevel level;
   Axis<C> x, y;
 
-  __device__ int row(int corner) const {
-    return level.start + y.index[corner >> 1] * level.width + x.index[corner & 1];
+  // The row of value, counted in what the rows of all heads at a pixel hold: `stride` of any unit.
+  __device__ unsigned row(int corner, unsigned stride) const {
+    return unsigned(level.start + y.index[corner >> 1] * level.width + x.index[corner & 1]) * stride;
   }
   __device__ bool inside(int corner) const { return x.inside[corner & 1] && y.inside[corner >> 1]; }
 };
@@ -130,24 +150,25 @@ __device__ inline C weight_of(const S* score, const RowSoftmax<C>& softmax) {
   return kFused ? exp(x - softmax.largest) * softmax.scale : x;
 }
 
-// A launch's shape: `lanes` threads on each of `rows` queries, and how many such blocks cover all queries.
+// A launch's shape: `lanes` threads on each of `rows` rows, which are those of 2^shift heads of some queries, and how many
+// such blocks cover all queries.
 struct Shape {
-  unsigned lanes, rows, blocks;
+  unsigned lanes, rows, shift, blocks;
 };
 
-// A block: some consecutive queries of one batch item, one head of them, so that neighbours find each other's pixels in
-// the first cache. threadIdx.x is a thread's lane, threadIdx.y its query. Points are made `kChunk` of every query at a
-// time, by kChunk threads of a warp that stay with one point each.
+// A block: some consecutive queries of one batch item, 2^shift consecutive heads of them, so that neighbours find each
+// other's pixels in the first cache. threadIdx.x is a thread's lane, threadIdx.y its slot: a query's heads lie side by
+// side. Points are made `kChunk` of every row at a time, by kChunk threads of a warp that stay with one point each.
 template <typename Point, typename C>
 struct Block {
-  static constexpr unsigned kChunk = sizeof(C) == 4 ? 16 : 8;
+  static constexpr unsigned kChunk = 8;  // what shared memory does not take is first cache
   static constexpr unsigned kRowBytes = kChunk * sizeof(Point) + 16;  // 16 more: rows of a warp lie in different banks
 
   const Problem& p;
   unsigned char* points;
   RowSoftmax<C>* softmax;
   const int count, heads;  // points of a query, heads
-  const unsigned lane, slot, thread, threads, rows, item, here;  // here: how many of the rows are queries
+  const unsigned lane, slot, thread, threads, rows, shift, item, here;  // here: how many of the slots have a row
   const int64_t query, row;  // the first of the block among all queries, and among all (query, head)
   const bool active;
 
@@ -155,9 +176,10 @@ struct Block {
       : p(problem), points(memory), softmax(reinterpret_cast<RowSoftmax<C>*>(memory + shape.rows * kRowBytes)),
         count(int(p.levels) * int(p.points)), heads(int(p.heads)), lane(threadIdx.x), slot(threadIdx.y),
         thread(slot * shape.lanes + lane), threads(shape.lanes * shape.rows), rows(shape.rows),
-        item(blockIdx.x / shape.blocks), here(queries_from(blockIdx.x % shape.blocks * shape.rows, shape.rows)),
-        query(item * p.queries + blockIdx.x % shape.blocks * shape.rows), row(query * heads + blockIdx.y),
-        active(slot < here) {}
+        shift(shape.shift), item(blockIdx.x / shape.blocks),
+        here(queries_from(blockIdx.x % shape.blocks * (rows >> shift), rows >> shift) << shift),
+        query(item * p.queries + blockIdx.x % shape.blocks * (rows >> shift)),
+        row(query * heads + (blockIdx.y << shift)), active(slot < here) {}
 
   static size_t shared_bytes(const Shape& shape) { return shape.rows * (kRowBytes + sizeof(RowSoftmax<C>)); }
 
@@ -165,8 +187,10 @@ struct Block {
     const int64_t left = p.queries - first;
     return left < most ? unsigned(left) : most;
   }
-  // The row of a slot among all (query, head).
-  __device__ int64_t row_at(unsigned at) const { return row + int64_t(at) * heads; }
+  // Which of the block's heads a slot has, which head that is, and its row among all (query, head).
+  __device__ unsigned head_in_block(unsigned at) const { return at & ((1u << shift) - 1); }
+  __device__ unsigned head() const { return (blockIdx.y << shift) + head_in_block(slot); }
+  __device__ int64_t row_at(unsigned at) const { return row + int64_t(at >> shift) * heads + head_in_block(at); }
 
   // Puts the softmax of every row into shared memory, for after the next barrier. Sums have a fixed order.
   template <typename S>
@@ -187,9 +211,9 @@ struct Block {
     }
   }
 
-  // Puts `size` points from `begin` on of every row into shared memory: Point::make(location, weight) each.
+  // Puts `size` points from `begin` on of every row into shared memory: Point::make(location, weight, stride) each.
   template <typename S, bool kFused>
-  __device__ void fill(const LevelTable& table, int begin, int size) {
+  __device__ void fill(const LevelTable& table, int begin, int size, unsigned stride) {
     __syncthreads();
     const unsigned k = thread % kChunk;
     if (k < unsigned(size)) {
@@ -203,28 +227,44 @@ struct Block {
         center = static_cast<const C*>(p.centers) + (p.shared_centers ? query - item * p.queries : query) * 2;
       const int step = heads * count;
       for (unsigned at = thread / kChunk; at < here; at += threads / kChunk) {
-        const int64_t offset = int64_t(at) * step;
+        const int64_t offset = int64_t(at >> shift) * step + head_in_block(at) * count;
         const C u = widen(position[2 * offset]), v = widen(position[2 * offset + 1]);
         C x, y;
         if constexpr (kFused) {
           const C eighth = C(1) / kOffsetScale;
-          x = fma(u, w * eighth, fma(center[2 * at], w, C(-0.5)));
-          y = fma(v, h * eighth, fma(center[2 * at + 1], h, C(-0.5)));
+          x = fma(u, w * eighth, fma(center[2 * (at >> shift)], w, C(-0.5)));
+          y = fma(v, h * eighth, fma(center[2 * (at >> shift) + 1], h, C(-0.5)));
         } else {
           x = fma(u, w, C(-0.5)), y = fma(v, h, C(-0.5));
         }
         const Location<C> location{level, Axis<C>(x, level.width), Axis<C>(y, level.height)};
-        *point_at(at, k) = Point::make(location, weight_of<S, C, kFused>(score + offset, softmax[at]));
+        put(at, k, Point::make(location, weight_of<S, C, kFused>(score + offset, softmax[at]), stride));
       }
     }
     __syncthreads();
   }
   // Of those, the thread's row's.
-  __device__ const Point& point(int k) const { return *point_at(slot, k); }
+  __device__ Point point(int k) const {
+    Pieces pieces;
+#pragma unroll
+    for (unsigned i = 0; i < kPieces; ++i) pieces.piece[i] = piece_at(slot, i, k);
+    return *reinterpret_cast<const Point*>(&pieces);
+  }
 
  private:
-  __device__ Point* point_at(unsigned at, unsigned k) const {
-    return reinterpret_cast<Point*>(points + at * kRowBytes) + k;
+  // A point lies in 16-byte pieces, those of a row's points side by side: threads write and read without conflicts.
+  static constexpr unsigned kPieces = sizeof(Point) / 16;
+  struct alignas(16) Pieces {
+    uint4 piece[kPieces];
+  };
+
+  __device__ uint4& piece_at(unsigned at, unsigned piece, unsigned k) const {
+    return reinterpret_cast<uint4*>(points + at * kRowBytes)[piece * kChunk + k];
+  }
+  __device__ void put(unsigned at, unsigned k, const Point& point) const {
+    const Pieces& pieces = *reinterpret_cast<const Pieces*>(&point);
+#pragma unroll
+    for (unsigned i = 0; i < kPieces; ++i) piece_at(at, i, k) = pieces.piece[i];
   }
 };
 

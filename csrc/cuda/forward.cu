@@ -5,17 +5,17 @@
 namespace mdqe {
 namespace {
 
-// A point's corners: rows of value, and attention weight times bilinear weight, zero outside the map.
+// A point's corners: rows of value, counted in packs, and attention weight times bilinear weight, zero outside the map.
 template <typename C>
 struct alignas(16) WeightedPoint {
-  int row[4];
+  unsigned row[4];
   C weight[4];
 
-  __device__ static WeightedPoint make(const Location<C>& location, C weight) {
+  __device__ static WeightedPoint make(const Location<C>& location, C weight, unsigned stride) {
     WeightedPoint point;
 #pragma unroll
     for (int corner = 0; corner < 4; ++corner) {
-      point.row[corner] = location.row(corner);
+      point.row[corner] = location.row(corner, stride);
       point.weight[corner] = weight * location.y.weight(corner >> 1) * location.x.weight(corner & 1);
     }
     return point;
@@ -23,7 +23,7 @@ struct alignas(16) WeightedPoint {
 };
 
 template <typename V, typename S, int kVector, bool kFused>
-__global__ void __launch_bounds__(kMostThreads, 5)  // 48 registers: more threads hide more of the loads
+__global__ void __launch_bounds__(kMostThreads, sizeof(V) == 4 ? 6 : 5)  // 40 registers, 48: threads hide the loads
     forward_kernel(const Problem p, const __grid_constant__ LevelTable table, const Shape shape) {
   using C = typename Compute<V>::type;
   extern __shared__ __align__(16) unsigned char memory[];
@@ -32,13 +32,13 @@ __global__ void __launch_bounds__(kMostThreads, 5)  // 48 registers: more thread
 
   const int64_t channel = (int64_t(blockIdx.z) * shape.lanes + block.lane) * kVector;
   const bool writes = block.active && channel < p.channels;
-  const unsigned stride = unsigned(p.heads) * unsigned(p.channels) * unsigned(sizeof(V));  // of value's rows, bytes
-  const char* base = reinterpret_cast<const char*>(
-      static_cast<const V*>(p.value) + (block.item * p.rows * p.heads + blockIdx.y) * p.channels + channel);
+  const unsigned stride = unsigned(p.heads) * unsigned(p.channels) / kVector;  // of value's rows, in packs
+  const auto* base = reinterpret_cast<const Pack<V, kVector>*>(
+      static_cast<const V*>(p.value) + (block.item * p.rows * p.heads + block.head()) * p.channels + channel);
   C sum[kVector] = {};
   for (int begin = 0; begin < block.count; begin += block.kChunk) {
     const int size = min(int(block.kChunk), block.count - begin);
-    block.template fill<S, kFused>(table, begin, size);
+    block.template fill<S, kFused>(table, begin, size, stride);
     if (!writes) continue;
 #pragma unroll 4
     for (int k = 0; k < size; ++k) {
@@ -46,7 +46,7 @@ __global__ void __launch_bounds__(kMostThreads, 5)  // 48 registers: more thread
 #pragma unroll
       for (int corner = 0; corner < 4; ++corner) {
         C entry[kVector];
-        load<V, kVector>(reinterpret_cast<const V*>(base + uint64_t(unsigned(point.row[corner])) * stride), entry);
+        load<V, kVector>(reinterpret_cast<const V*>(base + point.row[corner]), entry);
 #pragma unroll
         for (int i = 0; i < kVector; ++i) sum[i] = fma(point.weight[corner], entry[i], sum[i]);
       }
@@ -56,13 +56,21 @@ __global__ void __launch_bounds__(kMostThreads, 5)  // 48 registers: more thread
     store<V, kVector>(static_cast<V*>(p.output) + block.row_at(block.slot) * p.channels + channel, sum);
 }
 
+// The first cache gives 128 bytes at a time, of several lines if they do not want the same bank: where a row is shorter
+// than a line, neighbouring threads take the heads of one line, not the same part of many lines. Log2 of their number.
+unsigned heads_of_a_line(const Problem& p, size_t entry) {
+  unsigned shift = 0;
+  while (p.heads % (2 << shift) == 0 && p.channels * int64_t(entry) * (2 << shift) <= 128) ++shift;
+  return shift;
+}
+
 template <typename V, typename S, bool kFused>
 void launch(const Problem& p, const LevelTable& table, cudaStream_t stream) {
   using C = typename Compute<V>::type;
   for_vector<16 / sizeof(V)>(p, {p.value, p.output}, [&](auto vector) {
     constexpr int kVector = decltype(vector)::value;
     const int64_t packs = (p.channels + kVector - 1) / kVector;
-    const Shape shape = make_shape(p, packs, false);
+    const Shape shape = make_shape(p, packs, false, heads_of_a_line(p, sizeof(V)));
     const dim3 grid = make_grid(p, shape, (packs + shape.lanes - 1) / shape.lanes), block(shape.lanes, shape.rows);
     forward_kernel<V, S, kVector, kFused>
         <<<grid, block, Block<WeightedPoint<C>, C>::shared_bytes(shape), stream>>>(p, table, shape);

@@ -16,22 +16,22 @@ constexpr int kMostThreads = 256;
 
 // As many lanes as packs of channels, a power of two where there are many of them or sums are taken across them; up to 256
 // threads, whole warps (all kernels shuffle among whole warps), at most 64 rows: under 40 KB of shared memory.
-inline Shape make_shape(const Problem& p, int64_t packs, bool power_of_two) {
+inline Shape make_shape(const Problem& p, int64_t packs, bool power_of_two, unsigned shift = 0) {
   int64_t lanes = packs;
   if (power_of_two || packs > 8)
     for (lanes = 1; lanes < 32 && lanes < packs;) lanes *= 2;
   const int64_t rows = lanes > 8 ? kMostThreads / lanes : lanes > 4 ? 32 : 64;
-  const int64_t blocks = (p.queries + rows - 1) / rows;
-  return {unsigned(lanes), unsigned(rows), unsigned(blocks)};
+  const int64_t queries = rows >> shift, blocks = (p.queries + queries - 1) / queries;
+  return {unsigned(lanes), unsigned(rows), shift, unsigned(blocks)};
 }
 
 inline dim3 make_grid(const Problem& p, const Shape& shape, int64_t blocks_per_row) {
   require(int64_t(shape.blocks) * p.batch <= INT32_MAX && p.queries <= INT32_MAX && p.heads <= 65535 &&
               blocks_per_row <= 65535 && p.heads * p.levels * p.points <= INT32_MAX / 2 &&
-              p.heads * p.channels <= INT32_MAX / 8,
+              p.heads * p.channels <= INT32_MAX / 8 && p.rows * p.heads * p.channels <= UINT32_MAX,
           "the problem is too large for one launch: B * Q = ", p.batch * p.queries, ", H = ", p.heads,
-          ", D = ", p.channels);
-  return dim3(shape.blocks * unsigned(p.batch), unsigned(p.heads), unsigned(blocks_per_row));
+          ", D = ", p.channels, ", N = ", p.rows);
+  return dim3(shape.blocks * unsigned(p.batch), unsigned(p.heads >> shape.shift), unsigned(blocks_per_row));
 }
 
 // Calls f with a constant: how many entries a thread loads at once, kVector where rows and pointers allow it, else one.
