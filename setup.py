@@ -1,8 +1,8 @@
-"""Builds the optional compiled kernels against the torch that is installed already; without them the package is whole.
+"""Builds the optional compiled kernels against the installed torch. The package also works without them.
 
-Everything else is in pyproject.toml. MDQE_BUILD_EXT chooses: "auto" (the default) builds what can be built, "cpu"
-leaves CUDA out, "0" builds nothing, "1" makes a failure stop the install. What happened, and why, is kept in
-mdqe/_build.json for `mdqe.ops.kernel_status()`, because pip hides the output of a build.
+Everything else is in pyproject.toml. MDQE_BUILD_EXT selects what is built: "auto" (the default) builds whatever can be
+built, "cpu" leaves CUDA out, "0" builds nothing, and "1" makes a failed build stop the installation. The outcome and
+its reason are written to mdqe/_build.json for `mdqe.ops.kernel_status()`, because pip hides the output of a build.
 """
 
 import importlib.util
@@ -22,19 +22,19 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 MODE = os.environ.get("MDQE_BUILD_EXT", "auto")
-TARGET = "-DTORCH_TARGET_VERSION=0x020a000000000000"  # LibTorch's stable ABI as of 2.10
-ARCHITECTURES = "8.0;8.6;9.0+PTX"  # where no GPU is at hand to ask
+TARGET = "-DTORCH_TARGET_VERSION=0x020a000000000000"  # LibTorch's stable ABI of torch 2.10
+ARCHITECTURES = "8.0;8.6;9.0+PTX"  # used if the machine has no GPU
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer", "-g"]
 
 
 def import_torch():
-    """The user's torch, also from inside pip's isolated build; raises ImportError with the reason."""
+    """Import the user's torch, even from pip's isolated build. Raises ImportError with the reason."""
     if importlib.util.find_spec("torch") is None:
         for folder in dict.fromkeys([sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]):
             site.addsitedir(folder)
     try:
         import torch
-    except Exception as error:  # a broken torch must not break the pure install
+    except Exception as error:  # a broken torch must not break the installation without kernels
         raise ImportError(f"torch could not be imported ({error}); install torch first, then mdqe again") from error
     release = tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2])
     if release < (2, 10):
@@ -43,7 +43,10 @@ def import_torch():
 
 
 def find_cuda_home():
-    """A CUDA toolkit that is whole; raises RuntimeError with the reason. An nvcc on the PATH may be a mere wrapper."""
+    """Find a complete CUDA toolkit. Raises RuntimeError with the reason.
+
+    The nvcc on the PATH can be a wrapper outside the toolkit, so it is asked for the toolkit's location.
+    """
     named = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
     candidates = [named] if named else ["/usr/local/cuda"]
     nvcc = shutil.which("nvcc")
@@ -62,7 +65,7 @@ def find_cuda_home():
 
 
 def check_cuda(torch):
-    """Raise RuntimeError where the CUDA kernels cannot fit this torch; else point torch's builder at the toolkit."""
+    """Point torch's builder at the CUDA toolkit. Raises RuntimeError if the toolkit does not fit this torch."""
     if torch.version.cuda is None:
         raise RuntimeError("this torch has no CUDA")
     home = find_cuda_home()
@@ -82,7 +85,7 @@ def sources(*patterns):
 
 
 def extensions(notes):
-    """The extensions to try; why one is left out goes to `notes`."""
+    """List the extensions to build. Reasons for leaving one out go to `notes`."""
     if MODE == "0":
         notes.update(rle="MDQE_BUILD_EXT=0", cpu="MDQE_BUILD_EXT=0", cuda="MDQE_BUILD_EXT=0")
         return []
@@ -100,7 +103,7 @@ def extensions(notes):
             extra_compile_args=flags,
             **options,
         )
-    ]  # needs no torch
+    ]  # this one does not need torch
     try:
         torch = import_torch()
     except ImportError as error:
@@ -147,7 +150,7 @@ def extensions(notes):
 
 
 def keep_notes(notes, command):
-    """Write what happened into the package that `command` builds."""
+    """Write the notes into the package that `command` builds."""
     inplace = getattr(command, "inplace", False) or getattr(command, "editable_mode", False)
     folder = (ROOT if inplace else Path(command.build_lib)) / "mdqe"
     folder.mkdir(parents=True, exist_ok=True)
@@ -157,7 +160,7 @@ def keep_notes(notes, command):
 
 
 def make_build_ext(notes):
-    """A build_ext that builds each extension by itself and, unless told otherwise, outlives their failures."""
+    """Create a build_ext that builds each extension separately and, except in mode "1", continues after a failure."""
     try:
         from torch.utils.cpp_extension import BuildExtension as Base
     except Exception:
@@ -188,13 +191,13 @@ def make_build_ext(notes):
             return f"{first[:300]} (run the install with -v to see the compiler's output)"
 
         def get_export_symbols(self, ext):
-            return []  # these libraries register operators when loaded; they are no Python modules
+            return []  # the libraries register operators when loaded; they are not Python modules
 
     return BuildKernels
 
 
 class BuildPackage(build_py):
-    """Keeps the reason also where there is nothing to compile."""
+    """Writes the notes also if there is nothing to compile."""
 
     def run(self):
         super().run()

@@ -1,7 +1,8 @@
-"""The site: `sphinx-build -W --keep-going docs site`. Nothing is fetched: no fonts, scripts or inventories of others.
+"""Configuration of the documentation site: `sphinx-build -W --keep-going docs site`.
 
-The pages are Markdown that GitHub shows as well, so what it cannot do is done here: formulas become MathML, which
-browsers draw themselves, the figure is put into its page with its links, and links to source files lead to their pages.
+The build downloads nothing: no fonts, scripts or inventories. The pages are Markdown that GitHub also displays. For the
+site, formulas become MathML, which browsers render themselves; the figure is inserted inline, so its links work; and
+links to source files lead to the pages of these files.
 """
 
 import posixpath
@@ -17,7 +18,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxTranslator
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # the sources beside these pages, also where the package is not installed
+sys.path.insert(0, str(ROOT))  # use these sources, whether or not the package is installed
 
 from mdqe import __version__ as release  # noqa: E402
 
@@ -33,9 +34,9 @@ autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
 python_maximum_signature_line_length = 88
 napoleon_use_rtype = False
-napoleon_use_ivar = True  # attributes that a docstring names are not members a second time
-default_role = "py:obj"  # one backtick: a link where the name is documented, else plain code
-suppress_warnings = ["ref.python"]  # a name that several classes have
+napoleon_use_ivar = True  # attributes in a docstring are not listed again as members
+default_role = "py:obj"  # single backticks: a link if the name is documented, otherwise plain code
+suppress_warnings = ["ref.python"]  # names that several classes have are ambiguous
 
 html_theme = "furo"
 html_title = "MDQE"
@@ -51,26 +52,26 @@ html_theme_options = {
 copybutton_exclude = ".linenos, .gp, .go"
 
 
-def draw_inline(translator: SphinxTranslator, node: nodes.math) -> None:
-    """A formula in a line of text."""
+def render_inline(translator: SphinxTranslator, node: nodes.math) -> None:
+    """Render an inline formula."""
     translator.body.append(convert(node.astext()))
     raise nodes.SkipNode
 
 
-def draw_block(translator: SphinxTranslator, node: nodes.math_block) -> None:
-    """A formula on a line of its own."""
+def render_block(translator: SphinxTranslator, node: nodes.math_block) -> None:
+    """Render a displayed formula."""
     translator.body.append(f'<div class="formula">{convert(node.astext(), display="block")}</div>\n')
     raise nodes.SkipNode
 
 
 def page_of_source(app: Sphinx, path: str) -> str | None:
-    """The site's page of a source file of the package, if it has one."""
+    """Return the site's page for a source file of the package, or None."""
     module = path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
     return f"_modules/{module.replace('.', '/')}" if module in getattr(app.env, "_viewcode_modules", {}) else None
 
 
 def link_sources(app: Sphinx, doctree: nodes.document, docname: str) -> None:
-    """Links to files of the package lead to their pages; the figure is put in with its links."""
+    """Point links to source files at their pages, and insert the figure inline with its links."""
     here = posixpath.dirname(f"docs/{docname}")
     for link in list(doctree.findall(addnodes.download_reference)):
         page = page_of_source(app, posixpath.normpath(posixpath.join(here, link["reftarget"])))
@@ -81,26 +82,26 @@ def link_sources(app: Sphinx, doctree: nodes.document, docname: str) -> None:
         if image["uri"].endswith("figure.svg"):
             figure = ROOT / "docs" / "assets" / "figure.svg"
 
-            def lead(match: re.Match[str], figure: Path = figure) -> str:
+            def link_target(match: re.Match[str], figure: Path = figure) -> str:
                 path = (figure.parent / match[1]).resolve().relative_to(ROOT).as_posix()
                 page = page_of_source(app, path)
                 if page is None:
-                    raise ValueError(f"{figure.name} links to {path}, which has no page: name it on a page of docs/api")
+                    raise ValueError(f"{figure.name} links to {path}, which has no page: add it to a page in docs/api")
                 return f'href="{app.builder.get_relative_uri(docname, page)}"'
 
-            drawing = re.sub(r'href="([^"]+)"', lead, figure.read_text())
-            image.replace_self(nodes.raw("", f'<div class="drawing">{drawing}</div>', format="html"))
+            inline = re.sub(r'href="([^"]+)"', link_target, figure.read_text())
+            image.replace_self(nodes.raw("", f'<div class="drawing">{inline}</div>', format="html"))
 
 
-def drop_alias(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
-    """Fields of named tuples that say nothing of themselves: what Python says of them is less than that."""
+def drop_placeholder(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """Remove Python's placeholder docstrings of named-tuple fields."""
     if lines[:1] and lines[0].startswith("Alias for field number"):
         lines.clear()
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Called by Sphinx."""
-    app.add_html_math_renderer("mathml", (draw_inline, None), (draw_block, None))
-    app.connect("autodoc-process-docstring", drop_alias)
+    """Register everything with Sphinx."""
+    app.add_html_math_renderer("mathml", (render_inline, None), (render_block, None))
+    app.connect("autodoc-process-docstring", drop_placeholder)
     app.connect("doctree-resolved", link_sources)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -43,7 +43,7 @@ def filter_clip(found: dict[str, Array], features: Array, score_threshold: float
     Args:
         found: what the decoder gives.
         features: (T, M, h, w), the clip's mask features.
-        score_threshold, max_detections: as `mdqe.inference.filtering.filter_clip` takes them.
+        score_threshold, max_detections: as `mdqe.inference.postprocess.filter_clip` takes them.
     """
     scores, coefficients, embeddings = (found[k] for k in ("class_scores", "mask_coefficients", "embeddings"))
     best = scores.max(1)

@@ -11,14 +11,14 @@ __version__ = "0.1.0"
 _HOME = {
     "MDQE": "mdqe.model",
     "MDQEConfig": "mdqe.config",
-    "QueryInitializer": "mdqe.query_init",
-    "O2IDecoderLayer": "mdqe.decoder",
-    "TemporalCrossAttention": "mdqe.decoder",
+    "QueryInitializer": "mdqe.modeling.query_init",
+    "O2IDecoderLayer": "mdqe.modeling.decoder",
+    "TemporalCrossAttention": "mdqe.modeling.decoder",
     "InterInstanceMaskLoss": "mdqe.losses.mask",
     "ClipTargets": "mdqe.targets",
     "ClipTracker": "mdqe.inference.tracker",
-    "VideoInstances": "mdqe.inference.result",
-    "MDQEImageProcessor": "mdqe.image_processor",
+    "VideoInstances": "mdqe.results.instances",
+    "MDQEImageProcessor": "mdqe.inference.image_processor",
 }
 _SUBMODULES = ("checkpoint", "data", "evaluation", "export", "inference", "losses", "ops", "training", "video")
 

@@ -1,10 +1,24 @@
-"""Box geometry: pure functions on normalised or pixel boxes."""
+"""Box geometry: pure functions on normalised or pixel boxes. Torch alone."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torchvision.ops import box_convert
+
+MIN_AREA = 1e-3
+"""Minimum area of a union or an enclosing box, for an image of area 1. The published models were trained with it."""
+
+
+def to_xyxy(boxes: Tensor) -> Tensor:
+    """Boxes (…, 4) cxcywh → xyxy."""
+    center, size = boxes[..., :2], boxes[..., 2:]
+    return torch.cat([center - 0.5 * size, center + 0.5 * size], -1)
+
+
+def to_cxcywh(boxes: Tensor) -> Tensor:
+    """Boxes (…, 4) xyxy → cxcywh."""
+    low, high = boxes[..., :2], boxes[..., 2:]
+    return torch.cat([(low + high) / 2, high - low], -1)
 
 
 def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
@@ -14,23 +28,53 @@ def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
 
 
 def refine(boxes: Tensor, deltas: Tensor) -> Tensor:
-    """Boxes (…, 4) in [0, 1] moved by deltas (…, 4) in logit space."""
+    """Add deltas (…, 4) in logit space to boxes (…, 4) in [0, 1]."""
     return (inverse_sigmoid(boxes) + deltas).sigmoid()
 
 
 def union(boxes: Tensor, dim: int) -> Tensor:
     """The cxcywh box, clipped to the image, that encloses the normalised cxcywh boxes (…, 4) along `dim`."""
-    x1y1x2y2 = box_convert(boxes, "cxcywh", "xyxy")
-    low = x1y1x2y2[..., :2].amin(dim)
-    high = x1y1x2y2[..., 2:].amax(dim)
-    return box_convert(torch.cat([low, high], -1).clamp(0, 1), "xyxy", "cxcywh")
+    corners = to_xyxy(boxes)
+    low, high = corners[..., :2].amin(dim), corners[..., 2:].amax(dim)
+    return to_cxcywh(torch.cat([low, high], -1).clamp(0, 1))
+
+
+def is_box(boxes: Tensor) -> Tensor:
+    """Whether boxes (…, 4) xyxy have a positive width and height: (…) bool."""
+    return (boxes[..., 2:] > boxes[..., :2]).all(-1)
+
+
+def box_iou(a: Tensor, b: Tensor) -> Tensor:
+    """IoU (…) of boxes (…, 4) xyxy in [0, 1] that broadcast against each other; unions are at least `MIN_AREA`."""
+    intersection, union_area = _overlap(a, b)
+    return intersection / union_area.clamp(min=MIN_AREA)
+
+
+def box_giou(a: Tensor, b: Tensor) -> Tensor:
+    """Generalised IoU (…) of boxes (…, 4) xyxy in [0, 1] that broadcast; 0 where they do not intersect."""
+    intersection, union_area = _overlap(a, b)
+    enclosing = (torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
+    union_floor, enclosing_floor = union_area.clamp(min=MIN_AREA), enclosing.clamp(min=MIN_AREA)
+    giou = intersection / union_floor - (enclosing - union_area) / enclosing_floor
+    return torch.where(intersection > 0, giou, 0)
 
 
 def mask_boxes(masks: Tensor) -> Tensor:
     """Tight boxes (…, 4) of masks (…, H, W) bool: float32 xyxy in pixels, right and bottom exclusive; 0 if empty."""
     rows, columns = (masks.view(torch.uint8).amax(dim) for dim in (-1, -2))  # (…, H), (…, W); any() is slow
     boxes = torch.zeros(*rows.shape[:-1], 4, device=masks.device)
-    for edge, held in ((0, columns), (1, rows)):
-        boxes[..., edge] = held.argmax(-1)
-        boxes[..., edge + 2] = held.shape[-1] - held.flip(-1).argmax(-1)
+    for edge, occupied in ((0, columns), (1, rows)):
+        boxes[..., edge] = occupied.argmax(-1)
+        boxes[..., edge + 2] = occupied.shape[-1] - occupied.flip(-1).argmax(-1)
     return boxes * (rows.amax(-1) > 0)[..., None]
+
+
+def _overlap(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Areas of the intersection and the union."""
+    sides = torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])
+    intersection = sides.clamp(min=0).prod(-1)
+    return intersection, _area(a) + _area(b) - intersection
+
+
+def _area(boxes: Tensor) -> Tensor:
+    return (boxes[..., 2:] - boxes[..., :2]).prod(-1)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mdqe.config import MDQEConfig
+from mdqe.errors import InputError
 
 # Buffers that the released code stores and this library computes, and second names of one module.
 DROPPED = (
@@ -89,7 +90,7 @@ def convert_official(state_dict: dict[str, Any], config: MDQEConfig) -> dict[str
         else:
             converted[new_name] = tensor
     if unknown:
-        raise ValueError(f"{len(unknown)} names are not of the released layout: {', '.join(sorted(unknown)[:10])}")
+        raise InputError(f"{len(unknown)} names are not of the released layout: {', '.join(sorted(unknown)[:10])}")
     return inflate_temporal(converted, config)
 
 
@@ -142,7 +143,7 @@ def official_sizes(state_dict: dict[str, Tensor]) -> OfficialSizes:
     }
     missing = [name for name in names.values() if name not in state_dict]
     if missing:
-        raise ValueError(f"not a checkpoint of the released MDQE: it lacks {', '.join(missing)}")
+        raise InputError(f"not a checkpoint of the released MDQE: it lacks {', '.join(missing)}")
     shape = {key: tuple(state_dict[name].shape) for key, name in names.items()}
     for backbone, (present, absent) in _BACKBONES.items():
         prefix = "detr.backbone.0.backbone."
@@ -150,7 +151,7 @@ def official_sizes(state_dict: dict[str, Tensor]) -> OfficialSizes:
             levels, dim = shape["levels"]
             per_frame = shape["spatial"][0] // levels  # H·P
             return OfficialSizes(backbone, dim, shape["classes"][0], shape["temporal"][0] // per_frame)
-    raise ValueError(f"its backbone is none of the published ones, {', '.join(_BACKBONES)}")
+    raise InputError(f"its backbone is none of the published ones, {', '.join(_BACKBONES)}")
 
 
 def matching_presets(state_dict: dict[str, Tensor]) -> tuple[str, ...]:
@@ -175,23 +176,23 @@ def read_official(path: str | Path) -> dict[str, Tensor]:
     with path.open("rb") as file:
         head = file.read(20)
     if not head.startswith((b"PK", b"\x80")):
-        raise ValueError(f"{path} is not a file of torch.save: it begins with {head!r}")
+        raise InputError(f"{path} is not a file of torch.save: it begins with {head!r}")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise ValueError(
+        raise InputError(
             f"{path} holds Python objects beside tensors, and unpickling them could run any program. If you trust its "
             'origin, load it where it was made and save the tensors alone: torch.save({"model": '
             'torch.load(path, weights_only=False)["model"]}, new_path)'
         ) from error
     except Exception as error:  # of many kinds, by where the damage is
-        raise ValueError(f"{path} is a truncated or damaged file ({path.stat().st_size:,} bytes)") from error
+        raise InputError(f"{path} is a truncated or damaged file ({path.stat().st_size:,} bytes)") from error
     state = state.get("model", state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not state:
-        raise ValueError(f"{path} holds {type(state).__name__}, expected tensors by name")
+        raise InputError(f"{path} holds {type(state).__name__}, expected tensors by name")
     others = [str(name) for name, value in state.items() if not isinstance(value, Tensor)]
     if others:
-        raise ValueError(f"{path} holds entries that are no tensors: {', '.join(others[:10])}")
+        raise InputError(f"{path} holds entries that are no tensors: {', '.join(others[:10])}")
     return state
 
 

@@ -9,6 +9,8 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from mdqe.errors import InputError
+
 FORMAT_VERSION = 1
 DECODERS = ("o2i", "i2o")
 MASK_LOSSES = ("inter_instance", "plain")
@@ -111,30 +113,30 @@ class MDQEConfig:
         for name in ("categories", "category_ids", "pixel_mean", "pixel_std"):
             value = getattr(self, name)
             if not isinstance(value, list | tuple):
-                raise ValueError(f"{name} is {value!r}, expected a list or tuple")
+                raise InputError(f"{name} is {value!r}, expected a list or tuple")
             object.__setattr__(self, name, tuple(value))
         self._check_numbers()
         for name in ("stride_in_1x1", "frozen_batch_norm", "query_initialization", "query_association",
                      "temporal_cross_attention"):  # fmt: skip
             if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name} is {getattr(self, name)!r}, expected True or False")
+                raise InputError(f"{name} is {getattr(self, name)!r}, expected True or False")
         if not isinstance(self.backbone, str) or not self.backbone:
-            raise ValueError(f"backbone is {self.backbone!r}, expected the name of a timm model")
+            raise InputError(f"backbone is {self.backbone!r}, expected the name of a timm model")
         for name, choices in (("decoder", DECODERS), ("mask_loss", MASK_LOSSES)):
             if getattr(self, name) not in choices:
-                raise ValueError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(choices)}")
+                raise InputError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(choices)}")
         if self.hidden_dim % 32 or self.hidden_dim % self.num_heads:
-            raise ValueError(
+            raise InputError(
                 f"hidden_dim is {self.hidden_dim}, expected a multiple of 32 and of num_heads={self.num_heads}"
             )
         for name in ("categories", "category_ids"):
             count = len(getattr(self, name))
             if count not in (0, self.num_classes):
-                raise ValueError(f"{name} has {count} entries, expected none or num_classes={self.num_classes}")
+                raise InputError(f"{name} has {count} entries, expected none or num_classes={self.num_classes}")
         if len(set(self.category_ids)) != len(self.category_ids):
-            raise ValueError(f"category_ids is {self.category_ids}, expected ids that differ")
+            raise InputError(f"category_ids is {self.category_ids}, expected ids that differ")
         if self.clip_stride > self.test_clip_length:
-            raise ValueError(
+            raise InputError(
                 f"clip_stride is {self.clip_stride}, expected at most test_clip_length={self.test_clip_length}: "
                 "frames would be skipped"
             )
@@ -146,33 +148,38 @@ class MDQEConfig:
         for name in positive:
             value = getattr(self, name)
             if not _is_int(value) or value < 1:
-                raise ValueError(f"{name} is {value!r}, expected a positive whole number")
+                raise InputError(f"{name} is {value!r}, expected a positive whole number")
         if not _is_int(self.num_levels) or self.num_levels < 3:
-            raise ValueError(f"num_levels is {self.num_levels!r}, expected a whole number of at least 3")
+            raise InputError(f"num_levels is {self.num_levels!r}, expected a whole number of at least 3")
         for name in ("mask_channels", "test_shorter_edge"):
             value = getattr(self, name)
             if value is not None and (not _is_int(value) or value < 1):
-                raise ValueError(f"{name} is {value!r}, expected a positive whole number or None")
+                raise InputError(f"{name} is {value!r}, expected a positive whole number or None")
         if not _is_number(self.association_window) or not self.association_window > 0:
-            raise ValueError(f"association_window is {self.association_window!r}, expected a positive number")
+            raise InputError(f"association_window is {self.association_window!r}, expected a positive number")
         weights = (self.iou_weight, self.similarity_weight)
         if not all(_is_number(weight) and 0 <= weight < float("inf") for weight in weights) or not any(weights):
-            raise ValueError(
+            raise InputError(
                 f"iou_weight and similarity_weight are {weights}, expected numbers of at least 0, not both 0"
             )
         for name in ("drop_path", "dropout", "score_threshold"):
             value = getattr(self, name)
             if not _is_number(value) or not 0 <= value < 1:
-                raise ValueError(f"{name} is {value!r}, expected a number from 0 up to, not including, 1")
+                raise InputError(f"{name} is {value!r}, expected a number from 0 up to, not including, 1")
         for name, least in (("pixel_mean", float("-inf")), ("pixel_std", 0)):
             value = getattr(self, name)
             if len(value) != 3 or not all(_is_number(v) and v > least for v in value):
-                raise ValueError(f"{name} is {value!r}, expected three {'positive ' if least == 0 else ''}numbers")
+                raise InputError(f"{name} is {value!r}, expected three {'positive ' if least == 0 else ''}numbers")
 
     @property
     def mask_dim(self) -> int:
         """Channels of the mask features [M]."""
         return self.hidden_dim // 8 if self.mask_channels is None else self.mask_channels
+
+    @property
+    def test_association_window(self) -> float:
+        """Grid cells that an object may move per frame at test: half of the training value, as in the released code."""
+        return self.association_window / 2
 
     @property
     def num_queries(self) -> int:
@@ -198,7 +205,7 @@ class MDQEConfig:
         """
         facts = _facts()
         if name not in facts["presets"]:
-            raise ValueError(f"unknown preset {name!r}, expected one of {', '.join(facts['presets'])}")
+            raise InputError(f"unknown preset {name!r}, expected one of {', '.join(facts['presets'])}")
         preset = dict(facts["presets"][name])
         data_set = facts["data_sets"][preset.pop("data_set")]
         if "num_classes" in overrides:  # other categories than the data set's
@@ -211,7 +218,7 @@ class MDQEConfig:
         known = {field.name for field in dataclasses.fields(cls)}
         unknown = sorted(set(values) - known)
         if unknown:
-            raise ValueError(f"unknown configuration fields {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+            raise InputError(f"unknown configuration fields {', '.join(unknown)}; known are {', '.join(sorted(known))}")
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from mdqe.inference import rle
+from mdqe.results import rle
 
 SIZE, FRAMES = (40, 60), 4
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from mdqe.config import MDQEConfig
-from mdqe.hub import PretrainedMixin
+from mdqe.weights.hub import PretrainedMixin
 
 
 class SmallModel(nn.Module, PretrainedMixin):

@@ -18,8 +18,8 @@ from mdqe.checkpoint import (
     official_sizes,
     read_official,
 )
-from mdqe.decoder import TemporalCrossAttention
-from mdqe.storage import SkipRandomInit
+from mdqe.modeling.decoder import TemporalCrossAttention
+from mdqe.weights.folder import SkipRandomInit
 
 SIZES = {
     "r50": ("resnet50", 256),

@@ -5,8 +5,8 @@ import pytest
 import torch
 from small_models import moving_squares, small_model
 
-from mdqe.compiled import COMPILED_PARTS
-from mdqe.inference.encoded import encode_frames
+from mdqe.inference.frame_buffer import encode_frames
+from mdqe.modeling.network import COMPILED_PARTS
 
 pytestmark = pytest.mark.slow  # what is traced here takes half a minute each on a free core
 

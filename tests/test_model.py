@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mdqe import MDQE, MDQEConfig
 from mdqe.inference.image import filter_image
-from mdqe.model import ClipOutput
+from mdqe.modeling.network import ClipOutput
 
 VARIANTS = {
     "object to instance": {},

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mdqe.ops import deform_attn, deform_attn_fused
-from mdqe.ops.reference import compute_dtype, deform_attn_fused_reference, deform_attn_reference
+from mdqe.ops.reference import at_least_float32, deform_attn_fused_reference, deform_attn_reference
 
 SHAPES = ((48, 80), (24, 40), (12, 20), (6, 10))  # a frame of 384 x 640 at strides 8 to 64
 STARTS = (0, 3840, 4800, 5040)
@@ -72,7 +72,7 @@ def make_case(kind: str, batch: int, queries: int, channels: int, device: str, d
     if kind == "uniform":
         offsets = 8 * (torch.rand(*size, 2) - centers[:, :, None, None, None])
     logits = torch.randn(size)
-    wide = compute_dtype(dtype)
+    wide = at_least_float32(dtype)
     tensors = [
         torch.randn(batch, TOKENS, HEADS, channels).to(dtype),
         centers.to(wide),

@@ -20,8 +20,8 @@ from collections.abc import Callable
 import torch
 
 from mdqe import MDQE, MDQEConfig
-from mdqe.compiled import COMPILED_PARTS
-from mdqe.inference.encoded import EncodedFrames, encode_frames
+from mdqe.inference.frame_buffer import EncodedFrames, encode_frames
+from mdqe.modeling.network import COMPILED_PARTS
 
 ALL_PARTS = ("backbone", "encoder", "decoder", "mask_head")
 

@@ -33,7 +33,7 @@ def blobs(
     random: np.random.Generator, shape: np.ndarray, speed: np.ndarray, frames: int = FRAMES
 ) -> list[dict[str, Any]]:
     """A track of ragged ellipses; shape: centre (x, y) and radii (x, y)."""
-    from mdqe.inference import rle_text
+    from mdqe.results import rle_strings as rle_text
 
     lengths, number = [], []
     for t in range(frames):
@@ -53,7 +53,7 @@ def blobs(
 
 def generate(folder: Path, videos: int) -> None:
     """Write annotations.json and results.json."""
-    from mdqe.inference import rle
+    from mdqe.results import rle
 
     random = np.random.default_rng(0)
     document: dict[str, Any] = {

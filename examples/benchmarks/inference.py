@@ -111,7 +111,7 @@ class Schedule:
 
     def clip(self, start: int, end: int):
         """The `EncodedFrames` [start, end)."""
-        from mdqe.inference.encoded import EncodedFrames
+        from mdqe.inference.frame_buffer import EncodedFrames
 
         if self.clips == 0:
             raise EnoughError

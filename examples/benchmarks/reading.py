@@ -4,8 +4,8 @@
     python examples/benchmarks/reading.py --videos 50 --folder generated
 
 The set: 607 videos of 60 frames of 640×360 with 9 objects each, masks as in `evaluation.py`. A row is the median of
-some processes, each of which reads its file once with `mdqe.data.annotations.read_annotations`, every mask checked and
-packed; json.loads alone, which holds all that the file holds, stands beside it. Reading takes one thread; --cpu-seconds
+some processes, each of which reads its file once with `mdqe.annotations.training_.read_annotations`, every mask
+checked and packed; json.loads alone, which holds all that the file holds, stands beside it. Reading takes one thread; --cpu-seconds
 counts its CPU time, for a machine that does other work.
 """
 
@@ -29,7 +29,7 @@ FRAMES, OBJECTS = 60, 9
 
 def generate(folder: Path, videos: int) -> None:
     """Write compressed.json and plain.json, an annotation at a time."""
-    from mdqe.inference import rle
+    from mdqe.results import rle
 
     random = np.random.default_rng(0)
     size = {"height": HEIGHT, "width": WIDTH, "length": FRAMES}
@@ -61,8 +61,8 @@ def generate(folder: Path, videos: int) -> None:
 
 def run_row(path: Path, way: str, now: Callable[[], float]) -> None:
     """Read the file in this process and print what it took."""
-    from mdqe.data.annotations import VIDEOS, read_annotations
-    from mdqe.data.problems import Problems
+    from mdqe.annotations.problems import Problems
+    from mdqe.annotations.training_ import VIDEOS, read_annotations
 
     before = peak_mebibytes()
     begin = now()

@@ -21,9 +21,9 @@ from torch import Tensor
 from torchvision.ops import box_convert
 
 from mdqe import MDQE, MDQEConfig
-from mdqe.frames import padded_size
 from mdqe.losses import Criterion
 from mdqe.model import ClipOutput
+from mdqe.modeling.preprocess import padded_size
 from mdqe.targets import ClipTargets
 
 FRAMES, HEIGHT, WIDTH = 4, 360, 640

@@ -1,20 +1,22 @@
 """The `mdqe` command, one file per subcommand.
 
 A command's file has HELP (one line), EXAMPLE (a command line), `add_arguments(parser)` and `run(args)`, which gives the
-exit status: 0 done; 1 done in part (a damaged video, an interruption); 2 not done. A `run` raises OSError, ValueError
-or ImportError for what the user can mend: it becomes one line on stderr and status 2. Results go to stdout, all talk
-to stderr. The files import heavy libraries only where they run.
+exit status: 0 done; 1 done in part (a damaged video, an interruption) or a bug; 2 not done. A `run` raises MDQEError or
+OSError for what the user can mend: one line on stderr and status 2. Results go to stdout, messages to stderr. The files
+import heavy libraries only inside functions.
 """
 
 import argparse
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib import import_module
 from keyword import iskeyword
 from typing import NoReturn
 
 import mdqe
+from mdqe.errors import MDQEError, is_out_of_memory
 
 COMMANDS = (
     "segment",
@@ -32,8 +34,8 @@ COMMANDS = (
     "info",
 )
 
-KNOWN_ERRORS = (OSError, ValueError, ImportError)
-"""What a command raises for what the user can mend: its message is told, without a trace."""
+REPORTED_ERRORS = (MDQEError, OSError)
+"""Errors that a user can mend: the message is printed in one line, without a traceback."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -55,8 +57,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        if not isinstance(error, KNOWN_ERRORS) and not out_of_memory(error):
-            raise
+        if not isinstance(error, REPORTED_ERRORS) and not is_out_of_memory(error):
+            traceback.print_exc()
+            say(f"mdqe {args.command}: this is a bug in mdqe {mdqe.__version__}; please report it with the lines above")
+            return 1
         say(f"mdqe {args.command}: error: {one_line(error)}")
         return 2
 
@@ -66,14 +70,9 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether the machine or its GPU has no memory left: Python's error and PyTorch's."""
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "memory" in str(error))
-
-
 def one_line(error: BaseException) -> str:
     """An error as one line that names the file it is about."""
-    if out_of_memory(error):
+    if is_out_of_memory(error):
         return "out of memory; a smaller --size needs less"
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"

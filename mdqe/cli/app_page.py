@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from mdqe.cli import KNOWN_ERRORS, one_line, out_of_memory, say
+from mdqe.cli import REPORTED_ERRORS, one_line, say
 from mdqe.cli.app_server import require_gradio
 from mdqe.cli.segment_list import notes
 from mdqe.cli.segment_video import Job, segment_video
-from mdqe.inference.result import VideoInstances
+from mdqe.errors import is_out_of_memory
+from mdqe.results.instances import VideoInstances
 from mdqe.video.frames import TimedFrame
 from mdqe.video.untrusted import UntrustedVideo
 
@@ -77,7 +78,7 @@ def track_rows(result: VideoInstances) -> list[list[Any]]:
 
 def _told(error: Exception) -> str:
     """What a visitor is told: nothing of this machine."""
-    if out_of_memory(error):
+    if is_out_of_memory(error):
         return "There is not enough memory for this video; a smaller one may do."
     if isinstance(error, OSError):
         return "The results could not be written."
@@ -120,7 +121,7 @@ class Desk:
         except Stopped:
             return Shown("Stopped.")
         except Exception as error:
-            if not isinstance(error, KNOWN_ERRORS) and not out_of_memory(error):
+            if not isinstance(error, REPORTED_ERRORS) and not is_out_of_memory(error):
                 raise
             say(f"mdqe app: {Path(path).name}: {one_line(error)}")
             return Shown(_told(error))

@@ -9,6 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from mdqe.errors import DependencyError, InputError
+
 API = "/gradio_api/"
 OPEN = ("/config", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt")
 OPEN_BELOW = ("/assets/", "/static/", API + "heartbeat/")
@@ -35,7 +37,7 @@ def require_gradio() -> None:
     try:
         import gradio  # noqa: F401
     except ImportError:
-        raise ImportError("the page in the browser needs Gradio: pip install 'mdqe[demo]'") from None
+        raise DependencyError("the page in the browser needs Gradio: pip install 'mdqe[demo]'") from None
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -45,7 +47,7 @@ def listen(host: str, port: int) -> socket.socket:
         OSError: the port is taken or not allowed, or there is no such address.
     """
     if not host:
-        raise ValueError("--host is empty; expected an address such as 127.0.0.1")
+        raise InputError("--host is empty; expected an address such as 127.0.0.1")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from mdqe.cli import say
 from mdqe.config import MDQEConfig
+from mdqe.errors import InputError
 
 if TYPE_CHECKING:  # torch takes seconds to import: `mdqe --help` does without
     from torch import Tensor
@@ -40,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     """Convert; the folder goes to stdout, what was decided to stderr. Bad input raises ValueError or OSError."""
     from mdqe.checkpoint import convert_official, dropped, read_official
     from mdqe.model import MDQE
-    from mdqe.storage import SkipRandomInit, fill
+    from mdqe.weights.folder import SkipRandomInit, fill
 
     official = read_official(args.checkpoint)
     config = _configure(official, args.preset, args.clip_length)
@@ -65,7 +66,7 @@ def _configure(official: dict[str, Tensor], preset: str | None, clip_length: int
     name = preset or _recognize(official)
     config = MDQEConfig.preset(name)
     if (config.backbone, config.hidden_dim) != (sizes.backbone, sizes.hidden_dim):
-        raise ValueError(
+        raise InputError(
             f"preset {name} has backbone {config.backbone} and {config.hidden_dim} channels, "
             f"the checkpoint {sizes.backbone} and {sizes.hidden_dim}"
         )
@@ -78,7 +79,7 @@ def _configure(official: dict[str, Tensor], preset: str | None, clip_length: int
     config = config.replace(clip_length=wanted)
     if wanted != sizes.clip_length:
         if sizes.clip_length != 1:
-            raise ValueError(
+            raise InputError(
                 f"the checkpoint attends over {sizes.clip_length} frames, not {wanted}; only 1 can be repeated"
             )
         say(f"temporal attention of single frames, repeated for {wanted}")
@@ -91,9 +92,9 @@ def _recognize(official: dict[str, Tensor]) -> str:
     names = matching_presets(official)
     if not names:
         found = ", ".join(f"{key}={value}" for key, value in official_sizes(official)._asdict().items())
-        raise ValueError(f"no preset has {found}: name the nearest one with --preset")
+        raise InputError(f"no preset has {found}: name the nearest one with --preset")
     if len({MDQEConfig.preset(name).categories for name in names}) > 1:
-        raise ValueError(
+        raise InputError(
             f"{' and '.join(names)} have the same shapes but other categories: name the right one with --preset"
         )
     others = "".join(f"; {name}, of the same shapes, has other test settings" for name in names[1:])

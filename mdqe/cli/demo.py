@@ -10,7 +10,7 @@ from mdqe.cli.model_options import add_model_arguments, load_model, model_name
 
 if TYPE_CHECKING:
     from mdqe.data.synthetic import Drawing
-    from mdqe.inference.result import VideoInstances
+    from mdqe.results.instances import VideoInstances
 
 HELP = "draw a scene, segment it and compare the result with the truth"
 EXAMPLE = "mdqe demo -o mdqe-demo"
@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
     """Draw a scene that no training has seen, segment it as `mdqe segment` would, and score what was found."""
     from mdqe.cli.segment_video import Job, segment_video
     from mdqe.data.synthetic import demo_scene
-    from mdqe.inference.result import VideoInstances
+    from mdqe.results.instances import VideoInstances
     from mdqe.video.read import open_frames
     from mdqe.video.write import VideoWriter
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from mdqe.cli import say
 from mdqe.cli.model_options import add_model_arguments
+from mdqe.errors import InputError
 
 HELP = "compare results with annotations, or run a model over a set of videos or images and compare what it finds"
 EXAMPLE = (
@@ -79,14 +80,14 @@ def run(args: argparse.Namespace) -> int:
     """Print the table; bad input raises ValueError or OSError."""
     if args.results is not None:
         if args.model is not None:
-            raise ValueError("give RESULTS or --model, not both")
+            raise InputError("give RESULTS or --model, not both")
         annotations: Path | None = args.data / "annotations.json" if args.data.is_dir() else args.data
         results: Any = args.results
     else:
         from mdqe.cli.evaluate_model import run_model
 
         if args.output is None:
-            raise ValueError("running a model needs -o DIR, where results are kept as they are found")
+            raise InputError("running a model needs -o DIR, where results are kept as they are found")
         found = run_model(args)
         if found is None:  # another process tells the numbers
             return 0
@@ -111,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _compare(annotations: Path, results: Any, args: argparse.Namespace) -> dict[str, Any]:
     """`evaluate`, or `evaluate_coco` where the annotations are of images; warnings become lines of talk."""
-    from mdqe.data.annotations import holds_images
+    from mdqe.annotations.training_ import holds_images
     from mdqe.evaluation import evaluate, evaluate_coco
 
     with warnings.catch_warnings(record=True) as caught:

@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from mdqe import __version__
+from mdqe import distributed as processes
+from mdqe.annotations.images_ import ImageSet
+from mdqe.annotations.reading_ import Annotations, Video
 from mdqe.atomic import whole_file
 from mdqe.cli import say
 from mdqe.cli.model_options import load_model, model_name
 from mdqe.cli.progress import shown
+from mdqe.errors import InputError
 from mdqe.evaluation.coco import require_pycocotools
-from mdqe.evaluation.coco_reading import ImageSet
-from mdqe.evaluation.reading import Annotations, Video
 from mdqe.evaluation.segment_set import (
     check_images,
     find_set,
@@ -31,7 +33,6 @@ from mdqe.evaluation.segment_set import (
     segment_video,
     write_results,
 )
-from mdqe.training import processes
 
 SETTINGS = "run.json"
 
@@ -87,7 +88,7 @@ def run_model(args: argparse.Namespace) -> tuple[Path | None, list[dict[str, Any
         require_pycocotools()
     check_images(annotations, images)
     if processes.started() > 1 and args.workers > 1:
-        raise ValueError("--workers is for one process; torchrun has started several already")
+        raise InputError("--workers is for one process; torchrun has started several already")
     _check_settings(args, path)
     videos = list(annotations.videos.values())
     worker, noun = Worker(args, annotations, images), annotations.noun
@@ -163,10 +164,10 @@ def _check_settings(args: argparse.Namespace, path: Path) -> None:
         try:
             before = json.loads(note.read_bytes())
         except ValueError as error:
-            raise ValueError(f"{note} is not JSON: {error}") from None
+            raise InputError(f"{note} is not JSON: {error}") from None
         for key, value in settings.items():
             if before.get(key) != value:
-                raise ValueError(
+                raise InputError(
                     f"{args.output} holds results with {key} {before.get(key)!r}, now it is {value!r}: "
                     "choose another folder or remove it"
                 )

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from mdqe.annotations.reading_ import Annotations, Video, read_annotations, read_results
 from mdqe.atomic import whole_file
 from mdqe.cli import one_line, say
 from mdqe.evaluation.average_precision import IOU_THRESHOLDS, RECALLS
-from mdqe.evaluation.reading import Annotations, Video, read_annotations, read_results
 from mdqe.evaluation.segment_set import find_set
 from mdqe.evaluation.video_score import best_of_tracks
 from mdqe.pages.contact import Pair, compare_frames

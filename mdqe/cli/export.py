@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from mdqe.cli import say
+from mdqe.errors import InputError
 
 HELP = "write a model as torch.export or ONNX programs that run without mdqe"
 EXAMPLE = "mdqe export --model models/r50_ovis --format onnx -o exported"
@@ -43,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     check_options(args.format, args.opset)
     name = args.model or default_model()
     if name is None:
-        raise ValueError("this installation has no bundled model: name one with --model")
+        raise InputError("this installation has no bundled model: name one with --model")
     check_writable(args.output)  # before the model is loaded
     model = MDQE.from_pretrained(name)
     check_backbone(model)

@@ -53,10 +53,10 @@ def run(args: argparse.Namespace) -> int:
     """Write the file; its path goes to stdout, what was left out to stderr."""
     import json
 
+    from mdqe.annotations.problems import Problems
     from mdqe.atomic import whole_file
     from mdqe.cli import say
     from mdqe.cli.progress import shown
-    from mdqe.data.problems import Problems
     from mdqe.importing.document import Gathering
     from mdqe.importing.formats import open_source
 

@@ -35,7 +35,7 @@ def _installation() -> list[tuple[str, str]]:
     import torch
 
     from mdqe.ops import kernel_status
-    from mdqe.source import bundled_models
+    from mdqe.weights.source import bundled_models
 
     status = kernel_status()
     cpu = f"{platform.machine()}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
@@ -64,7 +64,7 @@ def _version(package: str) -> str:
 
 def _model(model: "MDQE", name: str) -> list[tuple[str, str]]:
     from mdqe.cli.model_cost import flops_by_part, parameters_by_part
-    from mdqe.frames import resized_size
+    from mdqe.modeling.preprocess import resized_size
 
     config = model.config
     size = resized_size((720, 1280), config.test_shorter_edge, config.test_longer_edge)
@@ -88,8 +88,8 @@ def _origin(name: str) -> list[tuple[str, str]]:
     """Where the weights lie, and what their file says of where they are from."""
     from safetensors import safe_open
 
-    from mdqe.source import open_source
-    from mdqe.storage import WEIGHTS_FILE
+    from mdqe.weights.folder import WEIGHTS_FILE
+    from mdqe.weights.source import open_source
 
     path = open_source(name)(WEIGHTS_FILE)
     with safe_open(path, framework="pt") as file:

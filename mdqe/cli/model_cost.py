@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from mdqe.frames import padded_size
+from mdqe.modeling.preprocess import padded_size
 
 if TYPE_CHECKING:
     from mdqe.model import MDQE

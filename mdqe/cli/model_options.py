@@ -4,6 +4,8 @@ import argparse
 import os
 from typing import TYPE_CHECKING, Any
 
+from mdqe.errors import InputError
+
 if TYPE_CHECKING:
     from mdqe.config import MDQEConfig
     from mdqe.model import MDQE
@@ -33,7 +35,7 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, several: bool = Fals
 
 def default_model() -> str | None:
     """The bundled model that is used when none is named; None where this installation has none."""
-    from mdqe.source import bundled_models
+    from mdqe.weights.source import bundled_models
 
     return next(iter(bundled_models()), None)
 
@@ -46,7 +48,7 @@ def model_name(args: argparse.Namespace) -> str:
     """
     name = args.model or default_model()
     if name is None:
-        raise ValueError("this installation has no bundled model: name one with --model")
+        raise InputError("this installation has no bundled model: name one with --model")
     return str(name)
 
 
@@ -89,8 +91,8 @@ def load_config(args: argparse.Namespace) -> "MDQEConfig":
     Raises:
         OSError, ValueError: there is no such model; one line says what.
     """
-    from mdqe.source import open_source
-    from mdqe.storage import CONFIG_FILE, read_config
+    from mdqe.weights.folder import CONFIG_FILE, read_config
+    from mdqe.weights.source import open_source
 
     return read_config(open_source(model_name(args))(CONFIG_FILE)).replace(**_overrides(args))
 

@@ -21,8 +21,8 @@ from mdqe.video.sheet import choose_frames, contact_sheet, save_png, shrink
 from mdqe.video.write import VideoWriter
 
 if TYPE_CHECKING:
-    from mdqe.inference.result import VideoInstances
     from mdqe.inference.views import FrameView
+    from mdqe.results.instances import VideoInstances
 
 IMAGES_PER_SECOND = Fraction(10)  # of an overlay whose source, a folder of images, has no rate
 

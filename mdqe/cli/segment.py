@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mdqe.atomic import check_writable
-from mdqe.cli import KNOWN_ERRORS, one_line, out_of_memory, say
+from mdqe.cli import REPORTED_ERRORS, one_line, say
 from mdqe.cli.model_options import add_model_arguments, load_config, load_model, model_name
 from mdqe.cli.segment_list import folders, is_done, notes, read_list
+from mdqe.errors import InputError, is_out_of_memory
 
 if TYPE_CHECKING:
     from mdqe.cli.segment_video import Interruption, Job, Outcome
@@ -95,12 +96,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Segment every video, in the processes of torchrun each its share; a table at the end on stdout."""
+    from mdqe import distributed as processes
     from mdqe.cli.segment_video import first_interrupt_asks
-    from mdqe.training import processes
 
     videos = args.videos + (read_list(args.videos_from) if args.videos_from else [])
     if not videos:
-        raise ValueError("no videos: name some, or a list of them with --videos-from")
+        raise InputError("no videos: name some, or a list of them with --videos-from")
     everything = dict(zip(folders(args.output, videos), videos, strict=True))
     config = load_config(args)
     with processes.sharing():
@@ -143,7 +144,7 @@ def summary(outcomes: "list[Outcome]") -> str:
 
 def _left(args: argparse.Namespace, config: "MDQEConfig", everything: dict[Path, str]) -> dict[Path, str]:
     """The videos to do, by folder: with --skip-done without those that are done."""
-    from mdqe.training import processes
+    from mdqe import distributed as processes
 
     if not args.skip_done:
         return everything
@@ -177,7 +178,7 @@ def _open_all(args: argparse.Namespace, videos: dict[Path, str]) -> "tuple[list[
 
 def _refuse(problems: Sequence[str], number: int) -> int:
     """Say in one line what cannot be opened."""
-    from mdqe.training import processes
+    from mdqe import distributed as processes
 
     more = f", nor {len(problems) - 1} more" if len(problems) > 1 else ""
     hint = f" (of {number} videos{more}; --skip-bad goes on without)" if number > 1 else ""
@@ -190,8 +191,8 @@ def _segment_all(
     args: argparse.Namespace, opened: "list[Opened]", outcomes: "list[Outcome]", interruption: "Interruption"
 ) -> bool:
     """Segment the videos one after the other and add what became of each; True where Ctrl-C came between."""
+    from mdqe import distributed as processes
     from mdqe.cli.segment_video import Interrupted, Job
-    from mdqe.training import processes
 
     try:
         with interruption.set_aside():
@@ -219,7 +220,7 @@ def _segment_one(model: Any, frames: "Frames", folder: Path, job: "Job") -> "Out
     try:
         outcome = segment_video(model, frames, folder, job)
     except Exception as error:
-        if not isinstance(error, KNOWN_ERRORS) and not out_of_memory(error):
+        if not isinstance(error, REPORTED_ERRORS) and not is_out_of_memory(error):
             traceback.print_exc()
         say(f"mdqe segment: error: {one_line(error)}")
         return Outcome(frames.name, folder, status=2)

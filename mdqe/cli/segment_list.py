@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mdqe import __version__
+from mdqe.errors import InputError
 
 PLACE_ALONE = ("mdqe", "device")
 """Settings that say where results were made, not what they are."""
@@ -22,11 +23,11 @@ def read_list(path: Path) -> list[str]:
     """
     data = path.read_bytes()
     if b"\0" in data:
-        raise ValueError(f"{path} is not a list of videos: expected text with one on each line")
+        raise InputError(f"{path} is not a list of videos: expected text with one on each line")
     lines = [line.strip() for line in data.removeprefix(b"\xef\xbb\xbf").splitlines()]
     videos = [os.fsdecode(line) for line in lines if line and not line.startswith(b"#")]
     if not videos:
-        raise ValueError(f"{path} names no videos")
+        raise InputError(f"{path} names no videos")
     return videos
 
 

@@ -21,8 +21,8 @@ from mdqe.video.read import Frames
 from mdqe.video.write import VideoWriter
 
 if TYPE_CHECKING:
-    from mdqe.inference.result import VideoInstances
     from mdqe.model import MDQE
+    from mdqe.results.instances import VideoInstances
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ def _find(
     recording: Path | None,
 ) -> "VideoInstances":
     """The first pass. Frames end early when an interruption was asked for; those before it give a whole result."""
-    from mdqe.inference.stream import segment
+    from mdqe.inference.session import segment
 
     def images() -> Iterator[np.ndarray]:
         origin = writer = None

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from mdqe.errors import InputError
+
 HELP = "split a training set in two, by video and with the categories in proportion"
 EXAMPLE = "mdqe split ovis/annotations_train.json -o ovis/split --share 0.1 --seed 0"
 
@@ -30,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     from mdqe.evaluation.split import split
 
     if args.seed < 0:
-        raise ValueError(f"seed is {args.seed}; expected 0 or more")
+        raise InputError(f"seed is {args.seed}; expected 0 or more")
     parts = split(args.annotations, share=args.share, seed=args.seed)
     args.output.mkdir(parents=True, exist_ok=True)
     for name, part in zip(("train", "dev"), parts, strict=True):

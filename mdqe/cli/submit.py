@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from mdqe.cli import say
+from mdqe.errors import InputError
 
 HELP = "check results and pack them for the evaluation servers of YouTube-VIS and OVIS"
 EXAMPLE = "mdqe submit evaluation/results.json --data ovis/annotations_valid.json -o submission.zip"
@@ -27,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Every error goes to stderr, a line each; the archive's path to stdout."""
-    from mdqe.evaluation.reading import read_annotations
+    from mdqe.annotations.reading_ import read_annotations
     from mdqe.evaluation.submission import check_results, write_submission
 
     annotations = read_annotations(args.data, hidden=True)
@@ -35,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     for error in errors:
         say(error)
     if errors:
-        raise ValueError(f"{args.results} has {len(errors)} error{'s' * (len(errors) > 1)}; nothing is written")
+        raise InputError(f"{args.results} has {len(errors)} error{'s' * (len(errors) > 1)}; nothing is written")
     if args.output is None:
         say(f"{args.results}: no error")
         return 0

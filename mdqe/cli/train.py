@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mdqe.cli import say
 from mdqe.cli.train_options import add_train_arguments, keep, settle
+from mdqe.errors import InputError, is_out_of_memory
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train; the folder of the model goes to stdout. Bad input raises ValueError or OSError."""
-    from mdqe.training.processes import process_group, rank
+    from mdqe.distributed import process_group, rank
     from mdqe.training.step import NonFiniteLossError
 
     args = settle(args)
@@ -50,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
             say(f"mdqe train: error: {error}")
             return 1
         except (MemoryError, RuntimeError) as error:
-            if not isinstance(error, MemoryError) and "memory" not in str(error):
+            if not is_out_of_memory(error):
                 raise
             say("mdqe train: error: out of memory; --checkpointing all, --accumulate N and --amp need less")
             return 1
@@ -119,8 +120,8 @@ def build(args: argparse.Namespace, device: "torch.device", talk: Callable[[str]
 def read_config(args: argparse.Namespace) -> "MDQEConfig":
     """The configuration of the run that is resumed, of --preset, --config or the model of --init, changed by --set."""
     from mdqe.config import MDQEConfig
-    from mdqe.source import open_source
-    from mdqe.storage import CONFIG_FILE, read_config
+    from mdqe.weights.folder import CONFIG_FILE, read_config
+    from mdqe.weights.source import open_source
 
     if args.fields:
         config = MDQEConfig.from_dict(args.fields)
@@ -131,7 +132,7 @@ def read_config(args: argparse.Namespace) -> "MDQEConfig":
     elif args.init and args.init != "imagenet":
         config = read_config(open_source(args.init)(CONFIG_FILE))
     else:
-        raise ValueError("which model? --preset NAME or --config JSON")
+        raise InputError("which model? --preset NAME or --config JSON")
     return config.replace(**dict(args.set))
 
 
@@ -153,7 +154,7 @@ def open_sets(
     names: Sequence[str], config: "MDQEConfig", recipe: "Recipe", args: argparse.Namespace
 ) -> "list[DataSet]":
     """The sets to train on; the first one's categories are those of all."""
-    from mdqe.training.processes import rank
+    from mdqe.distributed import rank
     from mdqe.training.sources import open_data
 
     sets: list[DataSet] = []

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mdqe.atomic import whole_file
+from mdqe.errors import InputError
 
 SETTINGS = "run.json"
 AMP = ("bf16", "fp16")
@@ -142,7 +143,7 @@ def settle(args: argparse.Namespace) -> argparse.Namespace:
         try:
             stored = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise ValueError(f"{path} is not JSON: {error}") from error
+            raise InputError(f"{path} is not JSON: {error}") from error
     elif not args.resume and args.output.exists() and (not args.output.is_dir() or any(args.output.iterdir())):
         raise FileExistsError(f"{args.output} is in use; choose a new folder, or go on with --resume")
     if args.preset or args.config:  # another model: what was known of the old one does not count
@@ -153,9 +154,9 @@ def settle(args: argparse.Namespace) -> argparse.Namespace:
             known = stored.get(name, DEFAULTS.get(name))
             setattr(settled, name, tuple(known) if isinstance(known, list) else known)
     if settled.preset and settled.config:
-        raise ValueError("--preset and --config exclude each other")
+        raise InputError("--preset and --config exclude each other")
     if not settled.data:
-        raise ValueError("no --data to train on")
+        raise InputError("no --data to train on")
     return settled
 
 

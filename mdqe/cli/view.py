@@ -5,6 +5,7 @@ import warnings
 from pathlib import Path
 
 from mdqe.cli import say
+from mdqe.errors import InputError
 
 HELP = "make a page to step through a video's masks, beside the ground truth where it is given"
 EXAMPLE = (
@@ -62,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     from mdqe.pages.viewer import viewer
 
     if not 0 <= args.score_threshold <= 1:
-        raise ValueError(f"--score-threshold is {args.score_threshold}; expected 0 to 1")
+        raise InputError(f"--score-threshold is {args.score_threshold}; expected 0 to 1")
     if args.output.is_dir() or not args.output.parent.is_dir():  # told before any work
         raise FileNotFoundError(f"{args.output} cannot be written: expected a new file's name in a folder that exists")
     with warnings.catch_warnings(record=True) as caught:

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from mdqe.data.annotations import Annotations, Item, Layout, read_annotations
+from mdqe.annotations.problems import DataError, Problems
+from mdqe.annotations.training_ import Annotations, Item, Layout, read_annotations
 from mdqe.data.augment import ClipAugmentation
 from mdqe.data.images import image_problems, read_image
-from mdqe.data.problems import DataError, Problems
+from mdqe.errors import InputError
 from mdqe.targets import ClipTargets
 
 _TRIES = 10  # items that may fail in a row before something greater must be wrong
@@ -42,7 +43,7 @@ class AnnotatedClips:
         progress: bool = False,
     ) -> None:
         if clip_length < 1:
-            raise ValueError(f"clip_length is {clip_length}, expected 1 or more")
+            raise InputError(f"clip_length is {clip_length}, expected 1 or more")
         self.path, self.images = Path(annotations), Path(images)
         self.clip_length, self.augmentation = clip_length, augmentation
         problems = Problems()

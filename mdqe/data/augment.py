@@ -8,7 +8,8 @@ from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tvf
 
-from mdqe.frames import resize, resized_size
+from mdqe.errors import InputError
+from mdqe.modeling.preprocess import resize, resized_size
 
 CROPS = ("absolute_range", "relative_range")
 _CROPPED_EDGES = (400, 500, 600)  # shorter edges before a crop of so many pixels, and the longest
@@ -51,21 +52,21 @@ class ClipAugmentation:
         self.crop_type, self.crop_size, self.crop_probability = crop_type, tuple(crop_size), crop_probability
         self.flip, self.rotation = flip, rotation
         if any(edge < 1 for edge in (*self.shorter_edges, longer_edge)):
-            raise ValueError(f"edges are {self.shorter_edges} and at most {longer_edge}, expected 1 or more pixels")
+            raise InputError(f"edges are {self.shorter_edges} and at most {longer_edge}, expected 1 or more pixels")
         if crop_type not in (None, *CROPS):
-            raise ValueError(f"crop_type is {crop_type!r}, expected {', '.join(CROPS)} or None")
+            raise InputError(f"crop_type is {crop_type!r}, expected {', '.join(CROPS)} or None")
         low, high = self.crop_size
         if crop_type == "absolute_range" and not (1 <= low <= high and low == int(low) and high == int(high)):
-            raise ValueError(f"crop_size is {self.crop_size}, expected a smallest and a largest edge in whole pixels")
+            raise InputError(f"crop_size is {self.crop_size}, expected a smallest and a largest edge in whole pixels")
         if crop_type == "relative_range" and not (0 < low <= 1 and 0 < high <= 1):
-            raise ValueError(f"crop_size is {self.crop_size}, expected shares of height and width, up to 1")
+            raise InputError(f"crop_size is {self.crop_size}, expected shares of height and width, up to 1")
         for name, value, most in (
             ("crop_probability", crop_probability, 1),
             ("flip", flip, 1),
             ("rotation", rotation, 180),
         ):
             if not 0 <= value <= most:
-                raise ValueError(f"{name} is {value}, expected 0 to {most}")
+                raise InputError(f"{name} is {value}, expected 0 to {most}")
 
     def __call__(self, frames: Tensor, masks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Another view of frames (T, 3, H, W) uint8 and masks (K, T, H, W) bool; both have its size."""

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from mdqe.annotations.training_ import IMAGES, Item
 from mdqe.data.annotated import AnnotatedClips
-from mdqe.data.annotations import IMAGES, Item
 from mdqe.targets import ClipTargets
 
 COCO_TO: dict[str, dict[int, int]] = {

@@ -6,7 +6,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mdqe.data.problems import DataError
+from mdqe.annotations.problems import DataError
 from mdqe.video.frames import VideoError
 from mdqe.video.images import load_image
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from mdqe.errors import InputError
 from mdqe.targets import ClipTargets
 
 _ROUNDS = 32  # of a shuffle
@@ -49,10 +50,10 @@ class MixedClips(Dataset[tuple[Tensor, ClipTargets]]):
         self.sources, self.seed = list(sources), seed
         lengths = [len(source) for source in self.sources]
         if not lengths or min(lengths) < 1:
-            raise ValueError(f"sources have {lengths} items, expected one or more sources of one or more")
+            raise InputError(f"sources have {lengths} items, expected one or more sources of one or more")
         self.ratios = list(lengths if ratios is None else ratios)
         if len(self.ratios) != len(lengths) or not all(0 < ratio < float("inf") for ratio in self.ratios):
-            raise ValueError(f"ratios is {self.ratios}, expected {len(lengths)} positive numbers, one a source")
+            raise InputError(f"ratios is {self.ratios}, expected {len(lengths)} positive numbers, one a source")
 
     def __getitem__(self, n: int) -> tuple[Tensor, ClipTargets]:
         """Frames (T, 3, H, W) uint8 and targets of item n, 0 or more."""
@@ -86,11 +87,11 @@ class StepSampler(Sampler[list[int]]):
 
     def __init__(self, batch_size: int, start: int, stop: int, *, rank: int = 0, ranks: int = 1) -> None:
         if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}, expected 1 or more")
+            raise InputError(f"batch_size is {batch_size}, expected 1 or more")
         if not 0 <= start <= stop:
-            raise ValueError(f"steps are {start} to {stop}, expected 0 or more and none before the first")
+            raise InputError(f"steps are {start} to {stop}, expected 0 or more and none before the first")
         if not 0 <= rank < ranks:
-            raise ValueError(f"rank is {rank} of {ranks}, expected 0 to {ranks - 1}")
+            raise InputError(f"rank is {rank} of {ranks}, expected 0 to {ranks - 1}")
         self.batch_size, self.steps, self.rank, self.ranks = batch_size, range(start, stop), rank, ranks
 
     def __len__(self) -> int:
@@ -113,7 +114,7 @@ def collate(clips: Sequence[tuple[Tensor, ClipTargets]]) -> tuple[Tensor, list[C
     frames = [clip for clip, _ in clips]
     lengths = [len(clip) for clip in frames]
     if len(set(lengths)) != 1:
-        raise ValueError(f"clips have {lengths} frames, expected as many in each")
+        raise InputError(f"clips have {lengths} frames, expected as many in each")
     size = [max(clip.shape[axis] for clip in frames) for axis in (-2, -1)]
     batch = frames[0].new_zeros(len(frames), lengths[0], 3, *size)
     for row, clip in zip(batch, frames, strict=True):

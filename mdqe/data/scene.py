@@ -12,6 +12,7 @@ import numpy as np
 from mdqe.data.reproducible import Draws, cosine, sine
 from mdqe.data.shapes import CATEGORIES
 from mdqe.data.texture import Texture, draw_ground, draw_texture
+from mdqe.errors import InputError
 
 _BLOCK = 20  # scenes among which the share of alike ones is exact
 
@@ -38,10 +39,10 @@ class Difficulty:
     def __post_init__(self) -> None:
         first, last = self.objects
         if not 1 <= first <= last <= 40:
-            raise ValueError(f"objects is {first} to {last}; expected the fewest and the most, 1 to 40")
+            raise InputError(f"objects is {first} to {last}; expected the fewest and the most, 1 to 40")
         for name in ("similarity", "occlusion"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected 0 to 1")
+                raise InputError(f"{name} is {getattr(self, name)}; expected 0 to 1")
 
 
 DIFFICULTIES = {

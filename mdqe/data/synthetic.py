@@ -11,6 +11,7 @@ from torch import Tensor
 from mdqe.data.render import Drawing, render
 from mdqe.data.scene import DIFFICULTIES, Difficulty, draw_scene
 from mdqe.data.shapes import CATEGORIES
+from mdqe.errors import InputError
 from mdqe.targets import ClipTargets
 
 __all__ = [
@@ -74,14 +75,14 @@ def draw_video(
     length = start + frames if scene_frames is None else scene_frames
     if isinstance(difficulty, str):
         if difficulty not in DIFFICULTIES:
-            raise ValueError(f"difficulty is {difficulty!r}; expected {', '.join(DIFFICULTIES)} or a Difficulty")
+            raise InputError(f"difficulty is {difficulty!r}; expected {', '.join(DIFFICULTIES)} or a Difficulty")
         difficulty = DIFFICULTIES[difficulty]
     if not (0 <= seed < 2**64 and 0 <= index < 2**64):
-        raise ValueError(f"seed and index are {seed} and {index}; expected 0 to 2**64 - 1")
+        raise InputError(f"seed and index are {seed} and {index}; expected 0 to 2**64 - 1")
     if frames < 1 or start < 0 or start + frames > length:
-        raise ValueError(f"frames is {frames} from {start} on, of a scene of {length}; expected 1 or more within it")
+        raise InputError(f"frames is {frames} from {start} on, of a scene of {length}; expected 1 or more within it")
     if min(size) < 16:
-        raise ValueError(f"size is {size[0]}x{size[1]}; expected a height and a width of 16 or more")
+        raise InputError(f"size is {size[0]}x{size[1]}; expected a height and a width of 16 or more")
     half = 0.5 * size[1] / min(size), 0.5 * size[0] / min(size)
     scene = draw_scene(seed, index, length, half, difficulty)
     return render(scene, range(start, start + frames), size)
@@ -126,9 +127,9 @@ class SyntheticClips:
         self.length, self.seed, self.frames, self.size = length, seed, frames, size
         self.difficulty, self.scene_frames, self.flip = difficulty, scene_frames, flip
         if length < 1:
-            raise ValueError(f"length is {length}; expected 1 or more")
+            raise InputError(f"length is {length}; expected 1 or more")
         if not 0 <= flip <= 1:
-            raise ValueError(f"flip is {flip}; expected 0 to 1")
+            raise InputError(f"flip is {flip}; expected 0 to 1")
         self.clip(0, torch.Generator())  # checks the rest
 
     def __len__(self) -> int:

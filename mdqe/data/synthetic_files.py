@@ -7,11 +7,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from mdqe.annotations.masks import frame_lists
 from mdqe.atomic import partial_path
 from mdqe.data.scene import DIFFICULTIES, Difficulty
-from mdqe.data.segments import frame_lists
 from mdqe.data.synthetic import CATEGORIES, Drawing, draw_video
-from mdqe.inference import rle
+from mdqe.errors import InputError
+from mdqe.results import rle
 
 IMAGES, ANNOTATIONS, VIDEOS = "JPEGImages", "annotations.json", "videos"
 FORMATS = ("jpg", "png")
@@ -55,16 +56,16 @@ def write_set(
         ImportError: `mp4` without PyAV.
     """
     if videos < 1 or frames < 1:
-        raise ValueError(f"videos is {videos} and frames is {frames}; expected 1 or more")
+        raise InputError(f"videos is {videos} and frames is {frames}; expected 1 or more")
     if images not in FORMATS:
-        raise ValueError(f"images is {images!r}; expected {' or '.join(FORMATS)}")
+        raise InputError(f"images is {images!r}; expected {' or '.join(FORMATS)}")
     draw_video(seed, frames=1, size=size, difficulty=difficulty)  # checks the rest
     if mp4:
         from mdqe.video.decode import require_av
 
         require_av()
         if fps < 1:
-            raise ValueError(f"fps is {fps}; expected 1 or more")
+            raise InputError(f"fps is {fps}; expected 1 or more")
     folder = Path(folder)
     _check_free(folder)
 

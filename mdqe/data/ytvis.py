@@ -6,9 +6,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mdqe.annotations.training_ import VIDEOS, Item
 from mdqe.data.annotated import AnnotatedClips
-from mdqe.data.annotations import VIDEOS, Item
 from mdqe.data.augment import ClipAugmentation
+from mdqe.errors import InputError
 from mdqe.targets import ClipTargets
 
 
@@ -53,7 +54,7 @@ class VideoClips(AnnotatedClips):
         progress: bool = False,
     ) -> None:
         if frame_range < 0:
-            raise ValueError(f"frame_range is {frame_range}, expected 0 or more")
+            raise InputError(f"frame_range is {frame_range}, expected 0 or more")
         self.frame_range = frame_range
         super().__init__(
             annotations,

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from mdqe.evaluation.coco_reading import ImageSet, read_image_results, read_images
-from mdqe.evaluation.records import Source
+from mdqe.annotations.images_ import ImageSet, read_image_results, read_images
+from mdqe.annotations.records import Source
+from mdqe.errors import DependencyError
 
 KINDS = {"segm": "", "bbox": "box_"}
 """What COCO's tools call masks and boxes, and what the names of their numbers begin with."""
@@ -70,7 +71,7 @@ def require_pycocotools() -> None:
     try:
         import pycocotools.cocoeval  # noqa: F401
     except ImportError:
-        raise ImportError("the numbers of COCO need pycocotools: pip install 'mdqe[eval]'") from None
+        raise DependencyError("the numbers of COCO need pycocotools: pip install 'mdqe[eval]'") from None
 
 
 def _compare(truth: ImageSet, found: Sequence[Mapping[str, Any]], kind: str) -> tuple[np.ndarray, np.ndarray]:

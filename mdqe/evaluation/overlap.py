@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mdqe.evaluation.reading import Track
-from mdqe.inference import rle
-from mdqe.inference.rle_library import library, pointer
+from mdqe.annotations.reading_ import Track
+from mdqe.errors import InputError
+from mdqe.results import rle
+from mdqe.results.rle import compiled_library, pointer
 
 
 class Overlap(NamedTuple):
@@ -43,7 +44,7 @@ def overlap(
     places = np.array(held, np.int64)  # (M,): track and frame of each mask
     counts = [one for track in tracks for one in track.masks if one is not None]
     number = len(results[1])
-    compiled = library() is not None and size[0] * size[1] < 2**31
+    compiled = compiled_library() is not None and size[0] * size[1] < 2**31
     compute = _compute_compiled if compiled else _compute
     try:
         areas, shared = compute(counts, places, size, (number, len(tracks) - number, frames))
@@ -97,11 +98,11 @@ def _compute_compiled(
     areas, shared = np.zeros((results + objects, frames), np.int64), np.zeros(shape, np.int64)
 
     numbers = map(ctypes.c_int64, (len(ends), size[0] * size[1], *shape))
-    damaged = library().mdqe_overlap(  # type: ignore[union-attr]
+    damaged = compiled_library().mdqe_overlap(  # type: ignore[union-attr]
         text, pointer(ends), pointer(places), *numbers, pointer(areas), pointer(shared)
     )
     if damaged >= 0:
-        raise ValueError(f"mask {damaged} is damaged")
+        raise InputError(f"mask {damaged} is damaged")
     return areas, shared
 
 
@@ -113,4 +114,4 @@ def find_damage(name: str, tracks: Sequence[Track], size: tuple[int, int]) -> No
                 rle.runs([] if one is None else [one], size)
             except (ValueError, TypeError) as error:
                 reason = str(error).replace("counts of mask 0", "counts")
-                raise ValueError(f'{name}: {track.where}: "segmentations" in frame {t}: {reason}') from None
+                raise InputError(f'{name}: {track.where}: "segmentations" in frame {t}: {reason}') from None

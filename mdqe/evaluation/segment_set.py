@@ -5,11 +5,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mdqe.annotations.images_ import ImageSet, boxes_of, read_images
+from mdqe.annotations.reading_ import Annotations, Video, read_annotations
+from mdqe.annotations.training_ import holds_images
 from mdqe.atomic import whole_file
-from mdqe.data.annotations import holds_images
-from mdqe.evaluation.coco_reading import ImageSet, boxes_of, read_images
-from mdqe.evaluation.reading import Annotations, Video, read_annotations
-from mdqe.inference import rle
+from mdqe.errors import InputError
+from mdqe.results import rle
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,10 +52,10 @@ def check_images(annotations: Annotations, images: Path) -> None:
     noun = annotations.noun
     for video in annotations.videos.values():
         if video.file_names is None and isinstance(annotations, ImageSet):
-            raise ValueError(f'{annotations.name}: image {video.id} has no "file_name"')
+            raise InputError(f'{annotations.name}: image {video.id} has no "file_name"')
         if video.file_names is None or len(video.file_names) != video.length:
             held = "no" if video.file_names is None else len(video.file_names)
-            raise ValueError(
+            raise InputError(
                 f'{annotations.name}: video {video.id} has {held} "file_names"; expected {video.length}, one a frame'
             )
         for name in video.file_names:
@@ -74,7 +75,7 @@ def label_ids(config: "MDQEConfig", annotations: Annotations) -> list[int]:
     ids = list(config.label_ids) or [k + 1 for k in range(config.num_classes)]
     if missing := [number for number in ids if number not in annotations.categories]:
         names = ", ".join(list(config.categories)[:4]) or f"ids {', '.join(map(str, missing[:4]))}"
-        raise ValueError(f"the model's categories ({names}, …) are not those of {annotations.name}")
+        raise InputError(f"the model's categories ({names}, …) are not those of {annotations.name}")
     return ids
 
 
@@ -144,7 +145,7 @@ def merge(folder: Path, annotations: Annotations) -> list[dict[str, Any]]:
         try:
             rows += json.loads(path.read_bytes())
         except ValueError as error:
-            raise ValueError(f"{path} is damaged ({error}); remove it and run again") from None
+            raise InputError(f"{path} is damaged ({error}); remove it and run again") from None
     with whole_file(folder / "results.json") as partial:
         partial.write_text(json.dumps(rows, separators=(",", ":")))
     return rows

@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from mdqe.evaluation.reading import Annotations, read_annotations
-from mdqe.evaluation.records import Source, load_json
+from mdqe.annotations.reading_ import Annotations, read_annotations
+from mdqe.annotations.records import Source, load_json
+from mdqe.errors import InputError
 
 
 def split(source: Source, *, share: float = 0.1, seed: int = 0) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -33,7 +34,7 @@ def split(source: Source, *, share: float = 0.1, seed: int = 0) -> tuple[dict[st
     videos = len(annotations.videos)
     number = round(share * videos) if 0 < share < 1 else 0
     if not 0 < number < videos:
-        raise ValueError(f"{name}: a share of {share} of {videos} videos leaves one side empty")
+        raise InputError(f"{name}: a share of {share} of {videos} videos leaves one side empty")
     counts = _count(annotations)
     second = _balance(counts, number, np.random.default_rng(seed))
     chosen = {one for one, held in zip(annotations.videos, second, strict=True) if held}

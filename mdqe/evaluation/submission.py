@@ -5,11 +5,12 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from mdqe.annotations.reading_ import Annotations, load_results, read_result
+from mdqe.annotations.records import Source
 from mdqe.atomic import whole_file
+from mdqe.errors import InputError
 from mdqe.evaluation.overlap import find_damage
-from mdqe.evaluation.reading import Annotations, load_results, read_result
-from mdqe.evaluation.records import Source
-from mdqe.inference import rle
+from mdqe.results import rle
 
 _DATE = (1980, 1, 1, 0, 0, 0)  # the same results give the same bytes
 
@@ -37,7 +38,7 @@ def check_results(source: Source, annotations: Annotations, *, allow_missing: bo
             number, track = read_result(name, i, value, annotations)
             seen.add(number)
             if track.category not in annotations.categories:
-                raise ValueError(
+                raise InputError(
                     f'{name}: {track.where}: "category_id" is {track.category}, which is not in {annotations.name}'
                 )
             size = annotations.videos[number].size

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from mdqe.evaluation.reading import Track
+from mdqe.annotations.reading_ import Track
 
 FOUND = 0.5
 """IoU of a pair from which an object counts as found."""

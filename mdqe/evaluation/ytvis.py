@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from mdqe.annotations.reading_ import Annotations, Results, Track, Video, read_annotations, read_results
+from mdqe.annotations.records import Source
 from mdqe.evaluation.average_precision import IOU_THRESHOLDS, MAX_RESULTS, Curve, Matches, curves, match
 from mdqe.evaluation.identity import IdentityCounts, compare_identities, without_crowds
 from mdqe.evaluation.overlap import overlap
-from mdqe.evaluation.reading import Annotations, Results, Track, Video, read_annotations, read_results
-from mdqe.evaluation.records import Source
 from mdqe.evaluation.video_score import Paired, best_of_tracks, pair
 
 AREAS = {"": (0, 1e10), "s": (0, 128**2), "m": (128**2, 256**2), "l": (256**2, 1e10)}

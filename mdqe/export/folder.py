@@ -10,6 +10,7 @@ import torch
 
 from mdqe import __version__
 from mdqe.atomic import check_writable, whole_file
+from mdqe.errors import InputError
 from mdqe.export.onnx_files import DEFAULT_OPSET, OPSETS, check_installed, largest_error, write_onnx
 from mdqe.export.trace import Traced, trace
 from mdqe.model import MDQE
@@ -55,7 +56,7 @@ def export_model(
             write_onnx(traced, folder / file, opset or DEFAULT_OPSET)
             errors.update(largest_error(traced, folder / file))
             if max(errors.values()) > TOLERANCE:
-                raise ValueError(
+                raise InputError(
                     f"{folder / file} differs from the model by {max(errors.values()):.0e}: try another opset"
                 )
         else:
@@ -70,11 +71,11 @@ def export_model(
 def check_options(format: str, opset: int | None) -> None:
     """Raises ValueError for another format or opset, ImportError where what writes ONNX is missing."""
     if format not in FORMATS:
-        raise ValueError(f"format is {format!r}, expected one of {', '.join(FORMATS)}")
+        raise InputError(f"format is {format!r}, expected one of {', '.join(FORMATS)}")
     if format != "onnx" and opset is not None:
-        raise ValueError(f"opset is {opset}, but format {format!r} has none")
+        raise InputError(f"opset is {opset}, but format {format!r} has none")
     if opset is not None and opset not in OPSETS:
-        raise ValueError(f"opset is {opset!r}, expected {OPSETS[0]} to {OPSETS[-1]}")
+        raise InputError(f"opset is {opset!r}, expected {OPSETS[0]} to {OPSETS[-1]}")
     if format == "onnx":
         check_installed()
 
@@ -84,7 +85,7 @@ def check_backbone(model: MDQE) -> None:
     # Of programs traced from swinv2_tiny, ONNX Runtime's failed on frames beyond 256×256 and PyTorch's on all: what
     # tracing takes the windows to be holds for some sizes alone.
     if any("Swin" in type(module).__name__ for module in model.backbone.modules()):  # timm's classes
-        raise ValueError(
+        raise InputError(
             f"backbone {model.config.backbone!r} cannot be exported: the shifted windows of a Swin do not come out of "
             "tracing with open sizes"
         )

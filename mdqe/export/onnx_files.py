@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from mdqe.atomic import whole_file
+from mdqe.errors import DependencyError, InputError
 from mdqe.export.trace import Traced
 
 OPSETS = range(18, 24)
@@ -22,7 +23,7 @@ def check_installed() -> None:
     """Raises ImportError, with what to install, where a package is missing."""
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
-        raise ImportError(f"ONNX export needs {', '.join(missing)}: pip install 'mdqe[export]'")
+        raise DependencyError(f"ONNX export needs {', '.join(missing)}: pip install 'mdqe[export]'")
 
 
 def write_onnx(traced: Traced, path: Path, opset: int) -> None:
@@ -43,7 +44,7 @@ def write_onnx(traced: Traced, path: Path, opset: int) -> None:
         )
     assert program is not None  # only the old exporter gives none
     if (written := program.model.opset_imports[""]) != opset:
-        raise ValueError(
+        raise InputError(
             f"the {traced.name} could not be brought to opset {opset}, torch {torch.__version__} wrote {written}"
         )
     with whole_file(path) as partial:

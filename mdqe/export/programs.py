@@ -25,12 +25,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mdqe.decoder import LayerValues
-from mdqe.encoder import SpatialShapes
-from mdqe.inference.encoded import encode_frames
+from mdqe.inference.frame_buffer import encode_frames
 from mdqe.model import MDQE
+from mdqe.modeling.decoder import LayerValues
+from mdqe.modeling.encoder import SpatialShapes
+from mdqe.modeling.query_init import FrameQueries, QueryInitializer
 from mdqe.ops.attention import MultiScaleDeformableAttention
-from mdqe.query_init import FrameQueries, QueryInitializer
 
 
 class FrameEncoder(nn.Module):

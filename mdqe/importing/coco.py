@@ -9,10 +9,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from mdqe.data.problems import DataError, Problems
-from mdqe.data.segments import Segment, runs, shrink
-from mdqe.evaluation.reading import read_categories, read_crowd
-from mdqe.evaluation.records import Record, kind, load_json
+from mdqe.annotations.masks import Segment, runs, shrink
+from mdqe.annotations.problems import DataError, Problems
+from mdqe.annotations.reading_ import read_categories, read_crowd
+from mdqe.annotations.records import Record, kind, load_json
+from mdqe.errors import InputError
 from mdqe.importing.source import Frame, Shape, Source, Video, counts_of, image_root
 from mdqe.video.images import natural_key
 
@@ -44,10 +45,10 @@ def open_source(source: Path, images: Path | None, notes: Problems) -> Source:
     """
     name, document = load_json(source, str(source))
     if not isinstance(document, Mapping):
-        raise ValueError(f"{name}: {kind(document)}; expected an object with images, annotations, categories")
+        raise InputError(f"{name}: {kind(document)}; expected an object with images, annotations, categories")
     file = Record(name, "the file", document)
     if "videos" in document and "images" not in document:
-        raise ValueError(f"{name} has videos and no images: it is in the form of YouTube-VIS already")
+        raise InputError(f"{name} has videos and no images: it is in the form of YouTube-VIS already")
     categories = read_categories(name, file.items("categories"))
     titles = _titles(file)
     held: dict[int, _Image] = {}
@@ -60,7 +61,7 @@ def open_source(source: Path, images: Path | None, notes: Problems) -> Source:
     for i, one in enumerate(file.items("annotations")):
         _read_annotation(Record(name, f"annotation {i}", one), held, categories, notes)
     if notes.found and not any(image.shapes for image in held.values()):
-        raise ValueError("; ".join([f"{name}: no annotation is left", *notes.lines()]))
+        raise InputError("; ".join([f"{name}: no annotation is left", *notes.lines()]))
     root = image_root(images, source.parent / "JPEGImages", source.parent)
     opened = [Video(video, len(one), _frames(name, one)) for (_, video), one in videos.items()]
     return Source(root, opened, categories)
@@ -120,6 +121,6 @@ def _frames(name: str, images: list[_Image]) -> Iterator[Frame]:
         masks = counts_of([mask for *_, mask in image.shapes], image.size)
         for (where, track, category, crowd, _), counts in zip(image.shapes, masks, strict=True):
             if isinstance(counts, DataError):
-                raise ValueError(f'{name}: {where}: "segmentation": {counts}')
+                raise InputError(f'{name}: {where}: "segmentation": {counts}')
             shapes.append(Shape(track, category, counts, crowd))
         yield Frame(image.file, image.size, shapes)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mdqe.data.problems import DataError, Problems
+from mdqe.annotations.problems import DataError, Problems
+from mdqe.errors import InputError
 from mdqe.importing.cvat_xml import Placed, Task, read_task
 from mdqe.importing.source import (
     Frame,
@@ -24,7 +25,7 @@ from mdqe.importing.source import (
     numbers,
     video_folders,
 )
-from mdqe.inference import rle
+from mdqe.results import rle
 
 _PACKED = "annotations.xml"
 _FRAMES = "images"
@@ -83,7 +84,7 @@ def _order(files: Mapping[str, str], task: Task, folder: Path) -> list[str]:
         if all(place in by_number for place in places):
             return [by_number[place] for place in places]
     if len(files) != task.length:
-        raise ValueError(f"{folder} has {len(files)} images; {task.path} is of {task.length} frames")
+        raise InputError(f"{folder} has {len(files)} images; {task.path} is of {task.length} frames")
     return list(files.values())
 
 
@@ -104,11 +105,11 @@ def _counts(task: Task, one: Placed, size: tuple[int, int]) -> str:
     if one.box is None:
         (counts,) = counts_of([one.segment], size)
         if isinstance(counts, DataError):
-            raise ValueError(f'{task.path}: {one.where}: "points": {counts}')
+            raise InputError(f'{task.path}: {one.where}: "points": {counts}')
         return counts
     left, top, width, height = one.box
     if left + width > size[1] or top + height > size[0]:
-        raise ValueError(f"{task.path}: {one.where}: the mask reaches beyond the image, which is {size[1]}x{size[0]}")
+        raise InputError(f"{task.path}: {one.where}: the mask reaches beyond the image, which is {size[1]}x{size[0]}")
     mask = np.zeros(size, bool)
     inside = np.repeat(np.arange(len(one.runs)) % 2 == 1, one.runs)  # row by row, background first
     mask[top : top + height, left : left + width] = inside.reshape(height, width)

@@ -9,8 +9,9 @@ from xml.parsers import expat
 
 import numpy as np
 
-from mdqe.data.problems import Problems
-from mdqe.data.segments import Segment, shrink
+from mdqe.annotations.masks import Segment, shrink
+from mdqe.annotations.problems import Problems
+from mdqe.errors import InputError
 
 _SHAPES = ("polygon", "mask", "box", "polyline", "points", "cuboid", "ellipse", "skeleton")
 _HEADS = ("task", "job")
@@ -65,7 +66,7 @@ def read_task(path: Path, notes: Problems) -> Task:
         with path.open("rb") as file:
             parser.ParseFile(file)
     except (expat.ExpatError, LookupError) as error:  # of the syntax, or of an encoding that there is not
-        raise ValueError(f"{path} is not XML: {error}") from None
+        raise InputError(f"{path} is not XML: {error}") from None
     return reader.finish()
 
 
@@ -98,7 +99,7 @@ class _Reader:
             place, rest = divmod(number - task.start, task.step)
             if rest or not 0 <= place < task.length:
                 frames = f"{task.start} to {task.start + task.step * (task.length - 1)}"
-                raise ValueError(f'{task.path}: {placed.where}: "frame" is {number}; its frames are {frames}')
+                raise InputError(f'{task.path}: {placed.where}: "frame" is {number}; its frames are {frames}')
             task.shapes[place].append(placed)
         return task
 
@@ -172,4 +173,4 @@ class _Reader:
         return int(text)
 
     def _fail(self, key: str, problem: str) -> NoReturn:
-        raise ValueError(f'{self.task.path}: line {self.parser.CurrentLineNumber}: "{key}" is {problem}')
+        raise InputError(f'{self.task.path}: line {self.parser.CurrentLineNumber}: "{key}" is {problem}')

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mdqe.data.problems import Problems
+from mdqe.annotations.problems import Problems
+from mdqe.errors import InputError
 from mdqe.importing.id_png import IMAGES, masks, open_folders
 from mdqe.importing.source import OBJECT, Shape, Source, image_root, video_folders
 from mdqe.video.images import opened_image
@@ -55,12 +56,12 @@ def _find(source: Path) -> tuple[Path, Path]:
         level = source.resolve()
     annotations = next((one for one in (level, level.parent) if one.name == ANNOTATIONS), None)
     if annotations is None:
-        raise ValueError(f"{source} has no folder {ANNOTATIONS}, as DAVIS has")
+        raise InputError(f"{source} has no folder {ANNOTATIONS}, as DAVIS has")
     if video_folders(level, ".png"):
         return annotations, level
     found = [one for one in sorted(level.iterdir()) if video_folders(one, ".png")]
     if len(found) > 1:
-        raise ValueError(f"{level} has {', '.join(one.name for one in found)}: name one of these folders as the source")
+        raise InputError(f"{level} has {', '.join(one.name for one in found)}: name one of these folders as the source")
     return annotations, found[0] if found else level
 
 

@@ -6,11 +6,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mdqe.annotations.masks import frame_lists
+from mdqe.annotations.problems import Problems
 from mdqe.data.images import image_problems
-from mdqe.data.problems import Problems
-from mdqe.data.segments import frame_lists
+from mdqe.errors import InputError
 from mdqe.importing.source import Frame, Source, Video, union
-from mdqe.inference import rle
+from mdqe.results import rle
 
 
 class _Key(NamedTuple):
@@ -39,7 +40,7 @@ class Gathering:
         given = dict(enumerate(categories, 1)) if categories is not None else source.categories
         self._ids = None if given is None else {name: number for number, name in given.items()}
         if given is not None and len(given) > len(self._ids or ()):
-            raise ValueError(f"categories are {', '.join(given.values())}; expected each once")
+            raise InputError(f"categories are {', '.join(given.values())}; expected each once")
         self._videos: list[dict[str, Any]] = []
         self._objects: list[tuple[int, _Key, tuple[int, int], list[str | None]]] = []
 
@@ -65,7 +66,7 @@ class Gathering:
         names = sorted({key.category for _, key, *_ in self._objects})
         ids = self._ids if self._ids is not None else {name: i for i, name in enumerate(names, 1)}
         if not self._objects:
-            raise ValueError("; ".join([f"no object is left of {len(self._videos)} videos", *self.notes.lines()]))
+            raise InputError("; ".join([f"no object is left of {len(self._videos)} videos", *self.notes.lines()]))
         annotations: list[dict[str, Any]] = []
         for number, key, size, masks in self._objects:
             head: dict[str, Any] = {"id": len(annotations) + 1, "video_id": number, "category_id": ids[key.category]}
@@ -82,7 +83,7 @@ class Gathering:
             if t == 0:
                 size = frame.size
             elif frame.size != size:
-                raise ValueError(
+                raise InputError(
                     f"{video.name}: frame {frame.file} is {frame.size[1]}x{frame.size[0]}, "
                     f"the first one is {size[1]}x{size[0]}"
                 )
@@ -92,7 +93,7 @@ class Gathering:
             yield frame.file
         for problem in image_problems((self.source.images / file, size) for file in files):
             if problem is not None:
-                raise ValueError(": ".join(problem))
+                raise InputError(": ".join(problem))
         known = {"id": number, "name": video.name, "height": size[0], "width": size[1]}
         self._videos.append({**known, "length": len(files), "file_names": files})
         kept = [(number, key, size, masks) for key, masks in tracks.items() if self._keep(video, key, masks)]

@@ -6,7 +6,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from mdqe.data.problems import Problems
+from mdqe.annotations.problems import Problems
+from mdqe.errors import InputError
 from mdqe.importing import FORMATS
 from mdqe.importing.document import Gathering
 from mdqe.importing.source import Source
@@ -69,17 +70,17 @@ def open_source(
         raise FileNotFoundError(f"no such file or folder: {source}")
     name = format or recognise(source)
     if name not in FORMATS:
-        raise ValueError(f"format is {name!r}; expected one of {', '.join(FORMATS)}")
+        raise InputError(f"format is {name!r}; expected one of {', '.join(FORMATS)}")
     if ignore and name != "id-png":
-        raise ValueError(f"numbers to ignore are for id-png; {source} is read as {name}")
+        raise InputError(f"numbers to ignore are for id-png; {source} is read as {name}")
     options = {"ignore": ignore} if ignore else {}
     opened = _module(name).open_source(source, images, notes, **options)
     if not opened.videos:
-        raise ValueError(f"{source} has no video in the form {name}: {FORMATS[name]}")
+        raise InputError(f"{source} has no video in the form {name}: {FORMATS[name]}")
     if videos is None:
         return opened
     if missing := [one for one in videos if one not in {video.name for video in opened.videos}]:
-        raise ValueError(f"{source} has no video {missing[0]!r}, which was asked for")
+        raise InputError(f"{source} has no video {missing[0]!r}, which was asked for")
     return opened._replace(videos=[video for video in opened.videos if video.name in videos])
 
 
@@ -91,9 +92,9 @@ def recognise(source: Path) -> str:
     """
     found = [name for name in FORMATS if _module(name).recognises(source)]
     if not found:
-        raise ValueError(f"{source} is in no format that is known; --format names one of {', '.join(FORMATS)}")
+        raise InputError(f"{source} is in no format that is known; --format names one of {', '.join(FORMATS)}")
     if len(found) > 1:
-        raise ValueError(f"{source} may be {' or '.join(found)}; --format names the one it is")
+        raise InputError(f"{source} may be {' or '.join(found)}; --format names the one it is")
     return found[0]
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mdqe.data.problems import Problems
+from mdqe.annotations.problems import Problems
+from mdqe.errors import InputError
 from mdqe.importing.source import (
     OBJECT,
     Frame,
@@ -18,7 +19,7 @@ from mdqe.importing.source import (
     note_unannotated,
     video_folders,
 )
-from mdqe.inference import rle
+from mdqe.results import rle
 from mdqe.video.images import opened_image
 
 IMAGES = "JPEGImages"
@@ -73,7 +74,7 @@ def open_folders(
                 raise FileNotFoundError(f"{path} has no frame: there is no image {path.stem} in {folder}")
             numbers = read_numbers(path)
             if numbers is None:
-                raise ValueError(f"{path} has colours; expected one channel, the numbers of objects")
+                raise InputError(f"{path} has colours; expected one channel, the numbers of objects")
             yield Frame(files[path.stem], numbers.shape, shapes(path, numbers))
 
     videos = []

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from mdqe.data.problems import DataError, Problems
-from mdqe.data.segments import shrink
-from mdqe.evaluation.records import Record, is_number, kind, load_json, short
+from mdqe.annotations.masks import shrink
+from mdqe.annotations.problems import DataError, Problems
+from mdqe.annotations.records import Record, is_number, kind, load_json, short
 from mdqe.importing.source import (
     Frame,
     Shape,
@@ -29,7 +29,7 @@ from mdqe.importing.source import (
     note_unannotated,
     video_folders,
 )
-from mdqe.inference import rle
+from mdqe.results import rle
 from mdqe.video.frames import VideoError
 from mdqe.video.images import opened_image
 

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from mdqe.data.problems import Problems
+from mdqe.annotations.problems import Problems
+from mdqe.errors import InputError
 from mdqe.importing.source import (
     Frame,
     Shape,
@@ -22,7 +23,7 @@ from mdqe.importing.source import (
     numbers,
     video_folders,
 )
-from mdqe.inference import rle
+from mdqe.results import rle
 
 CATEGORIES = {1: "car", 2: "pedestrian"}
 IGNORED = 10
@@ -96,14 +97,14 @@ def _frames(path: Path, by_number: Mapping[int, str], root: Path, notes: Problem
     lines = defaultdict(list)
     for number, line in _lines(path):
         if number not in by_number:
-            raise ValueError(f'{line.where}: "time_frame" is {number}; no image in {root} for it has this number')
+            raise InputError(f'{line.where}: "time_frame" is {number}; no image in {root} for it has this number')
         lines[number].append(line)
     size = next((held[0].size for held in lines.values()), None)
     for number, file in by_number.items():
         shapes = []
         for line in lines[number]:
             if line.size != size:
-                raise ValueError(
+                raise InputError(
                     f"{line.where}: the image is {list(line.size)} large, before it was {list(size or ())}"
                 )
             if line.kind == IGNORED:
@@ -118,19 +119,19 @@ def _lines(path: Path) -> Iterator[tuple[int, _Line]]:
     try:
         text = path.read_text(encoding="ascii")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no text file of MOTS: {error}") from None
+        raise InputError(f"{path} is no text file of MOTS: {error}") from None
     for i, line in enumerate(text.splitlines(), 1):
         where, fields = f"{path}: line {i}", line.split(" ")
         if len(fields) != len(_FIELDS):
-            raise ValueError(f"{where} has {len(fields)} fields; expected {' '.join(_FIELDS)}, separated by blanks")
+            raise InputError(f"{where} has {len(fields)} fields; expected {' '.join(_FIELDS)}, separated by blanks")
         for key, value in zip(_FIELDS[:-1], fields, strict=False):
             if not value.isdecimal():
-                raise ValueError(f'{where}: "{key}" is {value!r}; expected a whole number')
+                raise InputError(f'{where}: "{key}" is {value!r}; expected a whole number')
         number, identity, kind, height, width = map(int, fields[:-1])
         if kind not in CATEGORIES and kind != IGNORED:
-            raise ValueError(f'{where}: "class_id" is {kind}; {expected_class()}')
+            raise InputError(f'{where}: "class_id" is {kind}; {expected_class()}')
         try:
             rle.runs(fields[-1:], (height, width))
         except ValueError as error:
-            raise ValueError(f'{where}: "rle": {str(error).replace(" of mask 0", "")}') from None
+            raise InputError(f'{where}: "rle": {str(error).replace(" of mask 0", "")}') from None
         yield number, _Line(where, identity, kind, (height, width), fields[-1])

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mdqe.data.problems import Problems
+from mdqe.annotations.problems import Problems
+from mdqe.errors import InputError
 from mdqe.importing.id_png import IMAGES, in_folders_of_images, masks, open_folders, read_numbers
 from mdqe.importing.mots import CATEGORIES, IGNORED, expected_class
 from mdqe.importing.source import Shape, Source, image_root, video_folders
@@ -37,7 +38,7 @@ def open_source(source: Path, images: Path | None, notes: Problems) -> Source:
             if kind == IGNORED:
                 notes.add("regions to ignore, left out", str(path))
             elif kind not in CATEGORIES:
-                raise ValueError(f"{path}: number {number}: class is {kind}; {expected_class()}")
+                raise InputError(f"{path}: number {number}: class is {kind}; {expected_class()}")
             else:
                 found.append(Shape(number, CATEGORIES[kind], counts))
         return found

@@ -5,9 +5,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from mdqe.data.problems import DataError, Problems
-from mdqe.data.segments import Segment, decode, pack
-from mdqe.inference import rle
+from mdqe.annotations.masks import Segment, decode, pack
+from mdqe.annotations.problems import DataError, Problems
+from mdqe.results import rle
 from mdqe.video.images import is_image, natural_key
 
 OBJECT = "object"

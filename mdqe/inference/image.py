@@ -3,32 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mdqe.boxes import mask_boxes
-from mdqe.frames import as_frame, resize, resized_size
-from mdqe.inference.filtering import foreground_confidence
-from mdqe.inference.mode import evaluating
-from mdqe.inference.result import VideoInstances
-from mdqe.inference.upsample import MASK_STRIDE, upsample_masks
+from mdqe.boxes import box_iou, mask_boxes
+from mdqe.errors import InputError
+from mdqe.inference.postprocess import MASK_STRIDE, foreground_confidence, upsample_masks
+from mdqe.modeling.network import Network, evaluation_mode
+from mdqe.modeling.preprocess import as_frame, resize, resized_size
+from mdqe.results.instances import VideoInstances
 
-if TYPE_CHECKING:
-    from mdqe.model import MDQE
-
-MIN_UNION = 1e-3  # of the image's area: keeps the overlap of tiny boxes small
 CHUNK_PIXELS = 2**24  # pixels of mask held at once
 
 
-def segment_image(model: MDQE, image: Any, output_size: tuple[int, int] | None = None) -> VideoInstances:
+def segment_image(model: Network, image: Any, output_size: tuple[int, int] | None = None) -> VideoInstances:
     """The instances of one image; see `MDQE.segment_image`."""
     c = model.config
     image = as_frame(image, 0)
     size = resized_size(tuple(image.shape[:2]), c.test_shorter_edge, c.test_longer_edge)
-    with torch.inference_mode(), evaluating(model):
+    with torch.inference_mode(), evaluation_mode(model):
         output = model(resize(image.permute(2, 0, 1), size)[None, None].to(model.device))  # (1, 1, 3, H, W)
         found = filter_image(
             output.layers[-1].class_logits[0].sigmoid(),
@@ -92,7 +88,8 @@ def filter_image(
     order = class_scores.amax(dim=1).argsort(descending=True, stable=True)
     class_scores, mask_logits, ordered = class_scores[order], mask_logits[order], torch.cat(boxes)[order]
     height, width = frame_size
-    overlap = box_iou(ordered / ordered.new_tensor([width, height, width, height])).triu(diagonal=1).amax(dim=0)
+    unit = ordered / ordered.new_tensor([width, height, width, height])
+    overlap = box_iou(unit[:, None], unit).triu(diagonal=1).amax(dim=0)
     class_scores = class_scores * (1 - overlap)[:, None].to(class_scores)
 
     queries, labels = (class_scores > score_threshold).nonzero(as_tuple=True)
@@ -107,14 +104,6 @@ def filter_image(
     return ImageDetections(scores, labels, mask_boxes(masks)[rows], masks[rows])
 
 
-def box_iou(boxes: Tensor) -> Tensor:
-    """IoU (N, N) of every pair of boxes (N, 4) xyxy in [0, 1], unions at least `MIN_UNION`."""
-    size = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1)
-    low, high = torch.maximum(boxes[:, None, :2], boxes[:, :2]), torch.minimum(boxes[:, None, 2:], boxes[:, 2:])
-    intersection = (high - low).clamp(min=0).prod(dim=2)
-    return intersection / (size[:, None] + size - intersection).clamp(min=MIN_UNION)
-
-
 def _frame_logits(logits: Tensor, frame_size: tuple[int, int], output_size: tuple[int, int]) -> Iterator[Tensor]:
     """Logits (n, height, width) of the frame without padding, a few queries at a time."""
     height, width = frame_size
@@ -127,11 +116,11 @@ def _check_shapes(
     class_scores: Tensor, mask_logits: Tensor, frame_size: tuple[int, int], output_size: tuple[int, int]
 ) -> None:
     if class_scores.dim() != 2 or 0 in class_scores.shape:
-        raise ValueError(f"class_scores must be (Q, K), none empty, got {tuple(class_scores.shape)}")
+        raise InputError(f"class_scores must be (Q, K), none empty, got {tuple(class_scores.shape)}")
     if mask_logits.dim() != 3 or len(mask_logits) != len(class_scores):
-        raise ValueError(f"mask_logits must be ({len(class_scores)}, h, w), got {tuple(mask_logits.shape)}")
+        raise InputError(f"mask_logits must be ({len(class_scores)}, h, w), got {tuple(mask_logits.shape)}")
     limit = tuple(MASK_STRIDE * side for side in mask_logits.shape[-2:])
     if not all(1 <= side <= most for side, most in zip(frame_size, limit, strict=True)):
-        raise ValueError(f"frame_size must lie within the masks' {limit}, got {tuple(frame_size)}")
+        raise InputError(f"frame_size must lie within the masks' {limit}, got {tuple(frame_size)}")
     if len(output_size) != 2 or min(output_size) < 1:
-        raise ValueError(f"output_size must be (height, width) in pixels, got {tuple(output_size)}")
+        raise InputError(f"output_size must be (height, width) in pixels, got {tuple(output_size)}")

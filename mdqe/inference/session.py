@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mdqe.frames import as_frame, resize, resized_size
-from mdqe.inference.encoded import FrameBuffer, encode_frames
-from mdqe.inference.filtering import filter_clip
-from mdqe.inference.mode import evaluating
-from mdqe.inference.result import VideoInstances
+from mdqe.errors import InputError
+from mdqe.inference.frame_buffer import FrameBuffer, encode_frames
+from mdqe.inference.postprocess import filter_clip
 from mdqe.inference.tracker import ClipTracker, WindowTracks
 from mdqe.inference.views import FrameView, frame_views
 from mdqe.inference.windows import ScoreSums, add_window, select, video_scores, window_masks
-
-if TYPE_CHECKING:
-    from mdqe.model import MDQE
+from mdqe.modeling.network import Network, evaluation_mode
+from mdqe.modeling.preprocess import as_frame, resize, resized_size
+from mdqe.results.instances import VideoInstances
 
 CACHED_PIXELS = 2**18  # of frames encoded together on a CPU: 32 MiB hold their widest activations
 
@@ -58,7 +55,7 @@ class VideoSession:
 
     def __init__(
         self,
-        model: MDQE,
+        model: Network,
         *,
         score_threshold: float = 0.3,
         multi_label: bool = False,
@@ -69,11 +66,11 @@ class VideoSession:
         on_frame: Callable[[FrameView], None] | None = None,
     ) -> None:
         if not 0 <= score_threshold <= 1:
-            raise ValueError(f"score_threshold is {score_threshold}, expected a number from 0 to 1")
+            raise InputError(f"score_threshold is {score_threshold}, expected a number from 0 to 1")
         if output_size is not None and (len(output_size) != 2 or min(output_size) < 1):
-            raise ValueError(f"output_size is {output_size}, expected (height, width) in pixels")
+            raise InputError(f"output_size is {output_size}, expected (height, width) in pixels")
         if frames_at_once is not None and frames_at_once < 1:
-            raise ValueError(f"frames_at_once is {frames_at_once}, expected at least 1")
+            raise InputError(f"frames_at_once is {frames_at_once}, expected at least 1")
         c = self.config = model.config
         self.model = model
         self.score_threshold, self.multi_label, self.keep_all = score_threshold, multi_label, keep_all
@@ -118,7 +115,7 @@ class VideoSession:
         """
         self._check_open()
         if not self.num_frames:
-            raise ValueError("the video has no frames")
+            raise InputError("the video has no frames")
         results = self._advance(last=True)
         self._ended, self._encoded = True, None
         self._frames.clear()
@@ -147,7 +144,7 @@ class VideoSession:
 
     def _check_open(self) -> None:
         if self._ended:
-            raise ValueError("the session has ended with flush(): start another for the next video")
+            raise InputError("the session has ended with flush(): start another for the next video")
 
     def _begin(self, size: tuple[int, int]) -> None:
         """Settle what follows from the frames' (height, width)."""
@@ -173,7 +170,7 @@ class VideoSession:
         """Encode the groups of frames that are full (at last also the others) and run the clips that they complete."""
         results = []
         length = self.config.test_clip_length
-        with evaluating(self.model):
+        with evaluation_mode(self.model):
             while (waiting := self.num_frames - self._num_encoded) >= (1 if last else self._group):
                 self._encode(min(waiting, self._group))
                 results += self._take_final()
@@ -267,6 +264,57 @@ class VideoSession:
         )
         result = result[result.present.any(axis=1)]
         return [VideoInstances.concatenate([result], **chosen.only(result.track_ids)._asdict())]
+
+
+def stream(
+    model: Network,
+    frames: Iterable[np.ndarray | Tensor],
+    *,
+    score_threshold: float = 0.3,
+    multi_label: bool = False,
+    output_size: tuple[int, int] | None = None,
+) -> Iterator[VideoInstances]:
+    """Results window by window; see `MDQE.stream`."""
+    session = VideoSession(
+        model,
+        score_threshold=score_threshold,
+        multi_label=multi_label,
+        output_size=output_size,
+        by_window=True,
+        frames_at_once=None,
+    )
+    yield from _results(session, frames)
+
+
+def segment(
+    model: Network,
+    frames: Iterable[np.ndarray | Tensor],
+    *,
+    score_threshold: float = 0.3,
+    multi_label: bool = False,
+    output_size: tuple[int, int] | None = None,
+    frames_at_once: int | None = None,
+    on_frame: Callable[[FrameView], None] | None = None,
+) -> VideoInstances:
+    """The instances of a whole video; see `MDQE.segment`, and `VideoSession` for the last two arguments."""
+    session = VideoSession(
+        model,
+        score_threshold=score_threshold,
+        multi_label=multi_label,
+        output_size=output_size,
+        by_window=True,
+        frames_at_once=frames_at_once,
+        keep_all=True,
+        on_frame=on_frame,
+    )
+    windows = list(_results(session, frames))
+    return VideoInstances.concatenate(windows, **select(session.class_scores(), score_threshold, multi_label)._asdict())
+
+
+def _results(session: VideoSession, frames: Iterable[np.ndarray | Tensor]) -> Iterator[VideoInstances]:
+    for frame in frames:
+        yield from session.push(frame)
+    yield from session.flush()
 
 
 def _frames_at_once(device: torch.device, size: tuple[int, int]) -> int:

@@ -10,21 +10,19 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from mdqe.inference.encoded import encode_frames
-from mdqe.inference.mode import evaluating
+from mdqe.errors import InputError
+from mdqe.inference.frame_buffer import encode_frames
 from mdqe.inference.session import VideoSession
 from mdqe.inference.views import FrameView
 from mdqe.inference.windows import ScoreSums
-from mdqe.storage import write_tensors
-
-if TYPE_CHECKING:
-    from mdqe.model import MDQE
+from mdqe.modeling.network import Network, evaluation_mode
+from mdqe.weights.folder import write_tensors
 
 FORMAT, VERSION = "mdqe-session", 1
 _OPTIONS = ("score_threshold", "multi_label", "output_size", "by_window", "frames_at_once", "keep_all")
@@ -57,7 +55,7 @@ def save_session(session: VideoSession, path: str | Path) -> None:
     write_tensors(tensors, Path(path), {FORMAT: json.dumps(description)})
 
 
-def load_session(model: MDQE, path: str | Path, on_frame: Callable[[FrameView], None] | None = None) -> VideoSession:
+def load_session(model: Network, path: str | Path, on_frame: Callable[[FrameView], None] | None = None) -> VideoSession:
     """Go on with a session that was saved; see `MDQE.resume`."""
     description, tensors = _read(Path(path))
     _check_model(model, description, path)
@@ -85,7 +83,7 @@ def load_session(model: MDQE, path: str | Path, on_frame: Callable[[FrameView], 
 def _encode_again(session: VideoSession, frames: Tensor, buffer_start: int) -> None:
     """Fill the buffer with the features of those of the last frames (n, 3, H, W) that were encoded."""
     first, group = session.num_frames - len(frames), session._group
-    with evaluating(session.model):
+    with evaluation_mode(session.model):
         for start in range(first, session._num_encoded, group):
             end = min(start + group, session._num_encoded)
             encoded = encode_frames(session.model, frames[start - first : end - first], start)
@@ -101,32 +99,32 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             text = (file.metadata() or {}).get(FORMAT)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dict
     except SafetensorError as error:
-        raise ValueError(f"{path} is not a saved session, or is truncated: {error}") from error
+        raise InputError(f"{path} is not a saved session, or is truncated: {error}") from error
     if text is None:
-        raise ValueError(f"{path} is not a saved session: a safetensors file without the metadata {FORMAT!r}")
+        raise InputError(f"{path} is not a saved session: a safetensors file without the metadata {FORMAT!r}")
     try:
         description = json.loads(text)
         version, content = description["version"], description.pop("content")
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not a saved session, or is damaged: its description is unreadable") from error
+        raise InputError(f"{path} is not a saved session, or is damaged: its description is unreadable") from error
     if version != VERSION:
-        raise ValueError(f"{path} is a saved session of version {version}; this mdqe reads version {VERSION}")
+        raise InputError(f"{path} is a saved session of version {version}; this mdqe reads version {VERSION}")
     if _content(description, tensors) != content:
-        raise ValueError(f"{path} is damaged: its tensors or their description are not those that were saved")
+        raise InputError(f"{path} is damaged: its tensors or their description are not those that were saved")
     return description, tensors
 
 
-def _check_model(model: MDQE, description: Mapping[str, Any], path: str | Path) -> None:
+def _check_model(model: Network, description: Mapping[str, Any], path: str | Path) -> None:
     there, here = description["config"], model.config.to_dict()
     different = [name for name in {**here, **there} if there.get(name) != here.get(name)]
     if different:
         values = ", ".join(f"{name} {there.get(name)!r} there and {here.get(name)!r} here" for name in different[:3])
         more = f" and {len(different) - 3} more" if len(different) > 3 else ""
-        raise ValueError(f"{path} was saved by a model of another configuration: {values}{more}")
+        raise InputError(f"{path} was saved by a model of another configuration: {values}{more}")
     if description["dtype"] != _name(model.dtype):
-        raise ValueError(f"{path} was saved by a model in {description['dtype']}, this one is in {_name(model.dtype)}")
+        raise InputError(f"{path} was saved by a model in {description['dtype']}, this one is in {_name(model.dtype)}")
     if description["weights"] != _digest(model.state_dict()):
-        raise ValueError(f"{path} was saved by a model of the same configuration with other weights")
+        raise InputError(f"{path} was saved by a model of the same configuration with other weights")
 
 
 def _content(description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mdqe.inference.encoded import EncodedFrames
-from mdqe.inference.filtering import DUPLICATE_SIMILARITY, ClipDetections
+from mdqe.inference.frame_buffer import EncodedFrames
+from mdqe.inference.postprocess import DUPLICATE_SIMILARITY, ClipDetections
 
 
 class FrameView(NamedTuple):

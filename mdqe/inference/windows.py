@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mdqe.inference.upsample import MASK_STRIDE, upsample_masks
+from mdqe.inference.postprocess import MASK_STRIDE, upsample_masks
 
 MEAN_SHARE = 0.75  # of a video score; the rest is the best window's
 BENCHMARK_SCORE, BENCHMARK_PAIRS = 0.05, 10  # every pair above the score is counted, and at least so many

@@ -4,62 +4,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, distributed, nn
-from torchvision.ops import box_convert
+from torchvision.ops import sigmoid_focal_loss
 
-from mdqe.losses.box import box_losses
-from mdqe.losses.classification import class_loss
+from mdqe.boxes import box_giou, is_box, to_xyxy
+from mdqe.config import MDQEConfig
 from mdqe.losses.mask import InterInstanceMaskLoss, PlainMaskLoss
 from mdqe.losses.matcher import DynamicMatcher
-from mdqe.losses.query_init import activation_loss, association_losses
-from mdqe.losses.semantic import ids_at, semantic_targets
+from mdqe.losses.query_init import activation_loss, association_losses, ids_at, semantic_targets
 from mdqe.losses.targets import ScaledTargets, StackedTargets, scale_targets, stack_targets
+from mdqe.modeling.network import ClipOutput, ClipPrediction
+from mdqe.modeling.query_init import FrameQueries
+from mdqe.ops.reference import widen
 from mdqe.targets import ClipTargets
-
-if TYPE_CHECKING:
-    from mdqe.config import MDQEConfig
-    from mdqe.model import MDQE, ClipOutput, ClipPrediction
-    from mdqe.query_init import FrameQueries
 
 MASK_LOSSES = {"inter_instance": InterInstanceMaskLoss, "plain": PlainMaskLoss}
 """By the name that `MDQEConfig.mask_loss` gives them."""
-
-
-def clip_losses(
-    model: MDQE, frames: Tensor, targets: Sequence[ClipTargets], criterion: Criterion | None = None
-) -> dict[str, Tensor]:
-    """Run a model on clips and weigh what it says against what is there.
-
-    Args:
-        model: in the mode, type and autocast context that the caller chose.
-        frames: (B, T, 3, H, W) RGB on 0 … 255; zeros right and below where a clip is smaller.
-        targets: of each clip; their masks have the clip's own size.
-        criterion: other losses or weights than `configured_criterion`.
-
-    Returns:
-        Weighted losses by name; their sum is what training minimises.
-
-    Raises:
-        ValueError: frames and targets that do not fit each other.
-    """
-    if frames.ndim != 5 or frames.shape[2] != 3 or len(targets) != len(frames):
-        raise ValueError(
-            f"frames is {tuple(frames.shape)} with {len(targets)} targets, expected (B, T, 3, H, W) and B of them"
-        )
-    for i, target in enumerate(targets):
-        count, height, width = target.masks.shape[1:]
-        if count != frames.shape[1] or height > frames.shape[3] or width > frames.shape[4]:
-            raise ValueError(
-                f"masks of targets[{i}] is {tuple(target.masks.shape)}, expected (K, T, H, W) "
-                f"that fits the frames, {tuple(frames.shape)}"
-            )
-    sizes = [(t.masks.shape[-2], t.masks.shape[-1]) for t in targets]
-    output = model(frames, sizes, model.config.association_window)
-    criterion = criterion or configured_criterion(model.config)
-    return criterion(output, [target.to(frames.device) for target in targets])
 
 
 def configured_criterion(config: MDQEConfig, **weights: Any) -> Criterion:
@@ -177,7 +140,7 @@ class Criterion(nn.Module):
         """One layer's losses, summed, of its prediction and features (B, M, T, h, w)."""
         clip, query, place = matches.clip, matches.query, objects.first[matches.clip] + matches.object  # (N,) each
         labels = query.new_full(layer.class_logits.shape[:2], -1).index_put((clip, query), objects.labels[place])
-        predicted = box_convert(layer.boxes[clip, :, query], "cxcywh", "xyxy")  # (N, T, 4)
+        predicted = to_xyxy(layer.boxes[clip, :, query])  # (N, T, 4)
         l1, giou = box_losses(predicted, objects.boxes[place])
         masks = [
             self.mask_loss((coefficients, f), t.masks, t.boxes, matched=k, normalizer=1)
@@ -191,6 +154,30 @@ class Criterion(nn.Module):
         ]
         bce, dice = (sum(terms) for terms in zip(*masks, strict=True))
         return {"class": class_loss(layer.class_logits, labels), "box": l1, "giou": giou, "mask": bce, "dice": dice}
+
+
+def class_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Focal loss (α ¼, γ 2), summed over queries and categories.
+
+    Args:
+        logits: (…, K).
+        labels: (…) int64, −1 where a query has no object.
+    """
+    categories = torch.arange(logits.shape[-1], device=logits.device)
+    wanted = (labels[..., None] == categories).to(logits.dtype)
+    return sigmoid_focal_loss(logits, wanted, alpha=0.25, gamma=2.0, reduction="sum")
+
+
+def box_losses(boxes: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """L1 and 1 − GIoU of matched boxes, summed over those with a target.
+
+    Args:
+        boxes: (N, T, 4) xyxy in [0, 1].
+        targets: likewise; empty boxes where the object is absent.
+    """
+    there = is_box(targets)  # (N, T)
+    l1 = (boxes - targets).abs().sum(-1)  # (N, T)
+    return torch.where(there, l1, 0).sum(), torch.where(there, 1 - box_giou(boxes, targets), 0).sum()
 
 
 class Matches(NamedTuple):
@@ -227,11 +214,8 @@ def _average_over_processes(counts: Tensor) -> Tensor:
 def _widen(output: ClipOutput) -> ClipOutput:
     """Half precision to float32: sums over thousands of pixels need it."""
 
-    def wide(x: Tensor) -> Tensor:
-        return x.to(torch.promote_types(x.dtype, torch.float32))
-
-    layers = [type(layer)(*map(wide, layer)) for layer in output.layers]
+    layers = [type(layer)(*map(widen, layer)) for layer in output.layers]
     content, coords, *learned = output.queries
-    optional = (None if x is None else wide(x) for x in learned)
-    queries = type(output.queries)(wide(content), wide(coords), *optional)
-    return output._replace(layers=layers, mask_features=wide(output.mask_features), queries=queries)
+    optional = (None if x is None else widen(x) for x in learned)
+    queries = type(output.queries)(widen(content), widen(coords), *optional)
+    return output._replace(layers=layers, mask_features=widen(output.mask_features), queries=queries)

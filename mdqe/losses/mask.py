@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mdqe.losses.box import box_iou
+from mdqe.boxes import box_iou
 from mdqe.losses.mask_terms import MaskTerms
+from mdqe.ops.reference import at_least_float32, widen
 
 MIN_SIDE = 0.05
 """Boxes count at least this wide and high when neighbours are looked for."""
@@ -86,7 +87,7 @@ class InterInstanceMaskLoss(nn.Module):
 
     def neighbors(self, boxes: Tensor, clip_index: Tensor | None = None) -> Tensor:
         """Who is whose neighbour, oneself included: (K, K) bool, of boxes (K, T, 4) and clips (K,)."""
-        boxes = boxes.to(torch.promote_types(boxes.dtype, torch.float32))
+        boxes = widen(boxes)
         center = (boxes[..., :2] + boxes[..., 2:]) / 2
         half = (boxes[..., 2:] - boxes[..., :2]).clamp(min=MIN_SIDE) / 2
         boxes = torch.cat([center - half, center + half], -1)
@@ -126,7 +127,7 @@ def _prepare(
     """Logits (N, P), or coefficients (N, M) and features (M, P); each one's object (N,); masks (K, P). P = T·H·W."""
     rows = torch.arange(len(masks), device=masks.device) if matched is None else matched
     source, features = (mask_logits.flatten(1), None) if isinstance(mask_logits, Tensor) else mask_logits
-    masks = masks.detach().flatten(1).to(torch.promote_types(source.dtype, torch.float32))
+    masks = masks.detach().flatten(1).to(at_least_float32(source.dtype))
     return source, None if features is None else features.flatten(1), rows, masks
 
 

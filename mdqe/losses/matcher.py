@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torchvision.ops import box_convert
 
-from mdqe.losses.box import box_giou, is_box
+from mdqe.boxes import box_giou, is_box, to_xyxy
 from mdqe.losses.mask_terms import certainty, pixel_blocks, sum_log
 from mdqe.losses.targets import ScaledTargets
-
-if TYPE_CHECKING:
-    from mdqe.model import ClipPrediction
+from mdqe.modeling.network import ClipPrediction
 
 _NEVER = float("inf")
 _UNKNOWN_COST = 1000.0  # in place of a cost that is not finite
@@ -66,7 +62,7 @@ class DynamicMatcher:
             (L, B, Q) int64: the object, counted within its clip, of every query; −1 for none.
         """
         logits, coefficients = (torch.stack(x) for x in zip(*((p[0], p[1]) for p in layers), strict=True))
-        boxes = torch.stack([box_convert(p.boxes, "cxcywh", "xyxy") for p in layers])  # (L, B, T, Q, 4)
+        boxes = torch.stack([to_xyxy(p.boxes) for p in layers])  # (L, B, T, Q, 4)
         clips = [
             self._match(logits[:, b], coefficients[:, b], boxes[:, b], mask_features[b].flatten(1), t)
             for b, t in enumerate(targets)

@@ -38,6 +38,25 @@ class StackedTargets(NamedTuple):
     """(B,) where each clip's objects begin."""
 
 
+def check_targets(frames: Tensor, targets: Sequence[ClipTargets]) -> None:
+    """Check that frames (B, T, 3, H, W) and the targets of the B clips fit each other.
+
+    Raises:
+        ValueError: they do not; names the shapes.
+    """
+    if frames.ndim != 5 or frames.shape[2] != 3 or len(targets) != len(frames):
+        raise ValueError(
+            f"frames is {tuple(frames.shape)} with {len(targets)} targets, expected (B, T, 3, H, W) and B targets"
+        )
+    for i, target in enumerate(targets):
+        count, height, width = target.masks.shape[1:]
+        if count != frames.shape[1] or height > frames.shape[3] or width > frames.shape[4]:
+            raise ValueError(
+                f"masks of targets[{i}] is {tuple(target.masks.shape)}, expected (K, T, H, W) "
+                f"that fits the frames, {tuple(frames.shape)}"
+            )
+
+
 def scale_targets(
     targets: ClipTargets, padded_size: tuple[int, int], num_classes: int, dtype: torch.dtype
 ) -> ScaledTargets:

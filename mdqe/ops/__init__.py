@@ -1,15 +1,27 @@
 """Multi-scale deformable attention: compiled kernels where they were built, plain PyTorch everywhere else."""
 
-from mdqe.ops.attention import MultiScaleDeformableAttention
-from mdqe.ops.dropin import ms_deform_attn
-from mdqe.ops.kernels import KernelStatus, kernel_status
-from mdqe.ops.library import deform_attn, deform_attn_fused
+from importlib import import_module
+from typing import Any
 
-__all__ = [
-    "KernelStatus",
-    "MultiScaleDeformableAttention",
-    "deform_attn",
-    "deform_attn_fused",
-    "kernel_status",
-    "ms_deform_attn",
-]
+_HOME = {
+    "KernelStatus": "mdqe.ops.kernels",
+    "MultiScaleDeformableAttention": "mdqe.ops.attention",
+    "deform_attn": "mdqe.ops.library",
+    "deform_attn_fused": "mdqe.ops.library",
+    "kernel_status": "mdqe.ops.kernels",
+    "ms_deform_attn": "mdqe.ops.library",
+}
+
+__all__ = [*_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'mdqe.ops' has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

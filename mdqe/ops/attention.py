@@ -8,9 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mdqe.ops.library import deform_attn_fused
-
-OFFSET_SCALE = 8.0  # offsets are in eighths of the image
-"""Sampling location = reference + offset / OFFSET_SCALE."""
+from mdqe.ops.reference import OFFSET_SCALE
 
 
 def rays(num_heads: int, num_levels: int, num_points: int) -> Tensor:

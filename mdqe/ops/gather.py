@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mdqe.ops.reference import bounded, compute_dtype
+from mdqe.ops.reference import at_least_float32, bounded
 
 
 def deform_attn_gather(
@@ -19,7 +19,7 @@ def deform_attn_gather(
     """`mdqe.ops.reference.deform_attn_reference` by another way; arguments and result are the same."""
     batch, tokens, heads, channels = value.shape
     queries = locations.shape[1]
-    dtype, device = compute_dtype(value.dtype), value.device
+    dtype, device = at_least_float32(value.dtype), value.device
     size = torch.tensor([(w, h) for h, w in shapes], dtype=torch.int32, device=device)[:, None]  # (L, 1, 2)
     first_row = torch.tensor(list(starts), dtype=torch.int32, device=device)[:, None]  # (L, 1)
 

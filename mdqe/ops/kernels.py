@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.library import Library, register_autograd, register_fake
 
-from mdqe.ops.reference import compute_dtype
+from mdqe.ops.reference import OFFSET_SCALE, at_least_float32
 
 PACKAGE = Path(__file__).resolve().parents[1]
 TYPES = {
@@ -111,7 +111,7 @@ def _fake_forward(value: Tensor, *rest: Any) -> Tensor:
 
 
 def _fake_backward(grad: Tensor, value: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    dtype = compute_dtype(value.dtype)
+    dtype = at_least_float32(value.dtype)
     of_value, of_second, of_third = (value.new_empty(like.shape, dtype=dtype) for like in (value, *rest[-2:]))
     return of_value, of_second, of_third
 
@@ -161,7 +161,7 @@ def _fused_backward(ctx: Any, grad: Tensor) -> tuple:
     )
     grad_centers = None
     if ctx.needs_input_grad[2]:
-        grad_centers = grads[1].sum((2, 3, 4)) * 8.0  # (B, Q, 2); an offset is an eighth of a location
+        grad_centers = grads[1].sum((2, 3, 4)) * OFFSET_SCALE  # (B, Q, 2)
         if centers.shape[0] != grad_centers.shape[0]:
             grad_centers = grad_centers.sum(0, keepdim=True)
     return grads[0].to(value.dtype), None, grad_centers, grads[1].to(offsets.dtype), grads[2].to(logits.dtype)
@@ -180,7 +180,7 @@ def _autocast_rule(name: str, device: str) -> Any:
     operator = getattr(torch.ops.mdqe, name)
 
     def call(value: Tensor, *rest: Any) -> Tensor:
-        dtype = compute_dtype(value.dtype)
+        dtype = at_least_float32(value.dtype)
         cast = [x.to(dtype) if isinstance(x, Tensor) and x.is_floating_point() else x for x in rest]
         with torch.autocast(device, enabled=False):
             return operator(value, *cast)

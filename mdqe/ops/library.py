@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mdqe.ops.gather import deform_attn_gather
 from mdqe.ops.kernels import compiled_for
-from mdqe.ops.reference import compute_dtype, deform_attn_reference, locations_and_weights
+from mdqe.ops.reference import at_least_float32, deform_attn_reference, locations_and_weights
 
 Shapes = Sequence[tuple[int, int]]
 
@@ -50,7 +50,7 @@ def deform_attn(
     _check_value(value)
     _check_points(value, len(table), "locations", locations, "weights", weights)
     _check_types(value, locations=locations, weights=weights)
-    dtype = compute_dtype(value.dtype)
+    dtype = at_least_float32(value.dtype)
     locations, weights = locations.to(dtype), weights.to(dtype)
     if not plain and compiled_for(value):
         return torch.ops.mdqe.deform_attn(value, _flat(table, rows), locations, weights)
@@ -93,13 +93,53 @@ def deform_attn_fused(
             f"centers must be (B or 1, Q, 2) = ({value.shape[0]} or 1, {offsets.shape[1]}, 2), got {_size(centers)}"
         )
     _check_types(value, centers=centers, offsets=offsets, logits=logits)
-    dtype = compute_dtype(value.dtype)
+    dtype = at_least_float32(value.dtype)
     if plain or not compiled_for(value):
         points = locations_and_weights(centers, offsets, logits, dtype)
         return _deform_attn_plain(value, table, rows, *points, plain)
     if not offsets.dtype == logits.dtype == value.dtype:  # the kernel reads both in the type of value as they are
         offsets, logits = offsets.to(dtype), logits.to(dtype)
     return torch.ops.mdqe.deform_attn_fused(value, _flat(table, rows), centers.to(dtype), offsets, logits)
+
+
+def ms_deform_attn(
+    value: Tensor,
+    value_spatial_shapes: Tensor,
+    value_level_start_index: Tensor,
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+    im2col_step: int = 64,
+) -> Tensor:
+    """`deform_attn` with the arguments, in the order, of `MSDeformAttnFunction.apply`.
+
+    Where compiled kernels run, the level table goes to them as it is: a table on the GPU is read there, without waiting
+    for the device. (There a level that does not fit into value counts as lying outside; elsewhere it is an error.)
+
+    Args:
+        value: (B, N, H, D).
+        value_spatial_shapes: (L, 2) int64, height and width of each level.
+        value_level_start_index: (L) int64, each level's first row in `value`.
+        sampling_locations: (B, Q, H, L, P, 2), x before y, in [0, 1].
+        attention_weights: (B, Q, H, L, P).
+        im2col_step: accepted and not needed; batches of any size go through at once.
+
+    Returns:
+        (B, Q, H * D).
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as in `deform_attn`.
+    """
+    del im2col_step
+    dtype = at_least_float32(value.dtype)
+    if compiled_for(value) and sampling_locations.is_floating_point() and attention_weights.is_floating_point():
+        shapes, starts = value_spatial_shapes, value_level_start_index
+        if value.device.type == "cpu":
+            shapes, starts = shapes.cpu(), starts.cpu()
+        return torch.ops.mdqe.deform_attn_table(
+            value, shapes.long(), starts.long(), sampling_locations.to(dtype), attention_weights.to(dtype)
+        )
+    pairs = [(height, width) for height, width in value_spatial_shapes.tolist()]
+    return deform_attn(value, pairs, sampling_locations, attention_weights, value_level_start_index.tolist())
 
 
 def _deform_attn_plain(

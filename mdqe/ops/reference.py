@@ -13,12 +13,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-OFFSET_SCALE = 8.0  # offsets are given in eighths of the image
+OFFSET_SCALE = 8.0
+"""Sampling location = reference + offset / OFFSET_SCALE: offsets are in eighths of the image."""
 
 
-def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The type of coordinates, weights and sums for values of type `dtype`: float64, or else float32."""
+def at_least_float32(dtype: torch.dtype) -> torch.dtype:
+    """The type of coordinates and sums beside values of type `dtype`: float64 for float64, float32 for all others.
+
+    Half precision is too coarse for both: coordinates would be off by up to 0.16 pixels, sums over thousands of pixels
+    would lose their last digits.
+    """
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def widen(x: Tensor) -> Tensor:
+    """`x` in its `at_least_float32` type."""
+    return x.to(at_least_float32(x.dtype))
 
 
 def bounded(locations: Tensor) -> Tensor:
@@ -48,13 +58,13 @@ def deform_attn_reference(
         weights: (B, Q, H, L, P).
 
     Returns:
-        (B, Q, H * D) in the type of `value`, computed in `compute_dtype` and rounded once.
+        (B, Q, H * D) in the type of `value`, computed in `at_least_float32` and rounded once.
     """
     batch, _, heads, channels = value.shape
     queries, points = locations.shape[1], locations.shape[4]
     if batch == 0 or queries == 0:
         return value.new_zeros(batch, queries, heads * channels) + 0 * (value.sum() + locations.sum() + weights.sum())
-    dtype = compute_dtype(value.dtype)
+    dtype = at_least_float32(value.dtype)
     grid = bounded(locations.to(dtype)) * 2 - 1
     grid = grid.transpose(1, 2).flatten(0, 1)  # (B*H, Q, L, P, 2)
     mix = weights.to(dtype).transpose(1, 2).reshape(batch * heads, 1, queries, -1, points)  # (B*H, 1, Q, L, P)
@@ -90,5 +100,5 @@ def deform_attn_fused_reference(
     Returns:
         (B, Q, H * D) in the type of `value`.
     """
-    locations, weights = locations_and_weights(centers, offsets, logits, compute_dtype(value.dtype))
+    locations, weights = locations_and_weights(centers, offsets, logits, at_least_float32(value.dtype))
     return deform_attn_reference(value, shapes, starts, locations, weights)

@@ -5,9 +5,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mdqe.inference import rle
+from mdqe.errors import DependencyError
 from mdqe.pages.pictures import jpeg
 from mdqe.pages.shown import Side
+from mdqe.results import rle
 from mdqe.video.overlay import draw_instances, draw_names, track_color
 
 WIDTH = 320
@@ -52,7 +53,7 @@ def _scale(image: np.ndarray) -> np.ndarray:
     try:
         from PIL import Image
     except ImportError:
-        raise ImportError("pictures in pages need pillow: pip install 'mdqe[eval]'") from None
+        raise DependencyError("pictures in pages need pillow: pip install 'mdqe[eval]'") from None
     size = (WIDTH, max(1, round(image.shape[0] * WIDTH / image.shape[1])))
     return np.array(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from mdqe.errors import DependencyError
 from mdqe.evaluation.average_precision import IOU_THRESHOLDS, RECALLS
 
 MOST_NAMED = 10  # categories with a colour of their own
@@ -25,7 +26,7 @@ def draw_curves(numbers: Mapping[str, Any]) -> bytes:
         import matplotlib as mpl
         from matplotlib.figure import Figure
     except ImportError:
-        raise ImportError("drawing curves needs matplotlib: pip install 'mdqe[eval]'") from None
+        raise DependencyError("drawing curves needs matplotlib: pip install 'mdqe[eval]'") from None
     curves: dict[int, np.ndarray] = numbers["precision_curves"]  # (10, 101) each
     figure = Figure(figsize=(10.5, 4.6), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)

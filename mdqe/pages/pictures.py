@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mdqe.errors import DependencyError, InputError
 from mdqe.pages.shown import Shown
 
 QUALITY = 82
@@ -22,7 +23,7 @@ def jpeg(image: np.ndarray, width: int) -> str:
     try:
         from PIL import Image
     except ImportError:
-        raise ImportError("pictures in pages need pillow: pip install 'mdqe[eval]'") from None
+        raise DependencyError("pictures in pages need pillow: pip install 'mdqe[eval]'") from None
     picture = Image.fromarray(image)
     if picture.width > width:
         size = (width, max(1, round(picture.height * width / picture.width)))
@@ -47,14 +48,14 @@ def read_frames(shown: Shown, source: str) -> Iterator[np.ndarray]:
         if number == shown.length:
             if shown.partial:
                 return
-            raise ValueError(f"{source} holds more frames than the {shown.length} of the masks")
+            raise InputError(f"{source} holds more frames than the {shown.length} of the masks")
         tall, wide = image.shape[:2]
         if abs(tall * width / (wide * height) - 1) > 0.02:
-            raise ValueError(f"{source}: frame {number} is {wide}x{tall}; the masks are {width}x{height}")
+            raise InputError(f"{source}: frame {number} is {wide}x{tall}; the masks are {width}x{height}")
         yield image
         number += 1
     if number < shown.length:
-        raise ValueError(f"{source} holds {number} frames; the masks are of {shown.length}")
+        raise InputError(f"{source} holds {number} frames; the masks are of {shown.length}")
 
 
 def _open(shown: Shown, source: str) -> Iterator[np.ndarray]:

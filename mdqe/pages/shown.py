@@ -5,10 +5,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from mdqe.annotations.reading_ import Annotations, Track, Video, read_annotations, read_result, read_results
+from mdqe.annotations.records import Loaded, Record, is_number, kind, load_json
+from mdqe.errors import InputError
 from mdqe.evaluation.overlap import find_damage
-from mdqe.evaluation.reading import Annotations, Track, Video, read_annotations, read_result, read_results
-from mdqe.evaluation.records import Loaded, Record, is_number, kind, load_json
-from mdqe.inference import rle
+from mdqe.results import rle
 
 PREDICTION, TRUTH = "Prediction", "Ground truth"
 MOST_PIXELS = 2**28  # of a frame: what browsers draw on
@@ -63,7 +64,7 @@ def read_shown(source: Path, annotations: Path | None = None, video: str | None 
     """
     shown = _read(load_json(source, "results"), annotations, video)
     if shown.size[0] * shown.size[1] > MOST_PIXELS:
-        raise ValueError(f"{source}: frames of {shown.size[1]}x{shown.size[0]} are too large for a page")
+        raise InputError(f"{source}: frames of {shown.size[1]}x{shown.size[0]} are too large for a page")
     return shown
 
 
@@ -71,13 +72,13 @@ def _read(loaded: Loaded, annotations: Path | None, video: str | None) -> Shown:
     is_object = isinstance(loaded.document, Mapping)
     if is_object and "videos" in loaded.document:
         if annotations is not None:
-            raise ValueError(f"{loaded.name} holds annotations itself; give results with --annotations {annotations}")
+            raise InputError(f"{loaded.name} holds annotations itself; give results with --annotations {annotations}")
         return _annotated(read_annotations(loaded), video)
     truth = None if annotations is None else read_annotations(annotations, hidden=True)
     if is_object and "format" in loaded.document:
         return _instances(loaded, truth, video)
     if not isinstance(loaded.document, list):
-        raise ValueError(
+        raise InputError(
             f"{loaded.name}: {kind(loaded.document)} that is neither instances.json of mdqe segment, nor a list of "
             "results, nor annotations with videos"
         )
@@ -136,7 +137,7 @@ def _results_alone(loaded: Loaded, wanted: str | None) -> Shown:
         length = length or len(masks)
         size = size or next((_size(record, t, one) for t, one in enumerate(masks) if one is not None), None)
     if size is None:
-        raise ValueError(f"{loaded.name}: no result of video {number} has a mask; its size is not known")
+        raise InputError(f"{loaded.name}: no result of video {number} has a mask; its size is not known")
     video = Video(number, size, length)
     bare = Annotations(loaded.name, {number: video}, {})
     tracks = [read_result(loaded.name, i, loaded.document[i], bare)[1] for i in rows[number]]
@@ -151,11 +152,11 @@ def _size(record: Record, frame: int, mask: Any) -> tuple[int, int]:
 
 
 def _instances(loaded: Loaded, truth: Annotations | None, wanted: str | None) -> Shown:
-    from mdqe.inference.result import VideoInstances
+    from mdqe.results.instances import VideoInstances
 
     result = VideoInstances.load(loaded.name)
     if not (result.num_frames and all(result.size)):
-        raise ValueError(f"{loaded.name} holds no frames")
+        raise InputError(f"{loaded.name} holds no frames")
     tracks = [
         Track(f"result {i}", int(label), list(result.runs[i]), float(score), int(number))
         for i, (label, score, number) in enumerate(zip(result.labels, result.scores, result.track_ids, strict=True))
@@ -178,11 +179,11 @@ def _instances(loaded: Loaded, truth: Annotations | None, wanted: str | None) ->
     )
     if truth is None:
         if wanted is not None:
-            raise ValueError(f"{loaded.name} holds one video; --video is for results and annotations")
+            raise InputError(f"{loaded.name} holds one video; --video is for results and annotations")
         return shown
     video = _choose(truth, wanted)
     if (video.size, video.length) != (shown.size, shown.length):
-        raise ValueError(
+        raise InputError(
             f"{loaded.name} has {_extent(shown.size, shown.length)}; video {video.id} of {truth.name} has "
             f"{_extent(video.size, video.length)}"
         )
@@ -210,10 +211,10 @@ def _choose(annotations: Annotations, wanted: str | None) -> Video:
     listed = ", ".join(f"{one.id}" + f" ({video_name(one)})" * bool(one.file_names) for one in (chosen or videos)[:6])
     listed += ", …" * (len(chosen or videos) > 6)
     if wanted is not None and not chosen:
-        raise ValueError(f"{annotations.name} has no video {wanted!r}; it has {listed or 'none'}")
+        raise InputError(f"{annotations.name} has no video {wanted!r}; it has {listed or 'none'}")
     if not videos:
-        raise ValueError(f"{annotations.name} holds no video")
-    raise ValueError(f"{annotations.name} holds {len(chosen)} such videos; choose one with --video: {listed}")
+        raise InputError(f"{annotations.name} holds no video")
+    raise InputError(f"{annotations.name} holds {len(chosen)} such videos; choose one with --video: {listed}")
 
 
 def _compressed(name: str, tracks: Sequence[Track], size: tuple[int, int]) -> list[Track]:

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from mdqe.evaluation.reading import Track
+from mdqe.annotations.reading_ import Track
+from mdqe.errors import InputError
 from mdqe.pages.document import asset, document
 from mdqe.pages.shown import PREDICTION, TRUTH, Shown, Side
 from mdqe.video.overlay import FILL, text_color, track_color
@@ -23,7 +24,7 @@ def viewer(shown: Shown, pictures: Sequence[str] = (), *, score_threshold: float
         ValueError: not as many pictures as frames.
     """
     if len(pictures) not in (0, shown.length):
-        raise ValueError(f"{len(pictures)} pictures for {shown.length} frames")
+        raise InputError(f"{len(pictures)} pictures for {shown.length} frames")
     data = {
         "name": shown.name,
         "size": shown.size,

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from mdqe.errors import InputError
+
 
 class MovingAverage:
     """The average of a model's trained parameters over the steps so far; buffers are not averaged.
@@ -23,7 +25,7 @@ class MovingAverage:
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         if not 0 <= decay < 1:
-            raise ValueError(f"decay of the moving average is {decay!r}, expected 0 up to, not including, 1")
+            raise InputError(f"decay of the moving average is {decay!r}, expected 0 up to, not including, 1")
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.averages = {name: p.detach().clone() for name, p in self.parameters.items()}
         self._advance = get_ema_multi_avg_fn(decay)
@@ -58,6 +60,6 @@ class MovingAverage:
             ValueError: those of another model.
         """
         if state.keys() != self.averages.keys():
-            raise ValueError("the saved moving average is of another model")
+            raise InputError("the saved moving average is of another model")
         for name, average in self.averages.items():
             average.copy_(state[name])

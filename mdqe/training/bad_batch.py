@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mdqe.config import MDQEConfig
-from mdqe.losses.criterion import Criterion, clip_losses
+from mdqe.losses.criterion import Criterion
 from mdqe.model import MDQE
 from mdqe.targets import ClipTargets
 from mdqe.training.run_state import load_state, save_state, set_random_state
@@ -80,7 +80,7 @@ def replay(
     set_random_state(saved["random"])
     with torch.autograd.set_detect_anomaly(backward, check_nan=True):
         with autocast(frames.device, saved["amp"]):
-            losses = clip_losses(model, frames, targets, criterion)
+            losses = model.loss(frames, targets, criterion=criterion)
         if backward:
             torch.stack(list(losses.values())).sum().backward()
     return {name: float(loss.detach()) for name, loss in losses.items()}

@@ -8,13 +8,14 @@ from pathlib import Path
 import timm
 from torch import Tensor
 
-from mdqe.backbone import Backbone
 from mdqe.checkpoint import inflate_temporal
 from mdqe.config import MDQEConfig
+from mdqe.errors import InputError
 from mdqe.model import MDQE
-from mdqe.query_init import QueryInitializer
-from mdqe.source import open_source
-from mdqe.storage import CONFIG_FILE, WEIGHTS_FILE, fill, read_config, read_weights
+from mdqe.modeling.backbone import Backbone
+from mdqe.modeling.query_init import QueryInitializer
+from mdqe.weights.folder import CONFIG_FILE, WEIGHTS_FILE, fill, read_config, read_weights
+from mdqe.weights.source import open_source
 
 IMAGENET = "imagenet"
 
@@ -50,7 +51,7 @@ def initial_model(
     fetch = open_source(init)
     saved = read_config(fetch(CONFIG_FILE))
     if saved.num_classes != config.num_classes and not reset_classes:
-        raise ValueError(
+        raise InputError(
             f"{init} scores {saved.num_classes} categories, the model to train {config.num_classes}: start what scores "
             "them anew with --reset-classes"
         )
@@ -78,7 +79,7 @@ def imagenet_backbone(config: MDQEConfig) -> Backbone:
     name = config.backbone
     known = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
     if known is None or not known.has_weights:
-        raise ValueError(f"timm has no weights for backbone {name!r}; without --init it starts from random ones")
+        raise InputError(f"timm has no weights for backbone {name!r}; without --init it starts from random ones")
     try:
         return Backbone(
             name,

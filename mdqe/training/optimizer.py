@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from mdqe.errors import InputError
+
 
 def adamw(
     model: nn.Module,
@@ -33,7 +35,7 @@ def adamw(
     }  # fmt: skip
     for name, value in values.items():
         if not 0 <= value < float("inf"):
-            raise ValueError(f"{name} is {value!r}, expected a number of at least 0")
+            raise InputError(f"{name} is {value!r}, expected a number of at least 0")
     backbone: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
@@ -63,11 +65,11 @@ class StepDecay:
     def __post_init__(self) -> None:
         object.__setattr__(self, "decay_steps", tuple(self.decay_steps))
         if any(step < 0 for step in self.decay_steps) or list(self.decay_steps) != sorted(self.decay_steps):
-            raise ValueError(f"decay_steps is {self.decay_steps}, expected rising numbers of at least 0")
+            raise InputError(f"decay_steps is {self.decay_steps}, expected rising numbers of at least 0")
         if self.warmup_steps < 0:
-            raise ValueError(f"warmup_steps is {self.warmup_steps}, expected at least 0")
+            raise InputError(f"warmup_steps is {self.warmup_steps}, expected at least 0")
         if not 0 <= self.factor <= 1:
-            raise ValueError(f"factor is {self.factor}, expected 0 to 1")
+            raise InputError(f"factor is {self.factor}, expected 0 to 1")
 
     def __call__(self, step: int) -> float:
         """The rate of step 0, 1, …"""

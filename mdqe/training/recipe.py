@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
 
+from mdqe.errors import InputError
+
 _EDGES = tuple(range(320, 513, 32))
 
 
@@ -54,7 +56,7 @@ class Recipe:
             return cls()
         known = json.loads(files("mdqe.training").joinpath("recipes.json").read_text())
         if preset not in known:
-            raise ValueError(f"unknown preset {preset!r}, expected one of {', '.join(known)}")
+            raise InputError(f"unknown preset {preset!r}, expected one of {', '.join(known)}")
         return cls(**known[preset])
 
     def decay_shares(self) -> tuple[float, ...]:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from mdqe.errors import InputError
+
 if TYPE_CHECKING:
     from mdqe.model import MDQE
 
@@ -30,11 +32,11 @@ def recompute_activations(model: MDQE, parts: Collection[str] = PARTS) -> None:
     """
     unknown = sorted(set(parts) - set(PARTS))
     if unknown:
-        raise ValueError(f"parts to recompute are {', '.join(unknown)}; expected some of {', '.join(PARTS)}")
+        raise InputError(f"parts to recompute are {', '.join(unknown)}; expected some of {', '.join(PARTS)}")
     if "backbone" in parts:
         recompute_backbone = getattr(model.backbone.body, "set_grad_checkpointing", None)
         if recompute_backbone is None:
-            raise ValueError(f"backbone {model.config.backbone!r} cannot be recomputed: timm has no way to")
+            raise InputError(f"backbone {model.config.backbone!r} cannot be recomputed: timm has no way to")
         recompute_backbone(True)
     for part in ("encoder", "decoder"):
         if part in parts:

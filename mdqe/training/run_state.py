@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from mdqe.atomic import whole_file
+from mdqe.errors import InputError
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
@@ -37,7 +38,7 @@ def load_state(path: Path) -> dict[str, Any]:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of many kinds, by where the damage is
-        raise ValueError(f"{path} is a damaged file, or not one of a run ({path.stat().st_size:,} bytes)") from error
+        raise InputError(f"{path} is a damaged file, or not one of a run ({path.stat().st_size:,} bytes)") from error
 
 
 def random_state() -> dict[str, Any]:

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mdqe.annotations.training_ import holds_images
 from mdqe.config import MDQEConfig
-from mdqe.data.annotations import holds_images
 from mdqe.data.loader import ClipSource
 from mdqe.data.synthetic import CATEGORIES, DIFFICULTIES, SyntheticClips
+from mdqe.errors import InputError
 from mdqe.training.recipe import Recipe
 
 SYNTHETIC = "synthetic"
@@ -63,7 +64,7 @@ def split_ratio(name: str) -> tuple[str, float]:
     if not colon:
         return name, 1.0
     if not 0 < ratio < float("inf"):
-        raise ValueError(f"{name}: the ratio is {tail}, expected a positive number")
+        raise InputError(f"{name}: the ratio is {tail}, expected a positive number")
     return head, ratio
 
 
@@ -78,7 +79,7 @@ def synthetic_difficulty(name: str) -> str | None:
         return None
     difficulty = difficulty or "standard"
     if difficulty not in DIFFICULTIES:
-        raise ValueError(f"{name}: expected {', '.join(f'{SYNTHETIC}:{d}' for d in DIFFICULTIES)}")
+        raise InputError(f"{name}: expected {', '.join(f'{SYNTHETIC}:{d}' for d in DIFFICULTIES)}")
     return difficulty
 
 
@@ -138,7 +139,7 @@ def open_data(
     if difficulty is not None:
         own = Categories(tuple(CATEGORIES), tuple(range(1, len(CATEGORIES) + 1)))
         if categories not in (None, own):
-            raise ValueError(f"{name} has the categories {', '.join(own.names)}, not those of the first set")
+            raise InputError(f"{name} has the categories {', '.join(own.names)}, not those of the first set")
         return DataSet(SyntheticClips(seed=seed, frames=frames, size=size, difficulty=difficulty), own)
     found = find_annotations(name)
     from mdqe.data.augment import ClipAugmentation
@@ -173,7 +174,7 @@ def category_map(found: AnnotationFile, wanted: Categories) -> Mapping[int, int]
     ids = {_plain(name): one for name, one in zip(wanted.names, wanted.ids, strict=True)}
     mapped = {one: ids[_plain(name)] for one, name in found.categories.items() if _plain(name) in ids}
     if not mapped:
-        raise ValueError(f"{found.path} has none of the categories of the first set: {', '.join(wanted.names[:10])}, …")
+        raise InputError(f"{found.path} has none of the categories of the first set: {', '.join(wanted.names[:10])}, …")
     return mapped
 
 

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 
-from mdqe.losses.criterion import Criterion, clip_losses, configured_criterion
+from mdqe.distributed import ranks
+from mdqe.errors import InputError
+from mdqe.losses.criterion import Criterion, configured_criterion
 from mdqe.model import MDQE
 from mdqe.targets import ClipTargets
-from mdqe.training.processes import ranks
 from mdqe.training.run_state import random_state
 
 AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -55,7 +56,7 @@ class ClipLosses(nn.Module):
 
     def forward(self, frames: Tensor, targets: Sequence[ClipTargets]) -> dict[str, Tensor]:
         """As `MDQE.loss`."""
-        return clip_losses(self.model, frames, targets, self.criterion)
+        return self.model.loss(frames, targets, criterion=self.criterion)
 
 
 class TrainingStep:
@@ -88,9 +89,9 @@ class TrainingStep:
         amp: str | None = None,
     ) -> None:
         if amp is not None and amp not in AMP_TYPES:
-            raise ValueError(f"amp is {amp!r}, expected one of {', '.join(AMP_TYPES)}, or None")
+            raise InputError(f"amp is {amp!r}, expected one of {', '.join(AMP_TYPES)}, or None")
         if clip_norm is not None and not clip_norm > 0:
-            raise ValueError(f"clip_norm is {clip_norm!r}, expected a positive number or None")
+            raise InputError(f"clip_norm is {clip_norm!r}, expected a positive number or None")
         self.model, self.optimizer, self.amp = model, optimizer, amp
         self.device = model.device
         self.clip_norm = math.inf if clip_norm is None else clip_norm

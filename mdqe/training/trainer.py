@@ -14,12 +14,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from mdqe.config import MDQEConfig
 from mdqe.data.loader import StepSampler, collate
+from mdqe.distributed import gather, rank, ranks
+from mdqe.errors import InputError
 from mdqe.losses.criterion import Criterion
 from mdqe.model import MDQE
 from mdqe.training.average import MovingAverage
 from mdqe.training.bad_batch import save_bad_batch
 from mdqe.training.metrics import Metrics
-from mdqe.training.processes import gather, rank, ranks
 from mdqe.training.progress import Progress
 from mdqe.training.run_state import load_state, random_state, save_state, seed_all, set_random_state
 from mdqe.training.step import Batch, NonFiniteLossError, StepResult, TrainingStep
@@ -90,11 +91,11 @@ class Trainer:
                   "save_every": save_every, "validate_every": validate_every}  # fmt: skip
         for name, value in counts.items():
             if value < 1:
-                raise ValueError(f"{name} is {value}, expected at least 1")
+                raise InputError(f"{name} is {value}, expected at least 1")
         if batch % (ranks() * accumulate):
-            raise ValueError(f"batch is {batch}, expected a multiple of {ranks()} processes × {accumulate} parts")
+            raise InputError(f"batch is {batch}, expected a multiple of {ranks()} processes × {accumulate} parts")
         if workers < 0:
-            raise ValueError(f"workers is {workers}, expected at least 0")
+            raise InputError(f"workers is {workers}, expected at least 0")
         self.model, self.clips, self.folder, self.schedule = model, clips, Path(folder), schedule
         self.steps, self.batch, self.accumulate, self.workers = steps, batch, accumulate, workers
         self.log_every, self.save_every, self.validate_every = log_every, save_every, validate_every
@@ -169,11 +170,11 @@ class Trainer:
         found = MDQEConfig.from_dict(state["config"])  # fields that are newer than the file have their defaults
         if found != self.model.config:
             names = [name for name, value in self.model.config.to_dict().items() if found.to_dict()[name] != value]
-            raise ValueError(f"{path} is of a model of another configuration: {', '.join(names)} differ")
+            raise InputError(f"{path} is of a model of another configuration: {', '.join(names)} differ")
         if state["batch"] != self.batch:
-            raise ValueError(f"{path} was trained with {state['batch']} clips a step, expected batch={self.batch}")
+            raise InputError(f"{path} was trained with {state['batch']} clips a step, expected batch={self.batch}")
         if (state["average"] is None) != (self.average is None):
-            raise ValueError(f"{path} {'lacks' if self.average else 'has'} a moving average of the weights")
+            raise InputError(f"{path} {'lacks' if self.average else 'has'} a moving average of the weights")
         self.model.load_state_dict(state["model"])
         self._load_optimizer(state["optimizer"])
         self.train_step.scaler.load_state_dict(state["scaler"])

@@ -15,12 +15,13 @@ import numpy as np
 from mdqe.data.scene import Difficulty
 from mdqe.data.synthetic import draw_video
 from mdqe.data.synthetic_files import document_of
-from mdqe.training.processes import gather, rank, ranks
+from mdqe.distributed import gather, rank, ranks
+from mdqe.errors import InputError
 from mdqe.training.sources import find_annotations
 
 if TYPE_CHECKING:
-    from mdqe.inference.result import VideoInstances
     from mdqe.model import MDQE
+    from mdqe.results.instances import VideoInstances
 
 Frames = Callable[[], Iterable[np.ndarray]]
 """Gives the frames of a video, (H, W, 3) uint8 each, from the first one every time it is called."""
@@ -53,7 +54,7 @@ class Validation:
         say: Callable[[str], None] = print,
     ) -> None:
         if len(document["videos"]) != len(frames) or not frames:
-            raise ValueError(
+            raise InputError(
                 f"{len(document['videos'])} videos and frames of {len(frames)}, expected as many, at least 1"
             )
         self.document, self.frames = document, list(frames)
@@ -110,7 +111,7 @@ def synthetic_validation(
 ) -> Validation:
     """Validation on the first `videos` scenes of a seed that training does not use; other arguments as `draw_video`."""
     if videos < 1:
-        raise ValueError(f"videos is {videos}, expected at least 1")
+        raise InputError(f"videos is {videos}, expected at least 1")
     drawings = [draw_video(seed, i, frames=frames, size=size, difficulty=difficulty) for i in range(videos)]
     shown: list[Frames] = [partial(iter, drawing.frames) for drawing in drawings]
     return Validation(document_of(drawings), shown, folder, say)
@@ -135,7 +136,7 @@ def annotated_validation(
         frames = [partial(_images, [found.images / file for file in video["file_names"]]) for video in chosen]
         document = {"videos": chosen, "categories": document["categories"], "annotations": annotations}
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{found.path} holds no annotated videos in the form of YouTube-VIS: {error!r}") from error
+        raise InputError(f"{found.path} holds no annotated videos in the form of YouTube-VIS: {error!r}") from error
     return Validation(document, frames, folder, say)
 
 

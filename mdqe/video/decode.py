@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from mdqe.errors import DependencyError
 from mdqe.video.frames import Frames, VideoError
 
 OPEN_SECONDS, READ_SECONDS = 20.0, 60.0  # how long a network stream may be silent
@@ -20,7 +21,7 @@ def require_av() -> Any:
     try:
         import av
     except ImportError:
-        raise ImportError("reading and writing video needs PyAV: pip install 'mdqe[video]'") from None
+        raise DependencyError("reading and writing video needs PyAV: pip install 'mdqe[video]'") from None
     return av
 
 

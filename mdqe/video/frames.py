@@ -8,10 +8,12 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from mdqe.errors import InputError
+
 T = TypeVar("T")
 
 
-class VideoError(ValueError):
+class VideoError(InputError):
     """A source of frames that cannot be used; the message is one line that names it."""
 
 
@@ -52,11 +54,11 @@ class Frames:
         self, name: str, *, every: int = 1, start: float | None = None, end: float | None = None, ahead: int = 30
     ) -> None:
         if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-            raise ValueError(f"every is {every!r}; expected a whole number of at least 1")
+            raise InputError(f"every is {every!r}; expected a whole number of at least 1")
         if start is not None and not 0 <= start < float("inf"):
-            raise ValueError(f"start is {start!r}; expected seconds, at least 0")
+            raise InputError(f"start is {start!r}; expected seconds, at least 0")
         if end is not None and not (start or 0) < end:
-            raise ValueError(f"end is {end!r}; expected seconds after start, {start or 0}")
+            raise InputError(f"end is {end!r}; expected seconds after start, {start or 0}")
         self.name = name
         self.every, self.ahead = every, ahead
         self.start, self.end = _seconds(start), _seconds(end)
@@ -117,7 +119,7 @@ class ArrayFrames(Frames):
     def __init__(self, source: Any, name: str = "frames", **selection: Any) -> None:
         super().__init__(name, **selection)
         if self.start is not None or self.end is not None:
-            raise ValueError("start and end are seconds; frames given as arrays have no times")
+            raise InputError("start and end are seconds; frames given as arrays have no times")
         shape = getattr(source, "shape", None)
         if shape is not None and (len(shape) != 4 or shape[-1] != 3):
             raise VideoError(f"{name} have shape {tuple(shape)}; expected (T, H, W, 3)")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
+from mdqe.errors import DependencyError, InputError
 from mdqe.video.frames import Frames, VideoError
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class ImageFrames(Frames):
     def __init__(self, paths: list[Path], name: str, **selection: Any) -> None:
         super().__init__(name, **selection)
         if self.start is not None or self.end is not None:
-            raise ValueError(f"start and end are seconds; the images of {name} have no times")
+            raise InputError(f"start and end are seconds; the images of {name} have no times")
         self.paths = sorted(paths, key=natural_key)
         self.count = -(-len(paths) // self.every)
         self.size = self._load(self.paths[0]).shape[:2]
@@ -75,7 +76,7 @@ def opened_image(path: str | Path | BinaryIO) -> Iterator["Image"]:
     try:
         from PIL import Image, ImageOps
     except ImportError:
-        raise ImportError("reading images needs pillow: pip install 'mdqe[video]'") from None
+        raise DependencyError("reading images needs pillow: pip install 'mdqe[video]'") from None
     try:
         with Image.open(path) as opened:
             yield ImageOps.exif_transpose(opened)

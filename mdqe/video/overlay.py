@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mdqe.errors import InputError
+
 if TYPE_CHECKING:
-    from mdqe.inference.result import VideoInstances
+    from mdqe.results.instances import VideoInstances
 
 FILL = 0.42  # how much of an instance's colour lies over its pixels
 GREY = (150, 150, 150)
@@ -46,7 +48,7 @@ def draw_result(image: np.ndarray, result: "VideoInstances", frame: int, *, labe
         ValueError: the image is not of the result's size.
     """
     if image.shape[:2] != result.size:
-        raise ValueError(f"the image is {image.shape[:2]}; the result's masks are {result.size}")
+        raise InputError(f"the image is {image.shape[:2]}; the result's masks are {result.size}")
     seen = result[result.present[:, frame]]
     drawn = draw_instances(image, seen.frame_masks(frame), seen.boxes[:, frame], seen.track_ids)
     return draw_labels(drawn, result, frame) if labels else drawn

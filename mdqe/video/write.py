@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from mdqe.atomic import partial_path
+from mdqe.errors import InputError
 from mdqe.video.audio import AudioTrack
 from mdqe.video.decode import require_av
 
@@ -44,7 +45,7 @@ class VideoWriter:
         preset: str = "veryfast",
     ) -> None:
         if fps <= 0:
-            raise ValueError(f"fps is {fps}; expected more than 0")
+            raise InputError(f"fps is {fps}; expected more than 0")
         self.path, self.partial = Path(path), partial_path(path)
         self.fps = Fraction(fps).limit_denominator(1 << 20)
         self.notes: list[str] = []
@@ -71,7 +72,7 @@ class VideoWriter:
             if self._container is None:
                 self._begin(image.shape[:2])
             if image.shape[:2] != self._size:
-                raise ValueError(f"a frame is {image.shape[:2]}; the first was {self._size}")
+                raise InputError(f"a frame is {image.shape[:2]}; the first was {self._size}")
             height, width = self._size
             if height % 2 or width % 2:
                 image = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")

@@ -12,7 +12,7 @@ import pytest
 from mdqe import MDQE
 from mdqe.cli.app_page import COLUMNS, Desk, track_rows
 from mdqe.cli.app_server import LONGEST_REQUEST, Guard
-from mdqe.inference.result import VideoInstances
+from mdqe.results.instances import VideoInstances
 
 # The guard.
 

@@ -9,7 +9,7 @@ import pytest
 from mdqe.cli.demo import score
 from mdqe.data import synthetic
 from mdqe.data.synthetic import CATEGORIES, draw_video
-from mdqe.inference.result import VideoInstances
+from mdqe.results.instances import VideoInstances
 
 
 def truth(scene, labels=None, masks=None, ids=None):

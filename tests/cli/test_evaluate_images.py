@@ -105,8 +105,8 @@ def test_the_bundled_model(run, stills, tmp_path):
 def test_masks_of_no_pixels_are_results(tiny_model, monkeypatch):
     """As in the official protocol, where they count as wrong."""
     from mdqe import MDQE, VideoInstances
+    from mdqe.annotations.reading_ import Video
     from mdqe.evaluation import segment_set
-    from mdqe.evaluation.reading import Video
 
     model = MDQE.from_pretrained(tiny_model)
     masks = np.zeros((2, 1, 4, 5), bool)

@@ -15,7 +15,7 @@ from PIL import Image
 from mdqe import MDQE
 from mdqe.cli.render import View, _drawn
 from mdqe.data.synthetic import draw_video
-from mdqe.inference.result import VideoInstances
+from mdqe.results.instances import VideoInstances
 from mdqe.video.frames import read_ahead
 from mdqe.video.overlay import draw_result
 from mdqe.video.read import open_frames
@@ -249,7 +249,7 @@ def test_bad_input_is_one_line_and_status_2(run, tiny_model, make_clip, tmp_path
 
 
 def test_without_a_model_it_says_how_to_name_one(run, make_clip, tmp_path, monkeypatch):
-    monkeypatch.setattr("mdqe.source.bundled_models", lambda: ())
+    monkeypatch.setattr("mdqe.weights.source.bundled_models", lambda: ())
     status, _, stderr = run("segment", make_clip(), "-o", tmp_path)
     assert status == 2
     assert_one_line(stderr)
@@ -314,7 +314,7 @@ def test_a_full_disk_is_one_line_and_status_2(tiny_model, make_clip, tmp_path, l
 
 def interrupt_at(monkeypatch, number: int) -> None:
     """Press Ctrl-C when the model takes that frame."""
-    from mdqe.inference.stream import VideoSession
+    from mdqe.inference.session import VideoSession
 
     push = VideoSession.push
     taken = []

@@ -187,12 +187,10 @@ def test_damaged_settings(run, tmp_path):
 
 
 def test_a_loss_that_is_not_finite(run, options, tmp_path, monkeypatch):
-    import mdqe.training.step as step_module
+    from mdqe import MDQE
 
-    losses = step_module.clip_losses
-    monkeypatch.setattr(
-        step_module, "clip_losses", lambda *a: {n: loss * float("nan") for n, loss in losses(*a).items()}
-    )
+    losses = MDQE.loss
+    monkeypatch.setattr(MDQE, "loss", lambda *a, **k: {n: loss * float("nan") for n, loss in losses(*a, **k).items()})
     status, out, err = run("train", "-o", tmp_path / "run", *options)
     assert status == 1 and out == "" and "Traceback" not in err
     assert "mdqe train: error: step 0: init_sem is nan" in err and "bad_batch.pt" in err

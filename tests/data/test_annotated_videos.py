@@ -12,9 +12,9 @@ import torch
 from pycocotools import mask as coco
 from torch.utils.data import DataLoader
 
+from mdqe.annotations.problems import DataError
 from mdqe.data.augment import ClipAugmentation
 from mdqe.data.loader import MixedClips, StepSampler, collate
-from mdqe.data.problems import DataError
 from mdqe.data.synthetic import CATEGORIES
 from mdqe.data.ytvis import VideoClips, sample_frames
 

@@ -5,10 +5,10 @@ import pytest
 import torch
 from torchvision.ops import masks_to_boxes
 
+from mdqe.annotations.problems import DataError
 from mdqe.config import MDQEConfig
 from mdqe.data.augment import ClipAugmentation
 from mdqe.data.coco import COCO_TO, PseudoClips
-from mdqe.data.problems import DataError
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from doc_pages import ROOT, blocks, run_python
 
-from mdqe.data.problems import DataError
+from mdqe.annotations.problems import DataError
 from mdqe.data.ytvis import VideoClips
 
 PAGE = ROOT / "docs" / "data.md"

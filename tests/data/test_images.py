@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
+from mdqe.annotations.problems import DataError
 from mdqe.data.images import image_problems, read_image
-from mdqe.data.problems import DataError
 from mdqe.video.images import load_image
 
 COLORS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)

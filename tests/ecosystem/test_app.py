@@ -24,7 +24,7 @@ pytest.importorskip("gradio", reason="Gradio is not installed: pip install 'mdqe
 from mdqe import MDQE
 from mdqe.cli.app_page import COLUMNS, Desk, page, track_rows
 from mdqe.data.synthetic import demo_scene
-from mdqe.inference.result import VideoInstances
+from mdqe.results.instances import VideoInstances
 from mdqe.video.write import VideoWriter
 
 # The command, in a process that notes every connection to another machine and every name that is looked up.

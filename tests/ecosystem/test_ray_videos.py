@@ -13,7 +13,7 @@ pytest.importorskip("ray.data", reason="Ray is not installed: pip install 'ray[d
 
 from mdqe import MDQE
 from mdqe.data.synthetic import draw_video
-from mdqe.inference.result import VideoInstances
+from mdqe.results.instances import VideoInstances
 from mdqe.video.write import VideoWriter
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "ray_videos.py"

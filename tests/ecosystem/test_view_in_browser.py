@@ -8,10 +8,10 @@ import pytest
 from browser import chromium, requests
 from clips_to_show import FRAMES, SIZE, annotations, predicted_masks, results, truth_masks
 
-from mdqe.inference import rle
 from mdqe.pages.pictures import jpeg
 from mdqe.pages.shown import read_shown
 from mdqe.pages.viewer import viewer
+from mdqe.results import rle
 from mdqe.video.overlay import draw_instances, track_color
 
 pytest.importorskip("selenium")

@@ -69,7 +69,7 @@ def test_paths_and_plain_counts(tmp_path):
     (tmp_path / "r.json").write_text(json.dumps(results))
     expected = evaluate_coco(document, results)
     assert evaluate_coco(tmp_path / "a.json", str(tmp_path / "r.json")) == expected
-    from mdqe.inference import rle
+    from mdqe.results import rle
 
     for one in results:
         held = one["segmentation"]

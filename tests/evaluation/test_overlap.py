@@ -10,16 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from mdqe.annotations.reading_ import Track
 from mdqe.evaluation import overlap
-from mdqe.evaluation.reading import Track
-from mdqe.inference import rle
-from mdqe.inference.rle_library import library
+from mdqe.results import rle
+from mdqe.results.rle import compiled_library
 
 IMPLEMENTATIONS = [
     overlap._compute,
     pytest.param(
         overlap._compute_compiled,
-        marks=pytest.mark.skipif(library() is None, reason="the library _C_rle was not built"),
+        marks=pytest.mark.skipif(compiled_library() is None, reason="the library _C_rle was not built"),
     ),
 ]
 
@@ -97,9 +97,9 @@ def test_the_error_names_the_record():
         overlap.overlap(("r.json", [good, bad]), ("a.json", [good]), (4, 5), 2)
 
 
-@pytest.mark.skipif(library() is None, reason="the library _C_rle was not built")
+@pytest.mark.skipif(compiled_library() is None, reason="the library _C_rle was not built")
 def test_the_compiled_library_can_be_switched_off():
-    code = "from mdqe.inference.rle_library import library; print(library())"
+    code = "from mdqe.results.rle import compiled_library; print(compiled_library())"
     environment = {"MDQE_DISABLE_EXT": "1", "PYTHONPATH": str(Path(overlap.__file__).parents[2])}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout == "None\n"

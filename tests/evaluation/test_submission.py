@@ -7,8 +7,8 @@ import pytest
 from evaluation_cases import generate
 from pycocotools import mask as coco
 
+from mdqe.annotations.reading_ import read_annotations
 from mdqe.evaluation import evaluate
-from mdqe.evaluation.reading import read_annotations
 from mdqe.evaluation.submission import check_results, write_submission
 
 

@@ -10,7 +10,7 @@ import pytest
 import truths
 from truths import FRAMES, SIZE, Truth, png, scenes, write_frames
 
-from mdqe.data.problems import Problems
+from mdqe.annotations.problems import Problems
 from mdqe.importing.formats import import_annotations
 
 

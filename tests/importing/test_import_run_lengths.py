@@ -8,7 +8,7 @@ import pytest
 import truths
 from truths import FRAMES, SIZE, Truth, compressed, scenes, write_frames
 
-from mdqe.data.problems import Problems
+from mdqe.annotations.problems import Problems
 from mdqe.importing.formats import import_annotations
 
 KINDS = {"car": 1, "pedestrian": 2}

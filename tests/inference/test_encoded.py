@@ -5,9 +5,9 @@ from itertools import pairwise
 import pytest
 import torch
 
-from mdqe.decoder import LayerValues
-from mdqe.inference.encoded import EncodedFrames, FrameBuffer
-from mdqe.query_init import FrameQueries
+from mdqe.inference.frame_buffer import EncodedFrames, FrameBuffer
+from mdqe.modeling.decoder import LayerValues
+from mdqe.modeling.query_init import FrameQueries
 
 
 def encoded(first: int, number: int, temporal: bool) -> EncodedFrames:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mdqe.inference.filtering import ClipDetections, filter_clip
+from mdqe.inference.postprocess import ClipDetections, filter_clip
 
 
 def slow_filter(class_scores, coefficients, embeddings, features, threshold, most):

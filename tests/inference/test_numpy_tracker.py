@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 from test_tracker import random_clips
 
 from mdqe import ClipTracker
-from mdqe.inference.filtering import filter_clip
+from mdqe.inference.postprocess import filter_clip
 
 sys.path.append(str(Path(__file__).parents[2] / "examples"))
 import numpy_tracker as plain

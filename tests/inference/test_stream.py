@@ -13,11 +13,11 @@ from small_models import moving_squares, small_model
 from torch import Tensor, nn
 
 from mdqe import MDQE, ClipTracker, VideoInstances
-from mdqe.frames import resize, resized_size
-from mdqe.inference.filtering import filter_clip
+from mdqe.inference.postprocess import filter_clip
 from mdqe.inference.session import VideoSession
 from mdqe.inference.views import FrameView
 from mdqe.inference.windows import window_masks
+from mdqe.modeling.preprocess import resize, resized_size
 
 
 class PlainTracks(NamedTuple):

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mdqe.inference.upsample import upsample_masks
+from mdqe.inference.postprocess import upsample_masks
 from mdqe.inference.windows import add_window, benchmark_pairs, video_scores, window_masks
 
 

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from mdqe.model import ClipOutput, ClipPrediction
-from mdqe.query_init import FrameQueries
+from mdqe.modeling.network import ClipOutput, ClipPrediction
+from mdqe.modeling.query_init import FrameQueries
 from mdqe.targets import ClipTargets
 
 CLASSES = 4

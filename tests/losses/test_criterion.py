@@ -11,8 +11,7 @@ from torch import Tensor, distributed, multiprocessing
 
 from mdqe import MDQE, MDQEConfig
 from mdqe.losses import Criterion, PlainMaskLoss
-from mdqe.losses.criterion import clip_losses
-from mdqe.model import ClipOutput
+from mdqe.modeling.network import ClipOutput
 
 NAMES = ["class", "box", "giou", "mask", "dice"]
 INIT_NAMES = ["init_sem", "init_reid", "init_reid_aux"]
@@ -154,8 +153,8 @@ def test_clips_of_different_sizes_in_one_batch(no_chance: None) -> None:
     frames = torch.randint(0, 256, (2, clips.FRAMES, 3, *clips.SIZE), dtype=torch.uint8)
     frames[1, ..., 50:, :], frames[1, ..., 70:] = 0, 0
     objects = [clips.targets(3), clips.targets(3, seed=5, size=(50, 70))]
-    both = clip_losses(model, frames, objects)
-    alone = [clip_losses(model, frames[b : b + 1], objects[b : b + 1]) for b in range(2)]
+    both = model.loss(frames, objects)
+    alone = [model.loss(frames[b : b + 1], objects[b : b + 1]) for b in range(2)]
     torch.testing.assert_close(both["init_sem"], (alone[0]["init_sem"] + alone[1]["init_sem"]) / 2)
 
 
@@ -163,9 +162,9 @@ def test_frames_and_targets_that_do_not_fit_are_named() -> None:
     model = small_model()
     frames = torch.zeros(2, clips.FRAMES, 3, *clips.SIZE, dtype=torch.uint8)
     with pytest.raises(ValueError, match=r"frames is \(2, 2, 3, 64, 96\) with 1 targets"):
-        clip_losses(model, frames, [clips.targets(2)])
+        model.loss(frames, [clips.targets(2)])
     with pytest.raises(ValueError, match=r"masks of targets\[1\] is \(2, 2, 65, 96\)"):
-        clip_losses(model, frames, [clips.targets(2), clips.targets(2, size=(65, 96))])
+        model.loss(frames, [clips.targets(2), clips.targets(2, size=(65, 96))])
 
 
 def _half_a_batch(rank: int, port: int, folder: str) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from mdqe.losses import DynamicMatcher
 from mdqe.losses.matcher import mask_costs
 from mdqe.losses.targets import ScaledTargets
-from mdqe.model import ClipPrediction
+from mdqe.modeling.network import ClipPrediction
 
 
 def assign_by_hand(cost: np.ndarray, giou: np.ndarray) -> list[int]:

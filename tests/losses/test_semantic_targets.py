@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mdqe.losses.semantic import ids_at, semantic_targets
+from mdqe.losses.query_init import ids_at, semantic_targets
 from mdqe.losses.targets import ScaledTargets
 
 CLASSES = 3

@@ -9,12 +9,11 @@ import pytest
 import torch
 import training_reference as reference
 from torch import Tensor
-from torchvision.ops import box_convert
 
+from mdqe.boxes import to_xyxy
 from mdqe.checkpoint import convert_official
 from mdqe.losses import Criterion
-from mdqe.losses.criterion import clip_losses
-from mdqe.losses.semantic import ids_at, semantic_targets
+from mdqe.losses.query_init import ids_at, semantic_targets
 from mdqe.targets import ClipTargets
 
 EXACT = 1e-5  # relative, of losses and gradient norms in float64
@@ -60,7 +59,7 @@ def step() -> Step:
     criterion.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "randperm", torch.arange)  # the reference's random subsets are the first ones
-        losses = clip_losses(model, frames, targets, criterion)
+        losses = model.loss(frames, targets, criterion=criterion)
     parameters = dict(model.named_parameters())
     gradients = torch.autograd.grad(sum(losses.values()), list(parameters.values()), allow_unused=True)
     norms = {name: float(g.norm()) for name, g in zip(parameters, gradients, strict=True) if g is not None}
@@ -123,7 +122,7 @@ def test_the_outputs_that_the_losses_see_are_equal(step: Step, shared: Path) -> 
     for i, layer in enumerate(step.output.layers):
         pairs.append((layer.class_logits, full["out.cls"][i]))
         pairs.append((layer.mask_coefficients, full["out.mask_coeff"][i]))
-        pairs.append((box_convert(layer.boxes, "cxcywh", "xyxy").transpose(1, 2), full["out.boxes"][i]))
+        pairs.append((to_xyxy(layer.boxes).transpose(1, 2), full["out.boxes"][i]))
     assert max(golden.relative_error(ours.detach(), theirs) for ours, theirs in pairs) < STORED
 
 

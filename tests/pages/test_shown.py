@@ -10,9 +10,9 @@ from clips_to_show import FRAMES, SIZE, annotations, predicted_masks, results, t
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mdqe.inference.result import VideoInstances
 from mdqe.pages.shown import PREDICTION, TRUTH, read_shown
 from mdqe.pages.viewer import viewer
+from mdqe.results.instances import VideoInstances
 
 coco_mask = pytest.importorskip("pycocotools.mask")
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from mdqe import MDQE
-from mdqe.decoder import DecoderState
-from mdqe.frames import normalize
+from mdqe.modeling.decoder import DecoderState
+from mdqe.modeling.preprocess import normalize
 
 TOLERANCE = 2e-4  # of a stage of up to six layers of float32 rounding
 

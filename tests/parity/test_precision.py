@@ -16,10 +16,10 @@ from timm.models.resnet import Bottleneck
 from torch import Tensor, nn
 
 from mdqe import MDQE
-from mdqe.decoder import O2IDecoderLayer
-from mdqe.encoder import EncoderLayer
-from mdqe.mask_head import MaskHead
-from mdqe.mlp import MLP
+from mdqe.modeling.decoder import O2IDecoderLayer
+from mdqe.modeling.encoder import EncoderLayer
+from mdqe.modeling.layers import MLP
+from mdqe.modeling.mask_head import MaskHead
 
 # Of a stage, relative, and of scores, absolute: some five roundings, to 6e-8 or, in bfloat16, 4e-3.
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 5e-3}

@@ -6,9 +6,9 @@ import golden
 import pytest
 import torch
 
-from mdqe.encoder import level_masks, sine_position
-from mdqe.frames import normalize
-from mdqe.inference.encoded import EncodedFrames, encode_frames
+from mdqe.inference.frame_buffer import EncodedFrames, encode_frames
+from mdqe.modeling.encoder import level_masks, sine_position
+from mdqe.modeling.preprocess import normalize
 
 # The files are float32: 3e-8 is their rounding. What is asked for is 1e-4.
 TOLERANCE = 1e-6

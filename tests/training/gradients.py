@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, distributed
 
 from mdqe.data.loader import StepSampler, collate
+from mdqe.distributed import process_group, rank, ranks
 from mdqe.targets import ClipTargets
-from mdqe.training.processes import process_group, rank, ranks
 from mdqe.training.step import StepResult, TrainingStep
 
 Clip = tuple[Tensor, ClipTargets]

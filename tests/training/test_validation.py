@@ -11,7 +11,7 @@ import torch
 
 from mdqe.cli import main
 from mdqe.data.synthetic import draw_video
-from mdqe.inference.result import VideoInstances
+from mdqe.results.instances import VideoInstances
 from mdqe.training import validation as validation_module
 from mdqe.training.validation import Validation, annotated_validation, best_classes, synthetic_validation
 

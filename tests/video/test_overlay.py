@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from mdqe.inference.result import VideoInstances
+from mdqe.results.instances import VideoInstances
 from mdqe.video.overlay import (
     FILL,
     draw_activation,

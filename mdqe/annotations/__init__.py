@@ -1,0 +1,1 @@
+"""Annotation and result files: one reader for training, evaluation, import, view, split and submit."""

@@ -1,0 +1,89 @@
+"""Layers that several parts of the network share: the multi-layer perceptron and dropout."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+_STEPS = 1 << 16  # rates are whole multiples of 1 / _STEPS
+# Numbers of a hidden layer per thread of a CPU, for up to so many threads: the memory of larger ones goes back to the
+# system after every MLP, and getting it anew, page by page, takes as long as to fill it.
+HIDDEN_AT_ONCE, MOST_THREADS = 2**19, 4
+
+
+class MLP(nn.Module):
+    """Linear layers with GELU between them: (…, in_dim) → (…, out_dim)."""
+
+    def __init__(self, in_dim: int, hidden_dim: int, out_dim: int, num_layers: int = 3, dropout: float = 0.0) -> None:
+        super().__init__()
+        widths = [in_dim, *[hidden_dim] * (num_layers - 1), out_dim]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
+        self.dropout = Dropout(dropout)
+
+    @property
+    def last(self) -> nn.Linear:
+        """The layer that gives the output."""
+        return cast(nn.Linear, self.layers[-1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, in_dim) → (…, out_dim)."""
+        if x.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return self._forward(x)  # a gradient needs the whole hidden layer
+        hidden_dim = cast(nn.Linear, self.layers[0]).out_features
+        rows = max(1, HIDDEN_AT_ONCE * min(torch.get_num_threads(), MOST_THREADS) // hidden_dim)
+        if x.shape[:-1].numel() <= rows:
+            return self._forward(x)
+        parts = [self._forward(part) for part in x.flatten(0, -2).split(rows)]  # (rows or fewer, in_dim) each
+        return torch.cat(parts).unflatten(0, x.shape[:-1])  # (…, out_dim)
+
+    def _forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers[:-1]:
+            x = self.dropout(F.gelu(layer(x)))
+        return self.layers[-1](x)
+
+
+class Dropout(nn.Module):
+    """As `nn.Dropout`; on a CPU an element takes 16 random bits, four of them from each number that is drawn.
+
+    PyTorch draws a number of its own for every element there, one after the other, which in training takes longer than
+    all activation functions. The rate is rounded to a multiple of 2⁻¹⁶ and what is kept is scaled by the rounded one,
+    so the expectation is exact. Like `nn.Dropout` it draws from PyTorch's default generator.
+
+    Args:
+        p: share of the elements that become zero, in 0 … 1.
+
+    Raises:
+        ValueError: p out of range.
+    """
+
+    def __init__(self, p: float = 0.5) -> None:
+        super().__init__()
+        if not 0 <= p <= 1:
+            raise ValueError(f"p is {p!r}, expected 0 to 1")
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape in, the same out; in training some elements zero, the others scaled so that the mean stays."""
+        if not self.training or self.p == 0:
+            return x
+        dropped = round(self.p * _STEPS)
+        if x.device.type != "cpu" or dropped == _STEPS or torch.compiler.is_compiling():
+            return F.dropout(x, self.p)
+        return x * _mask(x, dropped)
+
+    def extra_repr(self) -> str:
+        """What `repr` shows."""
+        return f"p={self.p}"
+
+
+def _mask(like: Tensor, dropped: int) -> Tensor:
+    """Zeros, on average `dropped` of _STEPS, among numbers by which the mean becomes 1; shape and type of `like`."""
+    count = like.numel()
+    numbers = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None)  # all 64 bits
+    bits = numbers.view(torch.int16)[:count].view(like.shape)
+    mask = torch.ge(bits, dropped - _STEPS // 2, out=torch.empty(like.shape, dtype=like.dtype))
+    return mask.mul_(_STEPS / (_STEPS - dropped))

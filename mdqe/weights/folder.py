@@ -1,0 +1,177 @@
+"""A model's folder: config.json and model.safetensors, read strictly and written whole.
+
+config.json        the MDQEConfig, with "model_type": "mdqe" and a format version
+model.safetensors  every parameter and persistent buffer, once
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from mdqe.atomic import whole_file
+from mdqe.config import FORMAT_VERSION, MDQEConfig
+from mdqe.errors import InputError
+
+MODEL_TYPE = "mdqe"
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+
+
+def read_config(path: Path) -> MDQEConfig:
+    """Read a model's config.json.
+
+    Raises:
+        ValueError: not JSON, of another model or a newer format, or a wrong field; names the file.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON: {error}") from error
+    if not isinstance(values, dict) or values.get("model_type") != MODEL_TYPE:
+        kind = values.get("model_type") if isinstance(values, dict) else type(values).__name__
+        raise InputError(f"{path} is the config of another model: model_type is {kind!r}, expected {MODEL_TYPE!r}")
+    version = values.get("format_version")
+    if not isinstance(version, int) or version < 1:
+        raise InputError(f"{path}: format_version is {version!r}, expected a whole number from 1 to {FORMAT_VERSION}")
+    if version > FORMAT_VERSION:
+        raise InputError(f"{path}: format_version is {version}, this mdqe reads up to {FORMAT_VERSION}: update mdqe")
+    try:
+        return MDQEConfig.from_dict({k: v for k, v in values.items() if k not in ("model_type", "format_version")})
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Every tensor of a safetensors file, by name.
+
+    Raises:
+        OSError: the file is truncated or damaged.
+    """
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        size = path.stat().st_size
+        raise OSError(
+            f"{path} is truncated or damaged ({size:,} bytes; {error}): get it again, from the Hub with force_download"
+        ) from error
+
+
+def fill(model: nn.Module, state: dict[str, Tensor], origin: str | Path) -> None:
+    """Copy a state into the model's parameters and persistent buffers, cast to their types.
+
+    Args:
+        origin: what the error calls the state.
+
+    Raises:
+        ValueError: tensors missing, unexpected or of another shape, by name; nothing is copied then.
+    """
+    own = _own_tensors(model)
+    _check_fit({n: tuple(t.shape) for n, t in state.items()}, {n: tuple(t.shape) for n, t in own.items()}, origin)
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(state[name])
+
+
+def write_folder(model: nn.Module, config: MDQEConfig, folder: Path, source: str | None = None) -> None:
+    """Write both files; each takes its name when it is complete.
+
+    Args:
+        folder: made if it does not exist.
+        source: where the weights come from, kept in the metadata of the weights file.
+
+    Raises:
+        OSError: the folder is a file, not writable, or the disk is full.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is a file, expected a folder for the model")
+    folder.mkdir(parents=True, exist_ok=True)
+    values = {"model_type": MODEL_TYPE, "format_version": FORMAT_VERSION, **config.to_dict()}
+    tensors = {name: tensor.detach().contiguous() for name, tensor in _own_tensors(model).items()}
+    metadata = {"format": "pt", **({"source": source} if source else {})}
+    write_tensors(tensors, folder / WEIGHTS_FILE, metadata)  # first: what may fail is its size
+    with whole_file(folder / CONFIG_FILE) as path:
+        path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Write contiguous tensors as a safetensors file, which takes its name when it is complete.
+
+    Raises:
+        OSError: the file cannot be written, or the disk is full.
+    """
+    with whole_file(path) as partial:
+        partial.touch()
+        mode = partial.stat().st_mode
+        try:
+            save_file(tensors, partial, metadata=metadata)
+        except SafetensorError as error:
+            raise _as_os_error(error) from error
+        partial.chmod(mode)  # safetensors makes a file that others cannot read
+
+
+def _check_fit(found: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]], origin: str | Path) -> None:
+    shapes = [
+        f"{name} is {found[name]}, expected {expected[name]}"
+        for name in expected
+        if name in found and found[name] != expected[name]
+    ]
+    problems = {
+        "missing": [name for name in expected if name not in found],
+        "unexpected": [name for name in found if name not in expected],
+        "of another shape": shapes,
+    }
+    parts = [f"{len(names)} {problem}: {_shortened(names)}" for problem, names in problems.items() if names]
+    if parts:
+        raise InputError(f"{origin} does not fit the model of its config; {'; '.join(parts)}")
+
+
+def _shortened(names: list[str], most: int = 10) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _own_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The state by name, each tensor once: of two names for one parameter the first counts."""
+    own: dict[int, tuple[str, Tensor]] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():  # the parameters themselves: equal ids are one tensor
+        own.setdefault(id(tensor), (name, tensor))
+    return dict(own.values())
+
+
+def _as_os_error(error: SafetensorError) -> OSError:
+    """safetensors reports a full disk and the like as text alone."""
+    number = re.search(r"os error (\d+)", str(error))
+    code = int(number[1]) if number else errno.EIO
+    return OSError(code, os.strerror(code))
+
+
+class SkipRandomInit(TorchFunctionMode):
+    """Parameters made under it keep whatever memory they got: for models whose every parameter is loaded next.
+
+    Buffers and what modules compute are left alone, so those that are not saved come out right.
+    """
+
+    # The last three scale and clip the uniform values that a truncated normal distribution is made from.
+    _SKIPPED = frozenset({
+        nn.init.uniform_, nn.init.normal_, nn.init.trunc_normal_, nn.init.kaiming_uniform_, nn.init.kaiming_normal_,
+        nn.init.xavier_uniform_, nn.init.xavier_normal_, Tensor.uniform_, Tensor.normal_, Tensor.erfinv_,
+        Tensor.mul_, Tensor.add_, Tensor.clamp_,
+    })  # fmt: skip
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
+        kwargs = kwargs or {}
+        if func in self._SKIPPED:
+            target = args[0] if args else kwargs["tensor"]
+            if isinstance(target, nn.Parameter):
+                return target
+        return func(*args, **kwargs)
