@@ -1,4 +1,4 @@
-// From the tensors of an operator call to a checked Problem. Shared by the CPU and the CUDA library.
+// Checks the tensors of an operator call and builds a Problem from them. Shared by the CPU and the CUDA library.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -53,14 +53,14 @@ inline ScalarType compute_type(ScalarType value) {
   return value == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
 
-// A level table as tensors on the device of value, shapes (L, 2) and starts (L), int64 and contiguous.
+// A level table as tensors on the device of value: shapes (L, 2) and starts (L), int64 and contiguous.
 struct LevelTensors {
   Tensor shapes, starts;
 };
 
 inline int64_t count_levels(const LevelTensors& table) { return table.starts.size(0); }
 
-// Of the flat level table of the operators' schema: height, width, first row of each level.
+// For the flat level table of the operators' schema: height, width and first row of each level.
 inline int64_t count_levels(const std::vector<int64_t>& flat) {
   require(!flat.empty() && flat.size() % 3 == 0,
           "levels must hold height, width and first row of at least one level, got ", flat.size(), " numbers");
@@ -92,16 +92,16 @@ inline LevelTensors check_level_tensors(const Tensor& value, const Tensor& shape
   return {torch::stable::contiguous(shapes), torch::stable::contiguous(starts)};
 }
 
-// A call's tensors, contiguous, and the Problem that points into them.
+// The contiguous tensors of a call, and the Problem that points into them.
 struct Arguments {
   Tensor value, centers, position, score, grad_output;
-  std::vector<Level> levels;   // or, where this is empty,
-  LevelTensors level_tensors;  // which the kernels check for themselves
-  bool fused;                  // with centers
+  std::vector<Level> levels;   // empty if level_tensors is used
+  LevelTensors level_tensors;  // checked by the kernels
+  bool fused;                  // has centers
   ScalarType value_type, score_type;
   Problem problem{};
 
-  // `centers` and `grad_output` may be null. `position` and `score` go by the names that the caller knows.
+  // `centers_in` and `grad_in` can be null. Messages call position and score by the names of the caller's arguments.
   Arguments(const Tensor& value_in, int64_t level_count, const Tensor* centers_in, const Tensor& position_in,
             const Tensor& score_in, const Tensor* grad_in)
       : value(value_in), position(position_in), score(score_in), fused(centers_in != nullptr) {
@@ -124,7 +124,7 @@ struct Arguments {
     value_type = value.scalar_type(), score_type = score.scalar_type();
     check_device(position, position_name), check_device(score, score_name);
     const ScalarType compute = compute_type(value_type);
-    const bool low = centers_in && !grad_in && score_type == value_type;  // the fused forward reads these as they are
+    const bool low = centers_in && !grad_in && score_type == value_type;  // the fused forward reads these without a cast
     require(score_type == compute || low, score_name, " must be ", name_of(compute), " for ", name_of(value_type),
             " value, got ", name_of(score_type));
     require(position.scalar_type() == score_type, position_name, " must have the type of ", score_name, ", ",
@@ -165,7 +165,7 @@ struct Arguments {
 
   void set_levels(const LevelTensors& table) { level_tensors = table; }
 
-  // The forward's result, (B, Q, H * D).
+  // Allocates the result of the forward pass, (B, Q, H * D).
   Tensor new_output() {
     Tensor output = torch::stable::new_empty(
         value, {problem.batch, problem.queries, problem.heads * problem.channels}, value_type);
@@ -177,7 +177,7 @@ struct Arguments {
     Tensor value, position, score;
   };
 
-  // The backward's results, in the compute type. A level may cover no query, so value's gradient starts as zeros.
+  // Allocates the gradients in the compute type. The gradient of value is accumulated, so it starts as zeros.
   Gradients new_gradients() {
     const Problem& p = problem;
     const ScalarType type = compute_type(value_type);

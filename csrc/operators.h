@@ -1,5 +1,5 @@
-// The operators as PyTorch calls them, the same for the CPU and the CUDA library. Gradients are in the compute type, float64
-// for float64 value and float32 for all others; autograd casts them.
+// The operators as PyTorch calls them, shared by the CPU and the CUDA library. Gradients have the compute type: float64 for
+// float64 value and float32 for all other types. Autograd casts them.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -12,8 +12,8 @@
 namespace mdqe {
 
 // A Device has three functions:
-//   forward(Arguments&) -> Tensor, and backward(Arguments&) -> Arguments::Gradients, which check what it supports;
-//   levels(const LevelTensors&) -> LevelTensors where its kernels read the tensors, else the flat level table.
+//   forward(Arguments&) -> Tensor and backward(Arguments&) -> Arguments::Gradients, which check the supported types;
+//   levels(const LevelTensors&), which returns the LevelTensors if its kernels read them, or the flat level table.
 template <typename Device>
 struct Operators {
   using Levels = std::vector<int64_t>;  // flat: height, width and first row in value, for each level

@@ -1,7 +1,7 @@
-// The operators' schemas and their CPU kernels, on LibTorch's stable ABI.
+// Schemas of the operators and their CPU implementations, on LibTorch's stable ABI.
 //
-// `levels` is flat: height, width and first row in value, for each level; the _table operators take it as tensors, shapes
-// (L, 2) and starts (L).
+// `levels` is flat: height, width and first row in value of each level. The _table operators take the levels as tensors,
+// shapes (L, 2) and starts (L).
 
 #include <algorithm>
 #include <atomic>
@@ -20,7 +20,7 @@
 namespace mdqe {
 namespace {
 
-// The best set of kernels that this processor has, at most the named one: "avx512", "avx2" or "default".
+// The best kernels that this processor supports, up to the given limit: "avx512", "avx2" or "default".
 const KernelTable& best_kernels(const char* limit) {
 #ifdef MDQE_X86_KERNELS
   __builtin_cpu_init();
@@ -47,7 +47,7 @@ void check_supported(const Arguments& a) {
   require(a.value_type == ScalarType::Double || a.value_type == ScalarType::Float ||
               a.value_type == ScalarType::BFloat16,
           "value must be float64, float32 or bfloat16 on the CPU, got ", name_of(a.value_type));
-  // Offsets within one item of the batch are 32 bits wide.
+  // Offsets within one batch item have 32 bits.
   require(p.rows <= INT32_MAX / (p.heads * p.channels), "value must have N * H * D below 2^31, got ", size_of(a.value));
 }
 
@@ -66,16 +66,16 @@ BackwardKernel backward_kernel(const Arguments& a) {
   return a.fused ? table.fused_backward_bf16 : table.backward_bf16;
 }
 
-// Many queries are visited tile by tile of the image, so that the rows that neighbours share, on all levels, stay in
-// cache. The order depends on the positions alone, never on the number of threads. A query's place is its center or, for
-// locations, its first point; where that point tells nothing of its neighbours, the queries stay as they come.
+// If there are many queries, they are visited tile by tile of the image, so that the rows shared by neighbouring queries
+// stay in the cache on all levels. The order depends only on the positions, never on the number of threads. The position of
+// a query is its center or, for locations, its first point. If these points are unordered, the queries keep their order.
 template <typename C>
 std::vector<int32_t> tile_order(const Problem& p) {
-  constexpr int64_t kTile = 80;  // queries in a tile, about: their rows fill a third of a cache of one megabyte
+  constexpr int64_t kTile = 80;  // approximate queries per tile; their rows fill a third of a cache of 1 MB
   constexpr int64_t kMost = 128;
   std::vector<int32_t> order;
   if (p.queries < 8 * kTile || p.queries > INT32_MAX) return order;
-  // Tall tiles: fewer rows of pixels are shared with the next line of tiles, which comes much later.
+  // Tall tiles share fewer rows of pixels with the next line of tiles, which is visited much later.
   const int64_t lines = std::min(int64_t(std::sqrt(double(p.queries / kTile))) / 2 + 1, kMost), columns = 4 * lines;
   const int64_t items = p.shared_centers ? 1 : p.batch;
   const int64_t step = p.centers ? 2 : p.heads * p.levels * p.points * 2;
@@ -88,7 +88,7 @@ std::vector<int32_t> tile_order(const Problem& p) {
     int64_t jumps = 0;
     for (int64_t q = 0; q < p.queries; ++q, place += step) {
       const int64_t x = cell(place[0], columns), y = cell(place[1], lines);
-      tile[q] = int32_t(y * columns + (y % 2 ? columns - 1 - x : x));  // back and forth: the next is a neighbour
+      tile[q] = int32_t(y * columns + (y % 2 ? columns - 1 - x : x));  // back and forth: the next tile is a neighbour
       ++first[tile[q] + 1];
       jumps += q > 0 && tile[q] != tile[q - 1];
     }
@@ -112,7 +112,7 @@ struct Cpu {
     const std::vector<int32_t> order = set_order(a);
     Tensor output = a.new_output();
     const Problem& p = a.problem;
-    const int64_t work = p.heads * p.levels * p.points * p.channels;  // multiply-adds of a query, over four
+    const int64_t work = p.heads * p.levels * p.points * p.channels;  // multiply-adds of a query, divided by four
     const int64_t grain = work < 65536 ? 65536 / work : 1;
     const ForwardKernel kernel = forward_kernel(a);
     torch::stable::parallel_for(0, p.batch * p.queries, grain,
@@ -120,8 +120,8 @@ struct Cpu {
     return output;
   }
 
-  // Each task owns some heads of one item of the batch and visits its queries in one order, so every sum is taken in the
-  // same way whatever the number of tasks.
+  // Each task has some heads of one batch item and visits the queries in a fixed order. Every sum is therefore computed in
+  // the same order for any number of tasks.
   static Arguments::Gradients backward(Arguments& a) {
     check_supported(a);
     const std::vector<int32_t> order = set_order(a);
@@ -154,7 +154,7 @@ struct Cpu {
 }  // namespace
 }  // namespace mdqe
 
-// The instruction set in use, and its choice: the best one, at most `limit`. Returns the name.
+// Returns the name of the instruction set in use. The second function first selects the best one up to `limit`.
 MDQE_EXPORT const char* mdqe_cpu_kernels() { return mdqe::kernels().load()->name; }
 
 MDQE_EXPORT const char* mdqe_limit_cpu_kernels(const char* limit) {

@@ -1,4 +1,4 @@
-// One call of the operator in raw pointers: all that the kernels know.
+// One call of the operator as raw pointers. The kernels depend on nothing else.
 #pragma once
 
 #include <cstdint>
@@ -10,30 +10,30 @@ struct Level {
   int64_t start;  // first row of the level in value
 };
 
-// Names of sizes: B batch, N rows of value, H heads, D channels of a head, Q queries, L levels, P points.
-// Every tensor is contiguous. "Compute type" is double for double values and float for all others.
+// Sizes: B batch, N rows of value, H heads, D channels per head, Q queries, L levels, P points.
+// All tensors are contiguous. The compute type is double for double values and float for all other types.
 struct Problem {
   int64_t batch, rows, heads, channels, queries, levels, points;
   const Level* level;    // (L)
   const void* value;     // (B, N, H, D)
-  const void* centers;   // (B or 1, Q, 2) in the compute type; null: positions are locations
-  bool shared_centers;   // centers, and order, have one item for the whole batch
-  const void* position;  // (B, Q, H, L, P, 2): locations, or with centers offsets in eighths of the image
-  const void* score;     // (B, Q, H, L, P): weights, or with centers logits
-  const int32_t* order;  // the order in which the CPU visits queries, (B or 1, Q) as centers is shared; null: as they come
+  const void* centers;   // (B or 1, Q, 2) in the compute type; null if positions are locations
+  bool shared_centers;   // centers and order have one item for the whole batch
+  const void* position;  // (B, Q, H, L, P, 2): locations, or with centers, offsets in eighths of the image
+  const void* score;     // (B, Q, H, L, P): weights, or with centers, logits
+  const int32_t* order;  // order in which the CPU visits queries, (B or 1, Q) like centers; null: ascending
   void* output;          // (B, Q, H, D), the type of value
 
-  // Backward. The gradients are in the compute type; grad_value starts as zeros, the others are written.
+  // Backward. Gradients have the compute type. grad_value must be zero at the start; the others are overwritten.
   const void* grad_output;  // (B, Q, H, D), the type of value
   void* grad_value;         // (B, N, H, D)
   void* grad_position;      // (B, Q, H, L, P, 2)
   void* grad_score;         // (B, Q, H, L, P)
 
-  // Where a query stands among centers, and a (batch, query, head) among all of them.
+  // Index of a query in centers, and index of a (batch, query, head).
   int64_t pair(int64_t item, int64_t query) const { return (shared_centers ? 0 : item * queries) + query; }
   int64_t row(int64_t item, int64_t query, int64_t head) const { return (item * queries + query) * heads + head; }
 
-  // The query to visit at a place in the order.
+  // The query at a place in the order.
   int64_t query(int64_t item, int64_t place) const { return order ? order[pair(item, place)] : place; }
 };
 

@@ -1,9 +1,9 @@
-"""Any segmenter of single frames becomes a segmenter of videos: `ClipTracker` links what it finds.
+"""Turn any single-frame segmenter into a video segmenter: `ClipTracker` links its instances.
 
     python examples/link_frames.py
 
-The segmenter here is a threshold, its embeddings are mean colours: balls fly behind a wall and keep their ids. With
-Mask R-CNN or the like take its masks as logits (`masks.logit()`) and pooled features as embeddings.
+The segmenter in this example is a threshold, and the embeddings are mean colours. Balls fly behind a wall and keep
+their ids. With a model such as Mask R-CNN, use its masks as logits (`masks.logit()`) and pooled features as embeddings.
 """
 
 import argparse
@@ -17,11 +17,11 @@ from torch.nn import functional as F
 from mdqe import ClipTracker, VideoInstances
 
 COLOURS = np.array([[230, 60, 50], [70, 200, 80], [70, 110, 235]])
-SHARPNESS = 12.0  # of the comparison: embeddings are compared by dot products, through a softmax
+SHARPNESS = 12.0  # scale of the embeddings, which are compared by a softmax over dot products
 
 
 def scene(frames: int, size: tuple[int, int] = (96, 160)) -> tuple[np.ndarray, np.ndarray]:
-    """Balls that cross the picture behind a wall: frames (T, H, W, 3) uint8, and each pixel's ball or −1 (T, H, W)."""
+    """Balls that fly behind a wall: frames (T, H, W, 3) uint8, and the ball of each pixel or −1 (T, H, W)."""
     y, x = np.mgrid[: size[0], : size[1]]
     owner = np.full((frames, *size), -1)
     for ball, (row, speed) in enumerate(((20, 4.0), (48, -5.0), (76, 3.0))):
@@ -35,10 +35,10 @@ def scene(frames: int, size: tuple[int, int] = (96, 160)) -> tuple[np.ndarray, n
 
 
 def segment_frame(frame: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-    """A segmenter of single frames: scores (D, 1), mask logits (D, H, W) and embeddings (D, 3) of what is bright."""
+    """Segment the bright parts of a frame: scores (D, 1), mask logits (D, H, W) and embeddings (D, 3)."""
     parts, number = ndimage.label(frame.max(-1) > 60)
     masks = [parts == i for i in range(1, number + 1) if (parts == i).sum() > 30]
-    masks = np.array(masks).reshape(-1, *frame.shape[:2])  # (D, H, W), also where D = 0
+    masks = np.array(masks).reshape(-1, *frame.shape[:2])  # (D, H, W), also if D = 0
     colours = torch.tensor([frame[mask].mean(0).tolist() for mask in masks]).reshape(-1, 3)
     embeddings = F.normalize(colours - colours.mean(1, keepdim=True)) * SHARPNESS
     logits = torch.from_numpy(masks).float() * 2 - 1
@@ -46,8 +46,8 @@ def segment_frame(frame: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def link(video: np.ndarray) -> VideoInstances:
-    """Segment every frame by itself and link the results."""
-    # Clips of one frame share no frames, so masks say nothing about identity: embeddings decide alone.
+    """Segment every frame separately and link the results."""
+    # Clips of one frame do not overlap, so mask IoU cannot link them: use embeddings only.
     tracker = ClipTracker(test_clip_length=1, window_length=len(video), iou_weight=0.0)
     for t, frame in enumerate(video):
         scores, logits, embeddings = segment_frame(frame)
@@ -58,7 +58,7 @@ def link(video: np.ndarray) -> VideoInstances:
 
 
 def main() -> None:
-    """Link a scene and compare identities with the truth."""
+    """Link the instances of a scene and compare their identities with the ground truth."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--frames", type=int, default=36)
     video, owner = scene(parser.parse_args().frames)

@@ -1,4 +1,4 @@
-"""Overlays by the annotators of supervision.
+"""Draw an overlay with the annotators of supervision.
 
 pip install "mdqe[video,viz]"
 python examples/supervision_overlay.py -o overlay.png
@@ -16,7 +16,7 @@ from mdqe.data.synthetic import demo_scene
 
 
 def draw(image: np.ndarray, result: VideoInstances, frame: int) -> np.ndarray:
-    """One frame (H, W, 3) uint8 RGB with its masks and labels, a colour per track."""
+    """Draw masks and labels on a frame (H, W, 3) uint8 RGB, with one colour per track."""
     detections = result.to_supervision(frame)
     labels = [
         f"{track} {name} {score:.2f}"
@@ -24,7 +24,7 @@ def draw(image: np.ndarray, result: VideoInstances, frame: int) -> np.ndarray:
             detections.tracker_id, detections.data["class_name"], detections.confidence, strict=True
         )
     ]
-    bgr = np.ascontiguousarray(image[..., ::-1])  # supervision draws in OpenCV's order, on the image that it is given
+    bgr = np.ascontiguousarray(image[..., ::-1])  # OpenCV's channel order; supervision draws in place
     bgr = sv.MaskAnnotator(color_lookup=sv.ColorLookup.TRACK).annotate(bgr, detections)
     bgr = sv.LabelAnnotator(color_lookup=sv.ColorLookup.TRACK, text_scale=0.4, text_padding=4).annotate(
         bgr, detections, labels
@@ -33,7 +33,7 @@ def draw(image: np.ndarray, result: VideoInstances, frame: int) -> np.ndarray:
 
 
 def main() -> None:
-    """Segment the demonstration's scene and draw its middle frame."""
+    """Segment the scene of `mdqe demo` and draw its middle frame."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, default=Path("overlay.png"))
     output = parser.parse_args().output

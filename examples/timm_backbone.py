@@ -1,10 +1,10 @@
-"""MDQE on a timm backbone of one's choice: built, trained for a few steps on clips of one scene, run over that scene.
+"""Build MDQE on any timm backbone, train it for a few steps on clips of one scene, and segment that scene.
 
     python examples/timm_backbone.py convnext_atto
     python examples/timm_backbone.py efficientnet_b0 --steps 200
 
-Any timm model with feature maps at strides 8, 16 and 32 will do; weights are random here, `Backbone(name,
-pretrained=True)` or `mdqe train --init imagenet` fetch those of ImageNet.
+Any timm model with feature maps at strides 8, 16 and 32 works. The weights in this example are random.
+`Backbone(name, pretrained=True)` and `mdqe train --init imagenet` download ImageNet weights.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from mdqe.data.synthetic import CATEGORIES, SyntheticClips, generate
 def main() -> None:
     """Build, train, segment."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("backbone", nargs="?", default="convnext_atto", help="name of a timm model (convnext_atto)")
+    parser.add_argument("backbone", nargs="?", default="convnext_atto", help="timm model (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=40)
     options = parser.parse_args()
     torch.manual_seed(0)
@@ -31,7 +31,7 @@ def main() -> None:
     )  # fmt: skip
     model = MDQE(config)
     parameters = sum(p.numel() for p in model.backbone.parameters())
-    print(f"{options.backbone}: {parameters / 1e6:.1f} M parameters, maps of {model.backbone.channels} channels")
+    print(f"{options.backbone}: {parameters / 1e6:.1f} M parameters, maps with {model.backbone.channels} channels")
 
     scene = {"seed": 99, "size": (96, 128), "difficulty": "easy"}
     clips = SyntheticClips(length=1, frames=config.clip_length, scene_frames=8, **scene)

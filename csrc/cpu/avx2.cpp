@@ -1,4 +1,4 @@
-// The kernels with AVX2 and FMA.
+// The kernels for AVX2 and FMA.
 
 #include "kernels.h"
 
@@ -17,7 +17,7 @@ struct Native {
   static constexpr int kRegisters = 16;
   using F = __m256;
   using I = uint32_t __attribute__((vector_size(32)));
-  using M = F;  // all bits of a lane, or none
+  using M = F;  // a lane has all bits set, or none
   using Short = __m128i;
 
   static M first(int64_t n) {
@@ -84,7 +84,7 @@ struct Native {
   }
 
  private:
-  // A shuffle of two registers works on halves: this puts the first register's lanes first again.
+  // A shuffle of two registers works on their halves. This moves the lanes of the first register back to the front.
   static F in_order(F a) { return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(a), 0xd8)); }
 };
 

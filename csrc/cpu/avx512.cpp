@@ -1,4 +1,4 @@
-// The kernels with AVX-512 (F, BW, DQ, VL).
+// The kernels for AVX-512 (F, BW, DQ, VL).
 
 #include "kernels.h"
 
@@ -7,7 +7,7 @@
 #include <immintrin.h>
 
 #ifndef __clang__
-#pragma GCC diagnostic ignored "-Wuninitialized"  // GCC 12's own intrinsics start from undefined registers
+#pragma GCC diagnostic ignored "-Wuninitialized"  // false positives in the intrinsics of GCC 12
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
 

@@ -1,6 +1,6 @@
-// The forward pass: rows of value added up, query by query.
+// The forward pass: weighted sums of rows of value, query by query.
 
-// What an accumulator holds of a row: a vector of its channels.
+// An accumulator for one vector of consecutive channels.
 template <typename T>
 struct Single {
   using Value = T;
@@ -16,8 +16,8 @@ struct Single {
   }
 };
 
-// Or, for bfloat16 with an even number of channels, two vectors: the even channels are the lower halves of 32-bit lanes,
-// the odd ones the upper halves, and a float's upper half is all that a bfloat16 is.
+// For bfloat16 with an even number of channels: two vectors, one of the even channels, which are the lower halves of 32-bit
+// lanes, and one of the odd channels, the upper halves. Widening is cheap, because a bfloat16 is the upper half of a float.
 struct Pair {
   using Value = BFloat16;
   static constexpr int kParts = 2;
@@ -36,11 +36,11 @@ struct Pair {
   }
 };
 
-// out = sum of corner weights * rows, for kVectors accumulators' worth of channels.
+// out = sum of corner weights * rows, for the channels of kVectors accumulators.
 template <typename Part, int kVectors, Tail kTail, typename V>
 inline void accumulate(const Points& points, const Corners& corners, const V* base, V* out, int64_t tail) {
   constexpr int kParts = Part::kParts;
-  constexpr int kChains = kVectors * kParts * 4 * 2 <= Vec::kRegisters ? 4 : 2;  // one of them per corner, or per two
+  constexpr int kChains = kVectors * kParts * 4 * 2 <= Vec::kRegisters ? 4 : 2;  // one chain per corner, or per two corners
   F sum[kChains][kVectors][kParts] = {};
   const int64_t padded = points.padded;
   for (int64_t k = 0; k < points.count; ++k) {
@@ -99,9 +99,9 @@ inline void prefetch(const void* data, int64_t index, int64_t bytes) {
   for (int64_t byte = 0; byte < bytes; byte += 64) __builtin_prefetch(first + byte, kWrite, kWrite ? 3 : 2);
 }
 
-// Visiting in tiles jumps too often for the processor to foresee what is read next. So: what a query a little ahead
-// reads and writes itself, and, well ahead, the pixels under a query's center (or first location) on all levels. Most
-// rows of a tile are then in cache before the first head needs its own part of them.
+// In tile order, the hardware prefetcher cannot predict the next reads. So this prefetches the inputs and outputs of a
+// query a little ahead and, further ahead, the pixels under a query's center (or first location) on all levels. Most rows
+// of a tile are then in the cache before the first head needs its part of them.
 template <typename V, typename S, bool kFused>
 inline void look_ahead(const Points& points, int64_t i, int64_t end) {
   constexpr int64_t kNear = 4, kFar = 200;
@@ -128,8 +128,8 @@ inline void look_ahead(const Points& points, int64_t i, int64_t end) {
   }
 }
 
-// The points of a head are made ready before those of the head before it are sampled: one is a long chain of dependent
-// steps, the other plain throughput, and so they overlap.
+// The points of the next head are prepared before those of the current head are sampled. Preparation is a long chain of
+// dependent steps and sampling is limited by throughput, so the processor overlaps them.
 template <typename V, typename S, bool kFused>
 void forward(const Problem& p, int64_t begin, int64_t end) {
   Points points(p);

@@ -1,7 +1,7 @@
 // The backward pass.
 
-// Backward of one (batch, query, head): rows of the value gradient grow by corner weight * grad, and dots[k][corner]
-// collects the dot product of grad with the corner's row of value.
+// Backward of one (batch, query, head): adds corner weight * grad to the rows of the value gradient, and accumulates the
+// dot product of grad with the corner's row of value in dots[k][corner].
 template <typename V>
 struct Scatter {
   const Points& points;
@@ -41,12 +41,13 @@ struct Scatter {
   }
 };
 
-// The gradients of positions and weights from the corners' dot products; with logits, through the softmax too.
+// Computes the gradients of positions and weights from the dot products of the corners; for logits, also through the
+// softmax.
 template <bool kFused>
 inline void finish(const Points& points, const float* position, const float* center, const float* dots,
                    float* grad_position, float* grad_score) {
   const F one = Vec::set(1.0f), scale = Vec::set(kFused ? 1.0f / kOffsetScale : 1.0f);
-  F mean{};  // of the weights' gradients, under the weights
+  F mean{};  // weighted mean of the gradients of the weights
   for (int64_t k = 0; k < points.count; k += kWidth) {
     const int64_t n = points.left(k);
     F x, y, d00, d01, d10, d11;

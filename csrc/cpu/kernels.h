@@ -1,4 +1,4 @@
-// The CPU kernels' entry points. Every instruction set has one table of them; none of this depends on PyTorch.
+// Entry points of the CPU kernels, one table per instruction set. Nothing here depends on PyTorch.
 #pragma once
 
 #include <cstddef>
@@ -26,9 +26,9 @@ struct BFloat16 {
   }
 };
 
-// A range of (batch, place in the order of queries) pairs, numbered batch * Q + place.
+// Processes a range of (batch, place in the order of queries) pairs, numbered batch * Q + place.
 using ForwardKernel = void (*)(const Problem&, int64_t begin, int64_t end);
-// All queries of one item of the batch, in order, for heads [begin, end): no two calls write to the same row.
+// Processes all queries of one batch item, in order, for heads [begin, end). No two calls write to the same row.
 using BackwardKernel = void (*)(const Problem&, int64_t item, int64_t head_begin, int64_t head_end);
 
 struct KernelTable {
@@ -51,8 +51,8 @@ const KernelTable& avx512_kernels();
 
 }  // namespace mdqe
 
-// Between these, functions are compiled for a processor with the named features. Headers come before: an inline function
-// of theirs compiled for such a processor could be the copy that the linker keeps for everybody.
+// Functions between these two macros are compiled for a processor with the given features. Include headers before: the
+// linker could otherwise keep the copy of an inline function compiled for such a processor, and use it on every processor.
 #ifdef MDQE_X86_KERNELS
 #define MDQE_PRAGMA(...) _Pragma(#__VA_ARGS__)
 #ifdef __clang__

@@ -1,6 +1,6 @@
-// The kernels in plain C++: float64 everywhere, and all types where the processor has no AVX2, or the compiler is another.
-// They stand apart from vector_kernels.inl: a vector type of one lane would leave the compiler nothing to vectorise, and
-// its sums, in four chains, would have other bits.
+// The kernels in plain C++: for float64 on every processor, and for all types on processors without AVX2 and with compilers
+// other than GCC and Clang. They do not use vector_kernels.inl: the compiler could not vectorise a vector type of one lane,
+// and sums in four chains would have other bits.
 
 #include <cmath>
 #include <type_traits>
@@ -17,7 +17,8 @@ T narrow(typename std::conditional<std::is_same<T, BFloat16>::value, float, T>::
   else return x;
 }
 
-// One point: its four corners (row offsets in value, in elements) with their bilinear weights, zero outside the map.
+// One point: its four corners (row offsets in elements of value) and their bilinear weights, which are zero outside the
+// map.
 template <typename C>
 struct Point {
   int64_t offset[4];
@@ -37,7 +38,7 @@ Axis<C> locate(C coordinate, int64_t size) {
   Axis<C> axis;
   const C low = std::floor(coordinate);
   const C last = C(size - 1);
-  // Comparisons with NaN are false, so a location that is not finite lies outside.
+  // Comparisons with NaN are false, so a location that is not finite is outside.
   const bool inside0 = low >= C(0) && low <= last, inside1 = low + 1 >= C(0) && low + 1 <= last;
   axis.fraction = inside0 || inside1 ? coordinate - low : C(0);
   axis.inside[0] = inside0, axis.inside[1] = inside1;
@@ -132,7 +133,7 @@ void forward(const Problem& p, int64_t begin, int64_t end) {
   }
 }
 
-// The dot products of `grad` with a point's corners; adds the point's share to the gradient of value.
+// Computes the dot products of `grad` with the corners of a point, and adds its share to the gradient of value.
 template <typename V, typename C>
 void scatter(const V* base, C* grad_base, const V* grad, const Point<C>& point, C scale, int64_t channels, C* dot) {
   for (int corner = 0; corner < 4; ++corner) {
@@ -161,7 +162,7 @@ void backward(const Problem& p, int64_t item, int64_t head_begin, int64_t head_e
       C* grad_position = static_cast<C*>(p.grad_position) + index * count * 2;
       C* grad_score = static_cast<C*>(p.grad_score) + index * count;
       sampler.weights(index);
-      C mean = 0;  // of the weights' gradients, under the weights
+      C mean = 0;  // weighted mean of the gradients of the weights
       for (int64_t k = 0; k < count; ++k) {
         const Point<C> point = sampler.point(index, item, query, k);
         const Level& level = p.level[k / p.points];

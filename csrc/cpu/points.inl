@@ -1,18 +1,18 @@
-// Where the points of a (batch, query, head) lie and what they weigh.
+// Locations and weights of the points of a (batch, query, head).
 
-// The points of one (batch, query, head), ready to be sampled.
+// The corners of the points of one (batch, query, head), ready for sampling.
 struct Corners {
   Buffer<float> weight;         // (4, K) attention weight times bilinear weight
-  Buffer<int32_t> offset;       // (4, K) of the row, in elements of value
+  Buffer<int32_t> offset;       // (4, K) offset of the row, in elements of value
   explicit Corners(int64_t padded) : weight(4 * padded), offset(4 * padded) {}
 };
 
-// What the points of every (batch, query, head) have in common. K = L * P points, padded to a multiple of kWidth; padding
-// has weight zero.
+// What all (batch, query, head) have in common, and the weights of the current one. K = L * P points, padded to a multiple
+// of kWidth; padding has weight zero.
 struct Points {
   const Problem& p;
   const int64_t count, padded;
-  Buffer<float> width, height;        // (K) of each point's level
+  Buffer<float> width, height;        // (K) size of the level of each point
   Buffer<int32_t> row_stride, start;  // (K) in elements of value
   Buffer<float> weight;               // (K) attention weights
   const int32_t pixel_stride;
@@ -56,7 +56,7 @@ struct Points {
     for (int64_t k = 0; k < count; k += kWidth) Vec::store(weight + k, Vec::load(weight + k) * scale);
   }
 
-  // Pixel coordinates of the points from k on. `center` is null for locations.
+  // Pixel coordinates of kWidth points from k on. `center` is null for locations.
   template <typename S>
   void coordinates(const S* position, const float* center, int64_t k, F& x, F& y) const {
     F u, v;
@@ -71,7 +71,7 @@ struct Points {
     }
   }
 
-  // One axis: the two pixels around x, clamped into the map, whether they lie inside, and the fraction between them.
+  // One axis: the two pixels around x, clamped to the map, whether they are inside, and the fraction between them.
   struct Axis {
     F fraction;
     M inside0, inside1;
@@ -89,7 +89,7 @@ struct Points {
     F weight1() const { return Vec::keep(inside1, fraction); }
   };
 
-  // The corners from the weights and positions.
+  // Computes the corners from weights and positions.
   template <typename S>
   void locate(const S* position, const float* center, Corners& corners) const {
     const I pixel = Vec::set(pixel_stride);

@@ -1,10 +1,10 @@
-// Rows of channels by vectors, the number of them known to the compiler.
+// Rows of channels in vectors, with the number of vectors as a compile-time constant.
 
-// What a row's last vector holds: all of its lanes, exactly half of them, or some. Half a vector (24 channels are one and
-// a half of AVX-512's) needs no mask, and its multiply-add costs half.
+// The last vector of a row uses all its lanes, exactly half of them, or another number. Half a vector (24 channels are one
+// and a half AVX-512 vectors) needs no mask, and its multiply-add costs half as much.
 enum Tail { kFull, kHalf, kMasked };
 
-// kVectors vectors of a row, the last with `tail` lanes where it is masked.
+// Loads and stores vector v of a row of kVectors vectors. A masked last vector has `tail` lanes.
 template <int kVectors, Tail kTail, typename T>
 inline F load_part(const T* row, int v, int64_t tail) {
   if (kTail == kFull || v < kVectors - 1) return Vec::load(row + v * kWidth);
@@ -33,7 +33,7 @@ inline void visit_block(int64_t vectors, int64_t first, int64_t tail, const Visi
   }
 }
 
-// Calls visit.run<vectors, tail>(first channel, lanes of the tail) for blocks of up to four vectors.
+// Calls visit.run<vectors, tail>(first channel, lanes of the last vector) for blocks of up to four vectors.
 template <typename Visit>
 inline void for_blocks(int64_t channels, const Visit& visit) {
   for (int64_t d = 0; d < channels; d += 4 * kWidth) {

@@ -1,20 +1,20 @@
-// The vector type `Vec` of the kernels: what all instruction sets share, on top of the `Native` of each. A Native has
+// The vector type `Vec` of the kernels: what all instruction sets share, on top of the `Native` of each. A Native defines
 //
-//   kWidth, kRegisters          lanes of a register, and how many registers there are
-//   F, I, M, Short              vectors of floats, of 32-bit and of 16-bit numbers, and a mask of kWidth lanes
+//   kWidth, kRegisters          lanes per register, and number of registers
+//   F, I, M, Short              vectors of floats and of 32-bit integers, masks, and vectors of 16-bit integers
 //   first(n)                    the mask of the first n lanes
-//   set, fma, floor, nearest,   lane by lane; max gives b where either is NaN; to_int cuts the fraction off
+//   set, fma, floor, nearest,   lane by lane; max(a, b) is b where either is NaN; to_int truncates
 //   min, max, to_int
-//   inside, below, is_nan       0 <= a <= last, a < b (both never for NaN), a != a
-//   both, either                of two masks
-//   keep, drop, blend           a where the mask is, or where it is not, else zero; a or b
-//   load, store, *_short        n lanes, the others zero or untouched
-//   *_half                      the lower half of the lanes, the others of a result are zero
-//   widen, narrow               between 16 and 32 bits; narrow takes numbers below 2^16
-//   evens, odds, interleave     of two vectors laid end to end, and back: x0 y0 x1 y1 ...
-//   sum, largest, sums          over lanes; sums writes four of them next to each other
+//   inside, below, is_nan       0 <= a <= last, a < b (both false for NaN), a != a
+//   both, either                and, or of two masks
+//   keep, drop, blend           a where the mask is set (keep) or not set (drop), else zero; a or b by the mask
+//   load, store, *_short        n lanes; the others are zero (load) or not written (store)
+//   *_half                      the lower half of the lanes; the other lanes of a result are zero
+//   widen, narrow               between 16 and 32 bits; narrow requires numbers below 2^16
+//   evens, odds, interleave     even and odd lanes of two concatenated vectors; the reverse: x0 y0 x1 y1 ...
+//   sum, largest, sums          over lanes; sums writes four sums next to each other
 //
-// Arithmetic on vectors, and logic on those of numbers, are operators. A cast from one vector to another keeps the bits.
+// Arithmetic on vectors and logic on integer vectors use operators. A cast between vector types keeps the bits.
 
 struct Vec : Native {
   using Native::load;
@@ -22,9 +22,9 @@ struct Vec : Native {
   using Native::store;
   using Native::store_half;
 
-  // The first n lanes of a, the others of b.
+  // The first n lanes of a, and the other lanes of b.
   static F pad(F a, int64_t n, F b) { return blend(first(n), a, b); }
-  // 2^n for whole n in [-126, 127]
+  // 2^n for integer n in [-126, 127]
   static F power_of_two(F n) { return F((to_int(n) + set(127)) << 23); }
 
   static F load(const float* p) { return read<F>(p); }
@@ -58,7 +58,7 @@ struct Vec : Native {
     store(p, low, 2 * n < kWidth ? 2 * n : kWidth);
     if (2 * n > kWidth) store(p + kWidth, high, 2 * n - kWidth);
   }
-  // A pair of bfloat16 is as large as a float.
+  // A pair of bfloat16 has the size of a float.
   static void load_pairs(const BFloat16* p, F& x, F& y) { split(read<I>(p), x, y); }
   static void load_pairs(const BFloat16* p, int64_t n, F& x, F& y) {
     split(I(load(reinterpret_cast<const float*>(p), n)), x, y);
@@ -84,7 +84,7 @@ struct Vec : Native {
     std::memcpy(&result, p, sizeof result);
     return result;
   }
-  // Rounded to bfloat16, in the upper half of each lane.
+  // Rounds to bfloat16, in the upper half of each lane.
   static I rounded(F a) {
     const I bits = I(a), odd = (bits >> 16) & set(1);
     return I(blend(is_nan(a), F(set(0x7fc00000)), F(bits + (odd + set(0x7fff)))));
@@ -99,7 +99,7 @@ using I = Vec::I;
 using M = Vec::M;
 constexpr int kWidth = Vec::kWidth;
 
-// Plain storage: std::vector's functions could be shared with code compiled for other processors.
+// Not std::vector: the linker could merge its functions with those compiled for other processors.
 template <typename T>
 class Buffer {
  public:

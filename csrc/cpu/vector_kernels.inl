@@ -1,12 +1,12 @@
-// The kernels, included once per instruction set, inside that set's namespace and target and after its `Native`. All of it
-// is in an unnamed namespace there: a function shared by name with code for other processors would be one for both.
+// The kernels, included once per instruction set, inside its namespace and target and after its `Native`. Everything is in
+// an unnamed namespace: the linker would merge functions of the same name that are compiled for different processors.
 //
-// Forward, per (batch, query, head): coordinates, corner weights and row offsets of kWidth points at a time go to a small
-// buffer; then, per point and corner, one weight is broadcast and multiplied with a contiguous row of value. Each corner
-// has its own accumulators, so that four chains of multiply-adds run side by side. Corners outside the map have weight
-// zero and the offset of the nearest pixel inside, so every address read is valid whatever the location.
+// Forward, per (batch, query, head): coordinates, corner weights and row offsets of kWidth points at a time are written to
+// a small buffer. Then, per point and corner, one weight is broadcast and multiplied with a contiguous row of value. Each
+// corner has its own accumulators, so four chains of multiply-adds are independent. Corners outside the map have weight
+// zero and the offset of the nearest pixel inside, so every address is valid for any location.
 
-// In this order.
+// The order of these matters.
 #include "vector.inl"
 #include "points.inl"
 #include "rows.inl"

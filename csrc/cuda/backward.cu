@@ -1,13 +1,13 @@
-// The backward kernel. Gradients of positions and weights are sums over a row's threads in a fixed order; the gradient of
-// value is collected with atomic additions in the compute type, 16 bytes at once where the device can, so its last bits
-// depend on the order in which they arrive.
+// The backward kernel. Gradients of positions and weights are sums over the threads of a row in a fixed order. The gradient
+// of value is accumulated with atomic additions in the compute type, of 16 bytes where the device supports them, so its
+// last bits depend on the order of the additions.
 
 #include "launch.cuh"
 
 namespace mdqe {
 namespace {
 
-// A point's corners: rows of value, -1 outside the map.
+// The corners of a point: rows of value, or -1 outside the map.
 template <typename C>
 struct alignas(16) CornerPoint {
   int row[4];
@@ -45,7 +45,7 @@ __device__ inline C sum_of_row(C x, int lanes) {
   return x;
 }
 
-// lanes is a power of two and divides a warp.
+// shape.lanes is a power of two and divides the warp size.
 template <typename V, int kVector, bool kFused>
 __global__ void __launch_bounds__(kMostThreads)
     backward_kernel(const Problem p, const __grid_constant__ LevelTable table, const Shape shape) {
@@ -65,11 +65,11 @@ __global__ void __launch_bounds__(kMostThreads)
   C* grad_position = static_cast<C*>(p.grad_position) + row * count * 2;
   C* grad_score = static_cast<C*>(p.grad_score) + row * count;
   const int step = lanes * kVector;
-  const bool once = p.channels <= step;  // each thread has one pack of channels
+  const bool once = p.channels <= step;  // one pack of channels per thread
   C gradient[kVector] = {};
   if (active && once && lane * kVector < p.channels) load<V, kVector>(grad_output + lane * kVector, gradient);
 
-  C mean = 0;  // of the weights' gradients, under the weights
+  C mean = 0;  // weighted mean of the gradients of the weights
   for (int begin = 0; begin < count; begin += block.kChunk) {
     const int size = min(int(block.kChunk), count - begin);
     block.template fill<C, kFused>(table, begin, size, 0);
@@ -94,7 +94,7 @@ __global__ void __launch_bounds__(kMostThreads)
           }
         }
       }
-      // All threads of a warp come here: the sums below are taken across threads.
+      // All threads of a warp reach this point: the sums below are across threads.
       const C fx = point.fraction_x, fy = point.fraction_y;
       const C top = (1 - fx) * dot[0] + fx * dot[1], bottom = (1 - fx) * dot[2] + fx * dot[3];
       const C sample = sum_of_row((1 - fy) * top + fy * bottom, lanes);
@@ -114,7 +114,7 @@ __global__ void __launch_bounds__(kMostThreads)
     if (!active) return;
     const RowSoftmax<C> mine = block.softmax[block.slot];
     const C* logits = static_cast<const C*>(p.score) + row * count;
-    for (int k = lane; k < count; k += lanes)  // the thread that wrote an entry is the one that reads it
+    for (int k = lane; k < count; k += lanes)  // each thread reads the entries that it wrote
       grad_score[k] = weight_of<C, C, true>(logits + k, mine) * (grad_score[k] - mean);
   }
 }
@@ -122,7 +122,7 @@ __global__ void __launch_bounds__(kMostThreads)
 template <typename V, bool kFused>
 void launch(const Problem& p, const LevelTable& table, cudaStream_t stream) {
   using C = typename Compute<V>::type;
-  // As many channels a thread as a 16-byte addition takes, so that the additions of a row's threads leave no gaps.
+  // As many channels per thread as a 16-byte addition takes, so that the additions of a row's threads leave no gaps.
   for_vector<16 / sizeof(C)>(p, {p.value, p.grad_output, p.grad_value}, [&](auto vector) {
     constexpr int kVector = decltype(vector)::value;
     const Shape shape = make_shape(p, (p.channels + kVector - 1) / kVector, true);

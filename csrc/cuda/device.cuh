@@ -1,8 +1,8 @@
-// What the CUDA kernels share: types, 16-byte loads, the level table, points in shared memory, softmax of a row.
+// Shared by the CUDA kernels: types, 16-byte loads, the level table, points in shared memory, the softmax of a row.
 //
-// A row is one (batch, query, head), numbered in that order. A block takes some queries of one head; `lanes` threads work
-// on each, every one on channels of up to 16 bytes. First all threads of the block compute the points of all its rows, one
-// point a thread, into shared memory; then each row's threads read them back.
+// A row is one (batch, query, head), numbered in that order. A block processes some queries of one or a few heads. `lanes`
+// threads work on each row, every thread on up to 16 bytes of channels. First, all threads of the block compute the points
+// of all its rows, one point per thread, and write them to shared memory. Then the threads of each row read them.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -16,11 +16,11 @@
 
 namespace mdqe {
 
-// Levels by value, in the kernel's arguments, or as the caller's tensors on the device.
+// Levels by value in the kernel's arguments, or as the caller's tensors on the device.
 struct LevelTable {
   static constexpr int kMost = 64;
   int height[kMost], width[kMost], start[kMost];
-  const int64_t* shapes;  // (L, 2); null: the arrays hold the levels
+  const int64_t* shapes;  // (L, 2); null if the arrays contain the levels
   const int64_t* starts;  // (L)
 };
 
@@ -28,7 +28,7 @@ struct DeviceLevel {
   int height, width, start;
 };
 
-// A level of a table on the device that does not fit into value has no pixels.
+// A level of a device table that does not fit into value is treated as a level without pixels.
 __device__ inline DeviceLevel level_of(const LevelTable& table, int64_t rows, int l) {
   if (!table.shapes) return {table.height[l], table.width[l], table.start[l]};
   const int64_t height = table.shapes[2 * l], width = table.shapes[2 * l + 1], start = table.starts[l];
@@ -50,7 +50,7 @@ __device__ inline float widen(float x) { return x; }
 __device__ inline float widen(__half x) { return __half2float(x); }
 __device__ inline float widen(__nv_bfloat16 x) { return __bfloat162float(x); }
 
-// Two entries that lie in 32 bits.
+// Widens the two entries in 32 bits.
 template <typename V>
 __device__ inline void widen_pair(uint32_t bits, float* to) {
   V pair[2];
@@ -75,7 +75,7 @@ __device__ inline __nv_bfloat16 narrow<__nv_bfloat16>(float x) {
   return __float2bfloat16_rn(x);
 }
 
-// kVector consecutive entries: one of them, or as many as 16 bytes hold.
+// kVector consecutive entries: one, or as many as fit into 16 bytes.
 template <typename V, int kVector>
 struct alignas(sizeof(V) * kVector) Pack {
   V entry[kVector];
@@ -107,7 +107,7 @@ __device__ inline void store(V* to, const typename Compute<V>::type* from) {
   *reinterpret_cast<Pack<V, kVector>*>(to) = pack;
 }
 
-// One axis of a point: two pixels, which of them lie inside, and the fraction between them.
+// One axis of a point: two pixels, whether they are inside the map, and the fraction between them.
 template <typename C>
 struct Axis {
   int index[2];
@@ -116,7 +116,7 @@ struct Axis {
 
   __device__ Axis(C x, int size) {
     const C low = floor(x), last = C(size - 1);
-    // Comparisons with NaN are false, so a location that is not finite lies outside.
+    // Comparisons with NaN are false, so a location that is not finite is outside.
     inside[0] = low >= C(0) && low <= last, inside[1] = low + 1 >= C(0) && low + 1 <= last;
     fraction = inside[0] || inside[1] ? x - low : C(0);
     index[0] = inside[0] ? int(low) : 0, index[1] = inside[1] ? int(low + 1) : 0;
@@ -124,14 +124,14 @@ struct Axis {
   __device__ C weight(int side) const { return inside[side] ? (side ? fraction : 1 - fraction) : C(0); }
 };
 
-// Where point k of a row lies: its level, and both axes in that level's pixels. Corners are numbered (y0, x0), (y0, x1),
+// The location of a point: its level, and both axes in pixels of that level. Corners are numbered (y0, x0), (y0, x1),
 // (y1, x0), (y1, x1).
 template <typename C>
 struct Location {
   DeviceLevel level;
   Axis<C> x, y;
 
-  // The row of value, counted in what the rows of all heads at a pixel hold: `stride` of any unit.
+  // The row of value at a corner, times `stride`, the size of a pixel of all heads in any unit.
   __device__ unsigned row(int corner, unsigned stride) const {
     return unsigned(level.start + y.index[corner >> 1] * level.width + x.index[corner & 1]) * stride;
   }
@@ -150,26 +150,27 @@ __device__ inline C weight_of(const S* score, const RowSoftmax<C>& softmax) {
   return kFused ? exp(x - softmax.largest) * softmax.scale : x;
 }
 
-// A launch's shape: `lanes` threads on each of `rows` rows, which are those of 2^shift heads of some queries, and how many
+// Shape of a launch: a block has `lanes` threads for each of `rows` rows, which are 2^shift heads of some queries. `blocks`
 // such blocks cover all queries.
 struct Shape {
   unsigned lanes, rows, shift, blocks;
 };
 
-// A block: some consecutive queries of one batch item, 2^shift consecutive heads of them, so that neighbours find each
-// other's pixels in the first cache. threadIdx.x is a thread's lane, threadIdx.y its slot: a query's heads lie side by
-// side. Points are made `kChunk` of every row at a time, by kChunk threads of a warp that stay with one point each.
+// A block processes consecutive queries of one batch item and 2^shift consecutive heads of them, so that neighbouring
+// queries find each other's pixels in the L1 cache. threadIdx.x is the lane of a thread. threadIdx.y is its slot; the heads
+// of a query have consecutive slots. `kChunk` points of every row are computed at a time, by kChunk threads with one point
+// each.
 template <typename Point, typename C>
 struct Block {
-  static constexpr unsigned kChunk = 8;  // what shared memory does not take is first cache
-  static constexpr unsigned kRowBytes = kChunk * sizeof(Point) + 16;  // 16 more: rows of a warp lie in different banks
+  static constexpr unsigned kChunk = 8;  // less shared memory leaves more L1 cache
+  static constexpr unsigned kRowBytes = kChunk * sizeof(Point) + 16;  // 16 more: the rows of a warp use different banks
 
   const Problem& p;
   unsigned char* points;
   RowSoftmax<C>* softmax;
-  const int count, heads;  // points of a query, heads
-  const unsigned lane, slot, thread, threads, rows, shift, item, here;  // here: how many of the slots have a row
-  const int64_t query, row;  // the first of the block among all queries, and among all (query, head)
+  const int count, heads;  // points per query and head, heads
+  const unsigned lane, slot, thread, threads, rows, shift, item, here;  // here: number of slots with a row
+  const int64_t query, row;  // first query of the block, and its first (query, head)
   const bool active;
 
   __device__ Block(const Problem& problem, const Shape& shape, unsigned char* memory)
@@ -187,12 +188,12 @@ struct Block {
     const int64_t left = p.queries - first;
     return left < most ? unsigned(left) : most;
   }
-  // Which of the block's heads a slot has, which head that is, and its row among all (query, head).
+  // The head of a slot within the block, the head of this thread's slot, and the (batch, query, head) of a slot.
   __device__ unsigned head_in_block(unsigned at) const { return at & ((1u << shift) - 1); }
   __device__ unsigned head() const { return (blockIdx.y << shift) + head_in_block(slot); }
   __device__ int64_t row_at(unsigned at) const { return row + int64_t(at >> shift) * heads + head_in_block(at); }
 
-  // Puts the softmax of every row into shared memory, for after the next barrier. Sums have a fixed order.
+  // Writes the softmax of every row to shared memory, valid after the next barrier. Sums have a fixed order.
   template <typename S>
   __device__ void share_softmax() {
     const unsigned first = thread % kChunk;
@@ -211,7 +212,7 @@ struct Block {
     }
   }
 
-  // Puts `size` points from `begin` on of every row into shared memory: Point::make(location, weight, stride) each.
+  // Writes points [begin, begin + size) of every row to shared memory, each as Point::make(location, weight, stride).
   template <typename S, bool kFused>
   __device__ void fill(const LevelTable& table, int begin, int size, unsigned stride) {
     __syncthreads();
@@ -243,7 +244,7 @@ struct Block {
     }
     __syncthreads();
   }
-  // Of those, the thread's row's.
+  // Reads point k of this thread's row.
   __device__ Point point(int k) const {
     Pieces pieces;
 #pragma unroll
@@ -252,7 +253,7 @@ struct Block {
   }
 
  private:
-  // A point lies in 16-byte pieces, those of a row's points side by side: threads write and read without conflicts.
+  // A point is stored in 16-byte pieces. Equal pieces of the points of a row are adjacent, which avoids bank conflicts.
   static constexpr unsigned kPieces = sizeof(Point) / 16;
   struct alignas(16) Pieces {
     uint4 piece[kPieces];

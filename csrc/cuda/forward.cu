@@ -1,11 +1,12 @@
-// The forward kernel: every output entry is one thread's sum in a fixed order.
+// The forward kernel: one thread computes each output entry as a sum in a fixed order.
 
 #include "launch.cuh"
 
 namespace mdqe {
 namespace {
 
-// A point's corners: rows of value, counted in packs, and attention weight times bilinear weight, zero outside the map.
+// The corners of a point: rows of value in packs, and attention weight times bilinear weight, which is zero outside the
+// map.
 template <typename C>
 struct alignas(16) WeightedPoint {
   unsigned row[4];
@@ -23,7 +24,7 @@ struct alignas(16) WeightedPoint {
 };
 
 template <typename V, typename S, int kVector, bool kFused>
-__global__ void __launch_bounds__(kMostThreads, sizeof(V) == 4 ? 6 : 5)  // 40 registers, 48: threads hide the loads
+__global__ void __launch_bounds__(kMostThreads, sizeof(V) == 4 ? 6 : 5)  // 40 or 48 registers: more threads hide the loads
     forward_kernel(const Problem p, const __grid_constant__ LevelTable table, const Shape shape) {
   using C = typename Compute<V>::type;
   extern __shared__ __align__(16) unsigned char memory[];
@@ -32,7 +33,7 @@ __global__ void __launch_bounds__(kMostThreads, sizeof(V) == 4 ? 6 : 5)  // 40 r
 
   const int64_t channel = (int64_t(blockIdx.z) * shape.lanes + block.lane) * kVector;
   const bool writes = block.active && channel < p.channels;
-  const unsigned stride = unsigned(p.heads) * unsigned(p.channels) / kVector;  // of value's rows, in packs
+  const unsigned stride = unsigned(p.heads) * unsigned(p.channels) / kVector;  // row stride of value, in packs
   const auto* base = reinterpret_cast<const Pack<V, kVector>*>(
       static_cast<const V*>(p.value) + (block.item * p.rows * p.heads + block.head()) * p.channels + channel);
   C sum[kVector] = {};
@@ -56,8 +57,8 @@ __global__ void __launch_bounds__(kMostThreads, sizeof(V) == 4 ? 6 : 5)  // 40 r
     store<V, kVector>(static_cast<V*>(p.output) + block.row_at(block.slot) * p.channels + channel, sum);
 }
 
-// The first cache gives 128 bytes at a time, of several lines if they do not want the same bank: where a row is shorter
-// than a line, neighbouring threads take the heads of one line, not the same part of many lines. Log2 of their number.
+// Returns log2 of the number of heads that share a cache line. The L1 cache delivers 128 bytes at a time. Where a row is
+// shorter than a line, neighbouring threads process the heads of one line, not the same part of many lines.
 unsigned heads_of_a_line(const Problem& p, size_t entry) {
   unsigned shift = 0;
   while (p.heads % (2 << shift) == 0 && p.channels * int64_t(entry) * (2 << shift) <= 128) ++shift;

@@ -1,4 +1,4 @@
-// What the launches of the CUDA kernels share.
+// Shared by the launches of the CUDA kernels.
 #pragma once
 
 #include <initializer_list>
@@ -14,8 +14,9 @@ void launch_backward(const Arguments& arguments, const LevelTable& table, cudaSt
 
 constexpr int kMostThreads = 256;
 
-// As many lanes as packs of channels, a power of two where there are many of them or sums are taken across them; up to 256
-// threads, whole warps (all kernels shuffle among whole warps), at most 64 rows: under 40 KB of shared memory.
+// A row has as many lanes as packs of channels; a power of two if there are many packs or sums are taken across lanes. A
+// block has up to 256 threads in whole warps, because the kernels shuffle in whole warps, and at most 64 rows, which need
+// less than 40 KB of shared memory.
 inline Shape make_shape(const Problem& p, int64_t packs, bool power_of_two, unsigned shift = 0) {
   int64_t lanes = packs;
   if (power_of_two || packs > 8)
@@ -34,7 +35,8 @@ inline dim3 make_grid(const Problem& p, const Shape& shape, int64_t blocks_per_r
   return dim3(shape.blocks * unsigned(p.batch), unsigned(p.heads >> shape.shift), unsigned(blocks_per_row));
 }
 
-// Calls f with a constant: how many entries a thread loads at once, kVector where rows and pointers allow it, else one.
+// Calls f with the number of entries per load as a constant: kVector if rows and pointers are aligned for it, otherwise
+// one.
 template <int kVector, typename Function>
 void for_vector(const Problem& p, std::initializer_list<const void*> pointers, const Function& f) {
   bool aligned = p.channels % kVector == 0;
@@ -43,7 +45,7 @@ void for_vector(const Problem& p, std::initializer_list<const void*> pointers, c
   else f(std::integral_constant<int, 1>());
 }
 
-// Calls f with a value of the C++ type that stands for `type`.
+// Calls f with a value of the C++ type for `type`.
 template <typename Function>
 void for_value_type(ScalarType type, const Function& f) {
   switch (type) {

@@ -1,4 +1,4 @@
-// The operators' CUDA kernels. Their schemas are in the CPU library, which is loaded first.
+// CUDA implementations of the operators. The schemas are in the CPU library, which is loaded first.
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
@@ -9,7 +9,7 @@
 namespace mdqe {
 namespace {
 
-// A level table for the kernels. More levels than the arrays hold go to the device, and live as long as this.
+// A level table for the kernels. Levels that do not fit into the arrays are copied to tensors owned by this object.
 struct DeviceLevels {
   LevelTable table{};
   LevelTensors tensors;
@@ -39,7 +39,7 @@ struct DeviceLevels {
   }
 
  private:
-  // From pageable memory: the call returns when the numbers have been taken.
+  // The source is pageable memory, so the call returns only after the data have been copied.
   static void copy(const std::vector<int64_t>& from, Tensor& to, cudaStream_t stream) {
     STD_CUDA_CHECK(cudaMemcpyAsync(to.mutable_data_ptr(), from.data(), from.size() * sizeof(int64_t),
                                    cudaMemcpyHostToDevice, stream));
@@ -65,7 +65,7 @@ void check_supported(const Arguments& a) {
   require(a.problem.rows <= INT32_MAX, "value must have fewer than 2^31 rows, got N = ", a.problem.rows);
 }
 
-// Makes the results by `make` and, unless there is nothing to compute, launches the kernel that fills them.
+// Allocates the results with `make` and launches the kernel that fills them, unless there is nothing to compute.
 template <typename Make, typename Launch>
 auto run(const Arguments& a, const Make& make, const Launch& launch) {
   check_supported(a);
@@ -87,7 +87,7 @@ struct Cuda {
   static Arguments::Gradients backward(Arguments& a) {
     return run(a, [&] { return a.new_gradients(); }, launch_backward);
   }
-  // The level table stays on the device; nothing waits for it, so it is checked there.
+  // The level table stays on the device, without a synchronisation. The kernels check it.
   static LevelTensors levels(const LevelTensors& table) { return table; }
 };
 

@@ -1,5 +1,5 @@
-// Areas and intersections of a group of tracks' masks, straight from COCO's compressed run lengths. Plain C++, without
-// PyTorch: called through the C interface at the end.
+// Computes areas and intersections of the masks of tracks directly from COCO's compressed run lengths. Plain C++ without
+// PyTorch; the C interface is at the end.
 
 #include <algorithm>
 #include <memory>
@@ -9,16 +9,16 @@
 
 namespace {
 
-constexpr int kGroups = 7;  // 5-bit groups that hold any signed difference of counts below 2^31
+constexpr int kGroups = 7;  // 5-bit groups for any signed difference of counts below 2^31
 
 struct Run {
   int32_t start, end;
 };
 
-// Writes the foreground runs of a mask of so many pixels and moves `runs` past them; false where the text is not its run
-// lengths. There is room for a run for every two characters.
+// Writes the foreground runs of a mask with `pixels` pixels and advances `runs` past them. Returns false if the text is not
+// valid run lengths for that size. `runs` needs room for one run per two characters.
 bool decode(const uint8_t* text, const uint8_t* end, int64_t pixels, Run*& runs) {
-  int64_t before[2] = {0, 0};  // the last background and the last foreground count
+  int64_t before[2] = {0, 0};  // previous background and foreground counts
   int64_t position = 0;
   for (int64_t index = 0; text != end; ++index) {
     int64_t value = 0;
@@ -31,7 +31,7 @@ bool decode(const uint8_t* text, const uint8_t* end, int64_t pixels, Run*& runs)
       value |= int64_t(group & 31) << (5 * groups++);
     } while (group & 32);
     if (group & 16) value -= int64_t(1) << (5 * groups);
-    // From the fourth on a count is the difference from the one two before it.
+    // From the fourth count on, the text stores the difference from the count two before it.
     if (index > 2) value += before[index & 1];
     before[index & 1] = value;
     if (value < 0 || value > pixels - position) return false;
@@ -58,17 +58,17 @@ int64_t shared_pixels(const Run* a, const Run* a_end, const Run* b, const Run* b
 
 }  // namespace
 
-// Masks of D results and then of G objects in T frames, all of the same number of pixels, below 2^31.
+// Masks of D results followed by G objects in T frames, all with the same number of pixels, below 2^31.
 //
-// text: their compressed counts one after the other; ends (M): where each ends in it; places (M): row * T + frame, rows
-// 0 ... D - 1 being the results and D ... D + G - 1 the objects. areas ((D + G) * T) and shared (D * G * T) must be zero.
-// Returns the index of the first mask that is damaged, or -1.
+// text: the concatenated compressed counts; ends (M): end of each mask in text; places (M): row * T + frame, where rows
+// 0 ... D - 1 are the results and D ... D + G - 1 the objects. areas ((D + G) * T) and shared (D * G * T) must be zero.
+// Returns the index of the first invalid mask, or -1.
 MDQE_EXPORT int64_t mdqe_overlap(const uint8_t* text, const int64_t* ends, const int64_t* places, int64_t masks,
                                  int64_t pixels, int64_t results, int64_t objects, int64_t frames, int64_t* areas,
                                  int64_t* shared) {
   const std::unique_ptr<Run[]> runs(new Run[masks ? size_t(ends[masks - 1]) / 2 + 1 : 1]);
   Run* last = runs.get();
-  std::vector<const Run*> bounds(size_t((results + objects) * frames) * 2, last);  // of the runs of each place
+  std::vector<const Run*> bounds(size_t((results + objects) * frames) * 2, last);  // of the runs at each place
   for (int64_t i = 0; i < masks; ++i) {
     const Run* first = last;
     if (!decode(text + (i ? ends[i - 1] : 0), text + ends[i], pixels, last)) return i;

@@ -1,4 +1,4 @@
-// What the parts of this library share.
+// Shared by the files of this library.
 
 #pragma once
 

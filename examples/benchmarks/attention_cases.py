@@ -1,6 +1,7 @@
-"""The problems on which deformable attention is timed, and what they cost: one frame of 384 x 640, or a batch of them.
+"""Inputs for timing deformable attention, and their cost: one frame of 384 x 640, or a batch of frames.
 
-"rays" are locations as the encoder makes them when training starts, with noise; "uniform" are anywhere in the image.
+"rays" are sampling locations as the encoder has them when training starts, with noise. "uniform" locations are spread
+over the whole image.
 """
 
 import math
@@ -15,12 +16,12 @@ from mdqe.ops.reference import at_least_float32, deform_attn_fused_reference, de
 SHAPES = ((48, 80), (24, 40), (12, 20), (6, 10))  # a frame of 384 x 640 at strides 8 to 64
 STARTS = (0, 3840, 4800, 5040)
 TOKENS, HEADS, POINTS = 5100, 8, 4
-PASSES = {"forward": 1, "forward + backward": 3}  # the backward is two passes: products with value, and its gradient
+PASSES = {"forward": 1, "forward + backward": 3}  # backward is two: products with value, and its gradient
 
 
 @dataclass
 class Case:
-    """Tensors of one problem, in both forms of the operator."""
+    """Tensors of one input, for both forms of the operator."""
 
     value: Tensor
     centers: Tensor
@@ -42,11 +43,11 @@ class Case:
         return deform_attn_fused_reference(self.value, SHAPES, STARTS, self.centers, self.offsets, self.logits)
 
     def flops(self, passes: int = 1) -> float:
-        """Four corners, a multiplication and an addition per channel; about 25 for a point's coordinates."""
+        """One multiplication and one addition per corner and channel, and about 25 for the coordinates of a point."""
         return passes * self.weights.numel() * (8.0 * self.value.shape[3] + 25)
 
     def bytes(self, passes: int = 1) -> float:
-        """Every tensor once per pass."""
+        """Every tensor once in each pass."""
         output = self.weights.shape[0] * self.weights.shape[1] * self.value.shape[2] * self.value.shape[3]
         moved = sum(x.numel() * x.element_size() for x in (self.value, self.locations, self.weights))
         return passes * (moved + output * self.value.element_size())
@@ -59,7 +60,7 @@ def grid_centers() -> Tensor:
 
 
 def make_case(kind: str, batch: int, queries: int, channels: int, device: str, dtype: torch.dtype) -> Case:
-    """Queries are the tokens, or as many of them spread evenly; up to 196, as in a decoder, they lie anywhere."""
+    """Queries are the tokens, or an evenly spaced part of them. Up to 196 queries, as in a decoder, are random."""
     torch.manual_seed(0)
     size = (batch, queries, HEADS, len(SHAPES), POINTS)
     spread = torch.arange(queries) * TOKENS // queries

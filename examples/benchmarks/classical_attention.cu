@@ -1,6 +1,6 @@
-// Deformable attention with one thread per channel, the classical mapping, in float32: what the kernels of this package are
-// compared with on a GPU. Every thread of a (batch, query, head) computes the same coordinates and loads four bytes of a
-// row; the gradient of value is collected with scalar atomics. Plain C functions, for ctypes.
+// Deformable attention with one thread per channel, the classical mapping, in float32. The kernels of this package are
+// compared with it on a GPU. Every thread of a (batch, query, head) computes the same coordinates and loads four bytes of a
+// row. The gradient of value is accumulated with scalar atomics. Plain C functions, for ctypes.
 
 #include <cuda_runtime.h>
 
@@ -17,7 +17,7 @@ struct Problem {
   int batch, rows, heads, channels, queries, levels, points;
 };
 
-// The corners of one point, for one channel: entries of value from the batch item's first on, -1 outside the map.
+// The corners of one point, for one channel: indices into value from the start of the batch item, or -1 outside the map.
 struct Corners {
   int64_t entry[4];
   float weight[4], fraction_x, fraction_y, width, height;
@@ -33,7 +33,7 @@ struct Corners {
     for (int corner = 0; corner < 4; ++corner) {
       const int i = corner & 1, j = corner >> 1;
       const float column = left + i, line = top + j;
-      // False for NaN.
+      // Comparisons with NaN are false.
       const bool inside = column >= 0 && column <= width - 1 && line >= 0 && line <= height - 1;
       weight[corner] = (i ? fraction_x : 1 - fraction_x) * (j ? fraction_y : 1 - fraction_y);
       entry[corner] = inside ? (first + int64_t(line) * int64_t(width) + int64_t(column)) * p.heads * p.channels + channel
@@ -60,7 +60,7 @@ __global__ void forward_kernel(const Problem p, float* output) {
   output[index] = sum;
 }
 
-// A block is a (batch, query, head), a thread a channel. Shared memory: three numbers a thread.
+// A block is a (batch, query, head), and a thread is a channel. Shared memory: three numbers per thread.
 __global__ void backward_kernel(const Problem p, const float* grad_output, float* grad_value, float* grad_locations,
                                 float* grad_weights) {
   extern __shared__ __align__(16) unsigned char memory[];
@@ -108,7 +108,7 @@ __global__ void backward_kernel(const Problem p, const float* grad_output, float
 
 }  // namespace
 
-// Sizes: B, N, H, D, Q, L, P. Both return CUDA's error code, 0 where the launch went well.
+// sizes: B, N, H, D, Q, L, P. Both functions return CUDA's error code, 0 for a successful launch.
 extern "C" int classical_forward(const float* value, const int64_t* shapes, const int64_t* starts, const float* locations,
                                  const float* weights, const int* sizes, float* output, void* stream) {
   const Problem p{value,    shapes,   starts,   locations, weights,  sizes[0],
@@ -119,7 +119,7 @@ extern "C" int classical_forward(const float* value, const int64_t* shapes, cons
   return int(cudaGetLastError());
 }
 
-// grad_value must be zeros.
+// grad_value must be zero.
 extern "C" int classical_backward(const float* grad_output, const float* value, const int64_t* shapes,
                                   const int64_t* starts, const float* locations, const float* weights, const int* sizes,
                                   float* grad_value, float* grad_locations, float* grad_weights, void* stream) {

@@ -1,4 +1,4 @@
-"""The classical CUDA mapping of deformable attention, one thread per channel in float32, to compare with."""
+"""The classical CUDA kernel for deformable attention, for comparison: one thread per channel, float32."""
 
 import ctypes
 import os
@@ -14,17 +14,17 @@ SOURCE = Path(__file__).with_suffix(".cu")
 
 
 def find_nvcc() -> str | None:
-    """nvcc of CUDA_HOME, of /usr/local/cuda or on the PATH; None where there is none."""
+    """Find nvcc in CUDA_HOME, in /usr/local/cuda or on the PATH. Returns None if there is none."""
     home = os.environ.get("CUDA_HOME", "/usr/local/cuda")
     return shutil.which("nvcc", path=f"{home}/bin") or shutil.which("nvcc")
 
 
 def compile_library(folder: Path, architectures: tuple[str, ...]) -> Path:
-    """The shared library, for compute capabilities such as "90".
+    """Compile the shared library for compute capabilities such as "90".
 
     Raises:
         FileNotFoundError: there is no nvcc.
-        subprocess.CalledProcessError: nvcc failed, its warnings are errors.
+        subprocess.CalledProcessError: nvcc failed; its warnings are errors.
     """
     nvcc = find_nvcc()
     if nvcc is None:
@@ -37,11 +37,11 @@ def compile_library(folder: Path, architectures: tuple[str, ...]) -> Path:
 
 
 class Classical:
-    """Deformable attention by a library of `classical_attention.cu`, differentiable; float32, contiguous tensors.
+    """Differentiable deformable attention with the kernels of `classical_attention.cu`, in float32.
 
     Args:
         library: the compiled library.
-        stream: the CUDA stream to launch on, as a number.
+        stream: returns the CUDA stream to launch on, as a number.
     """
 
     def __init__(self, library: Path, stream: Callable[[], int]) -> None:

@@ -1,11 +1,11 @@
-"""What `MDQE.compile` gains: each part as it is and compiled, side by side in one run.
+"""Measures the effect of `MDQE.compile`: times of each part with and without compilation, in one run.
 
-    python examples/benchmarks/compile.py                                  # the bundled model, on its own size
+    python examples/benchmarks/compile.py                                  # the bundled model
     python examples/benchmarks/compile.py --preset r50_ovis_360 --size 192 320
 
-A row is a part of the model, its time as it is and compiled (the median of interleaved runs, in milliseconds) and their
-ratio; the last rows are what `encode_frames` and `decode` take of the whole model after `compile()`. Weights do not
-matter for the time: those of a preset are random. Compiling takes minutes and a C++ compiler.
+A row has a part of the model, its time without and with compilation (medians of alternating runs, in milliseconds) and
+their ratio. The last two rows time `encode_frames` and `decode` of the whole model after `compile()`. The time does not
+depend on the weights; a preset has random weights. Compiling takes minutes and needs a C++ compiler.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ ALL_PARTS = ("backbone", "encoder", "decoder", "mask_head")
 
 
 def main() -> None:
-    """The command line: a table on stdout."""
-    parser = argparse.ArgumentParser(description="Times of the model's parts, as they are and compiled.")
+    """Run the command line: a table on stdout."""
+    parser = argparse.ArgumentParser(description="Times of the model's parts, with and without compilation.")
     parser.add_argument("--model", default="mdqe:tiny", help="a folder or a bundled model (default: %(default)s)")
     parser.add_argument("--preset", help="a published configuration with random weights, instead of --model")
-    parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), default=(128, 192), help="of the frames")
-    parser.add_argument("--runs", type=int, default=9, help="of each (default: %(default)s)")
+    parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), default=(128, 192), help="size of the frames")
+    parser.add_argument("--runs", type=int, default=9, help="runs of each part (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="(default: %(default)s)")
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
@@ -61,10 +61,10 @@ def main() -> None:
         }
         print(f"{args.preset or args.model}, {args.size[1]}x{args.size[0]}, {args.device}, {args.threads} threads")
         print(f"compile() compiles: {', '.join(COMPILED_PARTS)}")
-        print(f"{'':16}{'as it is':>10}{'compiled':>10}{'ratio':>8}")
+        print(f"{'':16}{'plain':>10}{'compiled':>10}{'ratio':>8}")
         for name, calls in rows.items():
             print(f"compiling {name}", file=sys.stderr, flush=True)
-            for call in calls:  # compile, and settle
+            for call in calls:  # compile, and warm up
                 call()
                 call()
             plain, compiled = interleaved(calls, args.runs, args.device)
@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def part_call(model: MDQE, name: str, frames: torch.Tensor, clip: EncodedFrames) -> Callable[[], object]:
-    """A call of one part on what it gets of these frames."""
+    """A call of one part, with its inputs for these frames."""
     part, device = getattr(model, name), model.device
     height, width = clip.padded_size
     pixels = torch.randn(1, 3, height, width, device=device)
@@ -89,7 +89,7 @@ def part_call(model: MDQE, name: str, frames: torch.Tensor, clip: EncodedFrames)
 
 
 def interleaved(calls: tuple[Callable[[], object], ...], runs: int, device: str) -> list[float]:
-    """Median milliseconds of each call, taken in turns: what else the machine does hits all alike."""
+    """Median milliseconds of each call. The calls alternate, so other load affects all of them equally."""
     times: list[list[float]] = [[] for _ in calls]
     for _ in range(runs):
         for call, taken in zip(calls, times, strict=True):

@@ -1,11 +1,11 @@
 """Times deformable attention against its plain PyTorch reference, side by side in one run.
 
     python examples/benchmarks/deform_attn.py                 # two threads, all cases
-    python examples/benchmarks/deform_attn.py --device cuda   # on a GPU, against other kernels for it
+    python examples/benchmarks/deform_attn.py --device cuda   # on a GPU, against other kernels
 
-On the CPU every case alternates between the reference (`grid_sample` per level) and the kernels and keeps the best time
-of each. "floor" is the time that two cores need for the case's arithmetic at 102 GFLOP/s or for its bytes at 29 GB/s,
-whichever is longer; values that are in cache already can come in under it.
+On the CPU, every case runs the reference (`grid_sample` per level) and the kernels alternately and reports the best
+time of each. "floor" is the time that two cores need for the arithmetic at 102 GFLOP/s or for the bytes at 29 GB/s,
+whichever is longer. A time can be below the floor if values are already in the cache.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from torch import Tensor
 from mdqe.ops import kernel_status
 from mdqe.ops.kernels import limit_cpu
 
-FLOOR_FLOPS, FLOOR_BYTES = 102e9, 29e9  # a second, of two cores of a server
+FLOOR_FLOPS, FLOOR_BYTES = 102e9, 29e9  # per second, for two cores of a server
 
 
 def seconds(call: Callable[[], object]) -> float:
@@ -30,7 +30,7 @@ def seconds(call: Callable[[], object]) -> float:
 
 
 def race(slow: Callable[[], object], fast: Callable[[], object], rounds: int) -> tuple[float, float]:
-    """The best time of each; every round runs the slow one once and the fast one five times."""
+    """Best time of each. Every round runs the slow call once and the fast call five times."""
     times = ([], [])
     slow(), fast()
     for _ in range(rounds):
@@ -89,7 +89,7 @@ def table(rounds: int) -> None:
 
 
 def page_faults() -> int:
-    """Of this process so far; 0 where the system does not count them."""
+    """Page faults of this process so far; 0 if the system does not count them."""
     try:
         import resource
     except ImportError:
@@ -98,12 +98,12 @@ def page_faults() -> int:
 
 
 def growth(rounds: int) -> None:
-    """Times must grow with the number of queries and of frames, and no faster."""
+    """Print how times grow with the number of queries and of frames."""
     for title, of, sizes, unit, scale in (
         ("queries (B = 1, fused)", "query", [(1, queries) for queries in (638, 1275, 2550, TOKENS)], "µs", 1e6),
         ("frames (encoder, fused)", "frame", [(batch, TOKENS) for batch in (1, 2, 4, 6, 8)], "ms", 1e3),
     ):
-        print(f"\n| {title} | {unit} per {of} | {unit} per added {of} | page faults a call |\n|---|---|---|---|")
+        print(f"\n| {title} | {unit} per {of} | {unit} per added {of} | page faults per call |\n|---|---|---|---|")
         before = None
         for batch, queries in sizes:
             case = make_case("rays", batch, queries, 32, "cpu", torch.float32)
@@ -133,7 +133,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=5, help="more rounds, steadier times")
+    parser.add_argument("--rounds", type=int, default=5, help="more rounds give more stable times")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.device == "cuda":

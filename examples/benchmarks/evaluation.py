@@ -1,15 +1,15 @@
-"""How fast results are compared with annotations, against a pair of masks at a time in pycocotools' calls.
+"""Times the evaluation of results, compared with one pair of masks at a time by pycocotools.
 
-    python examples/benchmarks/evaluation.py             # a generated set of the size of OVIS' validation set
+    python examples/benchmarks/evaluation.py             # a generated set of the size of the OVIS validation set
     python examples/benchmarks/evaluation.py --videos 14 --part 14
 
-The set: videos of 70 frames of 640×360 with 6 objects and 30 results each. The objects of a video are of one or two of
-25 categories. A result follows an object, shifted and scaled by a few percent, and is of its category in four of five
-cases. Masks are blobs with a ragged edge, of some 130 columns: 270 characters of run lengths on average.
+The set has videos of 70 frames of 640×360 with 6 objects and 30 results each. The objects of a video have one or two of
+25 categories. A result follows an object, shifted and scaled by a few percent, and has its category in four of five
+cases. Masks are blobs with a ragged edge, about 130 columns wide: 270 characters of run lengths on average.
 
-Each row is a process of its own, so that its peak resident memory is its own; all read the same files and give the same
-AP. The plain side intersects and unites each pair of masks of the same video and category and takes their areas; the
-curves it leaves to this library. It is measured on part of the videos and extrapolated.
+Each row runs in its own process, which gives its own peak memory. All rows read the same files and give the same AP.
+The pycocotools row computes the areas of the intersection and the union of each pair of masks of the same video and
+category, and uses this library for the curves. It is measured on part of the videos and extrapolated.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ HEIGHT, WIDTH, FRAMES, OBJECTS, RESULTS, CATEGORIES = 360, 640, 70, 6, 30, 25
 def blobs(
     random: np.random.Generator, shape: np.ndarray, speed: np.ndarray, frames: int = FRAMES
 ) -> list[dict[str, Any]]:
-    """A track of ragged ellipses; shape: centre (x, y) and radii (x, y)."""
+    """A track of ragged ellipses. `shape` has the centre (x, y) and the radii (x, y)."""
     from mdqe.results import rle_strings as rle_text
 
     lengths, number = [], []
@@ -86,7 +86,7 @@ def generate(folder: Path, videos: int) -> None:
 
 
 def plain_overlap(results: Any, objects: Any, size: tuple[int, int], frames: int) -> Any:
-    """What `mdqe.evaluation.overlap.overlap` gives, by two calls of `merge` and of `area` for each pair of masks."""
+    """`mdqe.evaluation.overlap.overlap`, with two calls of `merge` and of `area` for each pair of masks."""
     from pycocotools import mask as coco
 
     from mdqe.evaluation.overlap import Overlap
@@ -112,11 +112,11 @@ def run_row(row: str, folder: Path, part: int) -> None:
     elif row == "numpy":
         overlap._library = lambda: None
     elif overlap._library() is None:
-        raise SystemExit("the compiled library _C_rle is not there: install with a C++ compiler")
+        raise SystemExit("the compiled library _C_rle is missing: install with a C++ compiler")
     begin = time.perf_counter()
     annotations, results = (json.loads((folder / f"{name}.json").read_bytes()) for name in ("annotations", "results"))
     read = time.perf_counter() - begin
-    if row == "plain":  # the first videos alone
+    if row == "plain":  # only the first videos
         annotations["videos"] = annotations["videos"][:part]
         annotations["annotations"] = [one for one in annotations["annotations"] if one["video_id"] <= part]
         results = [one for one in results if one["video_id"] <= part]
@@ -127,12 +127,12 @@ def run_row(row: str, folder: Path, part: int) -> None:
 
 
 def peak_mebibytes() -> float:
-    """The largest resident memory of this process; not ru_maxrss, which a child starts with its parent's."""
+    """Peak resident memory of this process. A child inherits ru_maxrss from its parent, so it is not used."""
     return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
 
 
 ROWS = {
-    "plain": "a pair at a time, pycocotools",
+    "plain": "one pair at a time, pycocotools",
     "compiled": "this library",
     "numpy": "this library, not compiled",
     "identity": "this library, with HOTA, IDF1 and switches",
@@ -142,10 +142,10 @@ ROWS = {
 def main() -> None:
     """Generate the set, run every row and print the table and the ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--videos", type=int, default=140, help="of the set (140)")
-    parser.add_argument("--part", type=int, default=28, help="videos that the plain side is measured on (28)")
+    parser.add_argument("--videos", type=int, default=140, help="number of videos of the set (140)")
+    parser.add_argument("--part", type=int, default=28, help="number of videos for the pycocotools row (28)")
     parser.add_argument("--row", choices=ROWS, help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help="where the set is kept; made there if it is not (default: nowhere)")
+    parser.add_argument("--folder", type=Path, help="folder of the set, generated if missing (default: temporary)")
     options = parser.parse_args()
     if options.row:
         return run_row(options.row, options.folder, options.part)
@@ -158,7 +158,7 @@ def main() -> None:
 
 
 def measure(folder: Path, videos: int, part: int) -> None:
-    """Run every row on the set in the folder."""
+    """Run every row on the set in the folder, and print the table."""
     size = sum((folder / f"{name}.json").stat().st_size for name in ("annotations", "results")) / 2**20
     print(
         f"{videos} videos, {videos * RESULTS} results, {videos * (RESULTS + OBJECTS) * FRAMES} masks, {size:.0f} MiB\n"
@@ -186,7 +186,7 @@ def measure(folder: Path, videos: int, part: int) -> None:
     for row in ("compiled", "numpy"):
         alone = plain["compare"] / found[row]["compare"]
         together = (plain["read"] + plain["compare"]) / (found[row]["read"] + found[row]["compare"])
-        print(f"plain / {ROWS[row]}: {alone:.1f} comparing (wanted: 10), {together:.1f} with the reading of the files")
+        print(f"plain / {ROWS[row]}: {alone:.1f} comparing (target: 10), {together:.1f} including reading the files")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""How fast a video is segmented, against two simpler schedules, side by side in one run.
+"""Times the segmentation of a video and compares it with two simpler schedules in one run.
 
     python examples/benchmarks/inference.py            # ten minutes on two cores
     python examples/benchmarks/inference.py --frames 12 --clips 1
 
-Each row is a process of its own, so that its peak resident memory is its own. ResNet-50, 384×640, the same weights
-(made up, of the parity tests) and frames for all. Rows differ in what a clip finds of its frames, and in the operator;
-all filter, track and write masks by the same code.
+Each row runs in its own process, which gives its own peak memory. All rows use ResNet-50, frames of 384×640 and the
+same weights (those of the parity tests, which are not trained). Rows differ in what is computed for each clip and in
+the operator. All use the same code for filtering, tracking and writing masks.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch.nn import functional as F
 sys.path.append(str(Path(__file__).parents[2] / "tests" / "parity"))
 
 SIZE = (384, 640)
-A = "released schedule: the window encoded anew for every clip"
+A = "released schedule: the window is encoded for every clip"
 B = "windows encoded once, nothing cached"
 C = "this library"
 ROWS = {
@@ -46,7 +46,7 @@ RATIOS = (
 
 
 def build(dtype: torch.dtype, window: int = 30):
-    """ResNet-50 at the preset's sizes, weights of the parity tests."""
+    """ResNet-50 with the preset's sizes and the weights of the parity tests."""
     import golden
 
     from mdqe import MDQE, MDQEConfig
@@ -59,17 +59,17 @@ def build(dtype: torch.dtype, window: int = 30):
 
 
 def video(frames: int) -> torch.Tensor:
-    """(frames, 384, 640, 3) uint8: the parity tests' scene, enlarged, forth and back."""
+    """(frames, 384, 640, 3) uint8: the scene of the parity tests, scaled up, played forward and backward."""
     import golden
 
     scene = golden.core("r50_ovis")["frames"].permute(0, 3, 1, 2)
     scene = F.interpolate(scene.float(), size=SIZE, mode="bilinear").round().byte().permute(0, 2, 3, 1)
-    forth_and_back = list(range(len(scene))) + list(range(len(scene) - 2, 0, -1))
-    return scene[[forth_and_back[i % len(forth_and_back)] for i in range(frames)]].contiguous()
+    order = list(range(len(scene))) + list(range(len(scene) - 2, 0, -1))
+    return scene[[order[i % len(order)] for i in range(frames)]].contiguous()
 
 
 def use_operator(name: str) -> None:
-    """Let the modules call "grid_sample", the definition, or "plain", what the library has without its kernels."""
+    """Select "grid_sample" (the definition), "plain" (the library without its kernels) or "compiled"."""
     from mdqe.ops import kernel_status, library
     from mdqe.ops.reference import deform_attn_reference
 
@@ -82,16 +82,16 @@ def use_operator(name: str) -> None:
 
 
 class EnoughError(Exception):
-    """As many clips as were to be measured."""
+    """The requested number of clips has been measured."""
 
 
 class Schedule:
-    """Stands in for the session's buffer: holds tokens alone; what else a clip needs of its frames is computed for it.
+    """Replaces the session's frame buffer: stores tokens only, and computes everything else for every clip.
 
     Args:
         model: the model.
-        video: all frames, to encode each clip's window anew from; None to encode every frame once.
-        clips: how many to serve.
+        video: all frames, to encode the window of each clip again; None to encode every frame once.
+        clips: number of clips to return before `EnoughError`.
     """
 
     def __init__(self, model, video: torch.Tensor | None, clips: int) -> None:
@@ -99,7 +99,7 @@ class Schedule:
         self.tokens = {}  # by frame
 
     def encode(self, model, frames: torch.Tensor, first: int) -> int:
-        """Instead of `encode_frames`."""
+        """Replacement for `encode_frames`."""
         if self.video is None:
             for i in range(len(frames)):
                 self.tokens[first + i] = model.encode(frames[None, i : i + 1])
@@ -129,13 +129,13 @@ class Schedule:
 
 
 def measure(model, frames: torch.Tensor, schedule: str, clips: int) -> tuple[float, str]:
-    """Seconds for the video, and how they were found."""
+    """Seconds for the video, and whether they are measured or extrapolated."""
     from mdqe.inference import session
 
     number = len(frames) - model.config.test_clip_length + 2
     if schedule != C:
-        held = Schedule(model, frames if schedule == A else None, clips if schedule == A else number)
-        session.FrameBuffer, session.encode_frames = lambda *sizes: held, held.encode
+        buffer = Schedule(model, frames if schedule == A else None, clips if schedule == A else number)
+        session.FrameBuffer, session.encode_frames = lambda *sizes: buffer, buffer.encode
     begin = time.perf_counter()
     try:
         model.segment(frames)
@@ -163,9 +163,9 @@ def main() -> None:
     """Run every row and print the table and the ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--frames", type=int, default=60, help="length of the video (60)")
-    parser.add_argument("--clips", type=int, default=2, help="clips measured of row a, the rest extrapolated (2)")
+    parser.add_argument("--clips", type=int, default=2, help="measured clips of row a; the rest is extrapolated (2)")
     parser.add_argument("--window", type=int, default=30, help="frames of a window (30)")
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW", help="(all of them)")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW", help="rows to run (all)")
     parser.add_argument("--row", choices=ROWS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.row:
@@ -190,11 +190,11 @@ def main() -> None:
             flush=True,
         )
     print()
-    for slow, fast, wanted in RATIOS:
+    for slow, fast, target in RATIOS:
         if not {slow, fast} <= found.keys():
             continue
         ratio = found[slow]["seconds"] / found[fast]["seconds"]
-        print(f"({slow}) / ({fast}): {ratio:.2f} (wanted: {wanted})")
+        print(f"({slow}) / ({fast}): {ratio:.2f} (target: {target})")
 
 
 if __name__ == "__main__":

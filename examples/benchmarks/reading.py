@@ -1,12 +1,12 @@
-"""Seconds and memory to read an annotation file for training, its masks as compressed and as plain run lengths.
+"""Measures the seconds and the memory for reading an annotation file for training.
 
-    python examples/benchmarks/reading.py                       # a generated file of the size of OVIS' training set
+    python examples/benchmarks/reading.py                       # a generated file of the size of the OVIS training set
     python examples/benchmarks/reading.py --videos 50 --folder generated
 
-The set: 607 videos of 60 frames of 640×360 with 9 objects each, masks as in `evaluation.py`. A row is the median of
-some processes, each of which reads its file once with `mdqe.annotations.training_.read_annotations`, every mask
-checked and packed; json.loads alone, which holds all that the file holds, stands beside it. Reading takes one thread; --cpu-seconds
-counts its CPU time, for a machine that does other work.
+The set has 607 videos of 60 frames of 640×360 with 9 objects each. Its masks are like those of `evaluation.py`, as
+compressed and as plain run lengths. A row is the median of several processes. Each reads its file once as for training,
+which checks and packs every mask. The time and memory of `json.loads` are reported for comparison. Reading uses one
+thread. --cpu-seconds measures its CPU time, for a busy machine.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FRAMES, OBJECTS = 60, 9
 
 
 def generate(folder: Path, videos: int) -> None:
-    """Write compressed.json and plain.json, an annotation at a time."""
+    """Write compressed.json and plain.json, one annotation at a time."""
     from mdqe.results import rle
 
     random = np.random.default_rng(0)
@@ -60,7 +60,7 @@ def generate(folder: Path, videos: int) -> None:
 
 
 def run_row(path: Path, way: str, now: Callable[[], float]) -> None:
-    """Read the file in this process and print what it took."""
+    """Read the file in this process and print its time and memory."""
     from mdqe.annotations.problems import Problems
     from mdqe.annotations.training_ import VIDEOS, read_annotations
 
@@ -77,12 +77,12 @@ def run_row(path: Path, way: str, now: Callable[[], float]) -> None:
 
 
 def main() -> None:
-    """Generate the files, read each by itself and print the table."""
+    """Generate the files, read each in its own processes and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--videos", type=int, default=607, help="of the set (607)")
+    parser.add_argument("--videos", type=int, default=607, help="number of videos of the set (607)")
     parser.add_argument("--repeat", type=int, default=3, help="processes per row (3)")
-    parser.add_argument("--folder", type=Path, help="where the files are kept; made there if they are not")
-    parser.add_argument("--cpu-seconds", action="store_true", help="count CPU time, not time on the wall")
+    parser.add_argument("--folder", type=Path, help="folder of the files, generated if missing (default: temporary)")
+    parser.add_argument("--cpu-seconds", action="store_true", help="measure CPU time instead of wall time")
     parser.add_argument("--row", nargs=2, metavar=("FILE", "WAY"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.row:
@@ -97,7 +97,7 @@ def main() -> None:
 
 
 def measure(folder: Path, repeat: int, options: list[str]) -> None:
-    """Read both files in both ways."""
+    """Read both files in both ways, and print the table."""
     print("| run lengths | file, MiB | read for training, s | memory added, MiB | json.loads, s | memory added, MiB |")
     print("|---|---|---|---|---|---|", flush=True)
     for form in ("compressed", "plain"):

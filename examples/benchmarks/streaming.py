@@ -1,12 +1,12 @@
-"""What a camera costs: frames until a result is final, time per frame, memory and the size of a saved session.
+"""Measures streaming from a camera: frames until a result is final, time per frame, memory, size of a saved session.
 
     python examples/benchmarks/streaming.py                              # mdqe:tiny, half a minute
     python examples/benchmarks/streaming.py --size 720 1280 --edge 360   # a camera's frames, resized for the model
     python examples/benchmarks/streaming.py --preset r50_ovis_360 --size 360 640 --frames 40 --only frame
 
-Two rows of one run: each frame as soon as it is final, and whole windows, as `model.stream` gives them. The video is a
-synthetic scene that repeats. A preset runs with random weights: they find nothing, so its figures are those of the
-network, without masks to write.
+One run has two rows: results of each frame as soon as it is final, and of whole windows, as `model.stream` returns
+them. The video is a synthetic scene that repeats. A preset has random weights, which find nothing, so its numbers are
+the cost of the network without masks to write.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def build(preset: str | None, edge: int | None):
 
 
 def resident_mib() -> float:
-    """Memory of this process now."""
+    """Current memory of this process."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize() / 2**20
 
@@ -48,17 +48,17 @@ def run_row(options: argparse.Namespace) -> None:
     torch.set_num_threads(options.threads)
     model = build(options.preset, options.edge)
     scene = draw_video(3, frames=12, size=tuple(options.size)).frames
-    forth_and_back = list(range(12)) + list(range(10, 0, -1))
+    order = list(range(12)) + list(range(10, 0, -1))
     session = model.start(score_threshold=0.3, by_window=options.by_window)
-    seconds, delays, held, found = [], [], [], 0
+    seconds, delays, memory, found = [], [], [], 0
     for t in range(options.frames):
-        frame = scene[forth_and_back[t % len(forth_and_back)]]
+        frame = scene[order[t % len(order)]]
         start = clock()
         results = session.push(frame)
         seconds.append(clock() - start)
         found += sum(len(result) for result in results)
         delays += [t - frame for r in results for frame in range(r.first_frame, r.first_frame + r.num_frames)]
-        held.append(resident_mib())
+        memory.append(resident_mib())
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "session"
         start = clock()
@@ -72,7 +72,7 @@ def run_row(options: argparse.Namespace) -> None:
     row = {
         "delay": [int(np.median(delays)), max(delays)],
         "ms": [float(np.median(warm)), float(np.quantile(warm, 0.99)), float(warm.max()), float(warm.mean())],
-        "grown_mib": held[-1] - held[len(held) // 2],
+        "grown_mib": memory[-1] - memory[len(memory) // 2],
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "session": [size, saved, resumed],
         "tracks": session.tracker.num_tracks,
@@ -87,15 +87,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", help="a published configuration with random weights (mdqe:tiny)")
     parser.add_argument(
-        "--size", type=int, nargs=2, default=[128, 192], metavar=("H", "W"), help="of the frames (128 192)"
+        "--size", type=int, nargs=2, default=[128, 192], metavar=("H", "W"), help="size of the frames (128 192)"
     )
-    parser.add_argument("--edge", type=int, help="shorter edge that they are resized to (none: as they are)")
-    parser.add_argument("--frames", type=int, default=300, help="(300)")
+    parser.add_argument("--edge", type=int, help="shorter edge to which frames are resized (default: not resized)")
+    parser.add_argument("--frames", type=int, default=300, help="number of frames (300)")
     parser.add_argument("--threads", type=int, default=2, help="(2)")
-    parser.add_argument(
-        "--clock", choices=("wall", "cpu"), default="wall", help="cpu: time of the processor, on a busy machine"
-    )
-    parser.add_argument("--only", choices=("frame", "window"), help="one of the two rows")
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: CPU time, for a busy machine")
+    parser.add_argument("--only", choices=("frame", "window"), help="run only one of the two rows")
     parser.add_argument("--row", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--by-window", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -103,11 +101,11 @@ def main() -> None:
         return run_row(options)
     print(
         f"{options.preset or 'mdqe:tiny'}, {options.frames} frames of {options.size[1]}×{options.size[0]}, "
-        f"shorter edge {options.edge or 'as it is'}, {options.threads} threads, {options.clock} time, "
+        f"shorter edge {options.edge or 'unchanged'}, {options.threads} threads, {options.clock} time, "
         f"torch {torch.__version__}\n"
     )
-    print("| results | frames until final, median and most | ms a push, median, 99 %, most | frames/s | MiB, most "
-          "| MiB grown in the second half | saved session MiB | s to save | s to resume |")  # fmt: skip
+    print("| results | frames until final, median and maximum | ms per push: median, 99 %, maximum | frames/s "
+          "| peak MiB | MiB grown in the second half | saved session MiB | s to save | s to resume |")  # fmt: skip
     print("|---|---|---|---|---|---|---|---|---|", flush=True)
     for name, flags in (("frame by frame", []), ("by window", ["--by-window"])):
         if options.only and options.only not in name:

@@ -1,11 +1,11 @@
-"""Seconds of a training step by part, in float32 and in bfloat16: a small model on the synthetic set.
+"""Times the parts of a training step in float32 and bfloat16, for a small model on the synthetic set.
 
     python examples/benchmarks/training_speed.py                    # ResNet-18, 192 channels, 4 clips of 3 frames
     python examples/benchmarks/training_speed.py --steps 30 --device cuda
-    OMP_NUM_THREADS=1 python examples/benchmarks/training_speed.py --cpu-seconds   # on a machine that does other work
+    OMP_NUM_THREADS=1 python examples/benchmarks/training_speed.py --cpu-seconds   # on a busy machine
 
 The step is the trainer's (`mdqe.training.step.TrainingStep`), with AdamW and gradients clipped to a norm of 1. Steps in
-the two precisions take turns, on clips of their own each time; what it takes to draw the clips is not counted.
+the two precisions alternate, with new clips each time. The time for drawing the clips is not included.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ WARM_UP = 2
 
 
 def reference_config() -> MDQEConfig:
-    """A model that two processor cores can train."""
+    """A model that can be trained on two cores."""
     return MDQEConfig(
         backbone="resnet18",
         hidden_dim=192,
@@ -46,7 +46,7 @@ def reference_config() -> MDQEConfig:
 
 
 class TimedStep:
-    """A training step that remembers how long its parts took, in seconds."""
+    """A training step that records the seconds of its parts."""
 
     def __init__(self, amp: str | None, device: torch.device, now: Callable[[], float]) -> None:
         torch.manual_seed(0)
@@ -62,7 +62,7 @@ class TimedStep:
         self._timed("step", self.step)([batch])
 
     def seconds(self) -> dict[str, float]:
-        """The median step and the medians of its parts."""
+        """Medians of the step and of its parts."""
         forward, losses, gradients, step = (self.times[n][WARM_UP:] for n in ("forward", "losses", "gradients", "step"))
         rows = zip(forward, losses, gradients, step, strict=True)
         parts = zip(*((f, c, g - f - c, s - g) for f, c, g, s in rows), strict=True)
@@ -91,7 +91,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=12, help="steps in each precision (default: 12)")
     parser.add_argument("--clips", type=int, default=4, help="clips in a step (default: 4)")
     parser.add_argument("--device", default="cpu", help="(default: cpu)")
-    parser.add_argument("--cpu-seconds", action="store_true", help="count CPU time, not time on the wall")
+    parser.add_argument("--cpu-seconds", action="store_true", help="measure CPU time instead of wall time")
     args = parser.parse_args()
     now = time.process_time if args.cpu_seconds else time.perf_counter
     device = torch.device(args.device)

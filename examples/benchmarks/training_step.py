@@ -1,11 +1,11 @@
-"""What a training step costs, and how much of it lies outside the network: targets, matching, losses, optimizer.
+"""Times a training step and the parts of it outside the network: targets, matching, losses, optimizer.
 
     python examples/benchmarks/training_step.py                     # r50_ovis_360, 4 frames of 360×640, 20 objects
     python examples/benchmarks/training_step.py --device cuda --clips 4
-    OMP_NUM_THREADS=1 python examples/benchmarks/training_step.py --cpu-seconds   # on a machine that does other work
+    OMP_NUM_THREADS=1 python examples/benchmarks/training_step.py --cpu-seconds   # on a busy machine
 
-Two cases in one run: queries of random weights, of which each object takes two, and queries as a trained model
-gives them, ten well-placed ones an object, of which it takes more. The network's cost is the same in both.
+One run has two cases: the queries of random weights, of which each object is matched with two, and queries as from a
+trained model, ten well-placed ones per object, of which more are matched. The cost of the network is the same in both.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from mdqe.targets import ClipTargets
 FRAMES, HEIGHT, WIDTH = 4, 360, 640
 
 
-def crowd(count: int, seed: int) -> ClipTargets:
-    """Ellipses that drift over the frame and hide nothing: masks overlap."""
+def make_targets(count: int, seed: int) -> ClipTargets:
+    """Ellipses that drift over the frame. Their masks may overlap."""
     g = torch.Generator().manual_seed(seed)
     radius = 0.06 + 0.1 * torch.rand(count, 1, 2, generator=g)
     drift = (torch.rand(count, 1, 2, generator=g) - 0.5) * 0.04
@@ -46,7 +46,7 @@ def crowd(count: int, seed: int) -> ClipTargets:
 
 
 def with_good_boxes(output: ClipOutput, targets: list[ClipTargets]) -> ClipOutput:
-    """The same output, ten queries an object moved onto it."""
+    """Return the output with ten queries moved onto every object."""
     padded_height, padded_width = padded_size((HEIGHT, WIDTH))
     truth = torch.stack([t.boxes for t in targets]).transpose(1, 2)  # (B, T, K, 4)
     truth = box_convert(truth / truth.new_tensor([padded_width, padded_height] * 2), "xyxy", "cxcywh")
@@ -60,20 +60,22 @@ def with_good_boxes(output: ClipOutput, targets: list[ClipTargets]) -> ClipOutpu
     return output._replace(layers=layers)
 
 
-def leaves(output: ClipOutput) -> tuple[ClipOutput, list[Tensor], list[Tensor]]:
-    """A copy that ends the graph, its tensors that losses send gradients to, and those of the original."""
+def detach_outputs(output: ClipOutput) -> tuple[ClipOutput, list[Tensor], list[Tensor]]:
+    """Return a detached copy, its tensors that receive gradients of the losses, and the original tensors."""
     pairs: list[tuple[Tensor, Tensor]] = []
 
-    def cut(x: Tensor) -> Tensor:
+    def detach(x: Tensor) -> Tensor:
         copy = x.detach().requires_grad_()
         pairs.append((copy, x))
         return copy
 
-    layers = [p._replace(class_logits=cut(p[0]), mask_coefficients=cut(p[1]), boxes=cut(p[2])) for p in output.layers]
-    features = cut(output.mask_features)
+    layers = [
+        p._replace(class_logits=detach(p[0]), mask_coefficients=detach(p[1]), boxes=detach(p[2])) for p in output.layers
+    ]
+    features = detach(output.mask_features)
     queries = output.queries._replace(
-        embeddings=cut(output.queries.embeddings),
-        activation=cut(output.queries.activation),
+        embeddings=detach(output.queries.embeddings),
+        activation=detach(output.queries.activation),
         content=output.queries.content.detach(),
     )
     copies, originals = (list(x) for x in zip(*pairs, strict=True))
@@ -81,7 +83,7 @@ def leaves(output: ClipOutput) -> tuple[ClipOutput, list[Tensor], list[Tensor]]:
 
 
 class Clock:
-    """Times of named parts, over repetitions."""
+    """Records the times of named parts over several steps."""
 
     def __init__(self, device: torch.device, now: Callable[[], float]) -> None:
         self.device = device
@@ -89,7 +91,7 @@ class Clock:
         self.times: dict[str, list[float]] = {}
 
     def __call__(self, name: str, part: Callable[[], object]) -> object:
-        """Run a part and remember how long it took."""
+        """Run a part and record its time."""
         self._wait()
         start = self.now()
         result = part()
@@ -108,14 +110,14 @@ class Clock:
 def measure_losses(
     clock: Clock, case: str, output: ClipOutput, targets: list[ClipTargets]
 ) -> tuple[list[Tensor], list[Tensor], float]:
-    """Time the losses forward and backward; the outputs, their gradients, and matches per object and layer."""
+    """Time the losses. Returns the outputs, their gradients, and the matches per object and layer."""
     criterion = Criterion()
-    cut, copies, originals = leaves(output)
-    scaled = clock(f"{case}: targets resized", lambda: criterion.scale(cut, targets))
-    owner = clock(f"{case}: matching", lambda: criterion.matcher(cut.layers, cut.mask_features, scaled))
+    detached, copies, originals = detach_outputs(output)
+    scaled = clock(f"{case}: targets resized", lambda: criterion.scale(detached, targets))
+    owner = clock(f"{case}: matching", lambda: criterion.matcher(detached.layers, detached.mask_features, scaled))
     with torch.no_grad():
-        clock(f"{case}: initialisation", lambda: criterion._init_sums(cut.queries, scaled))
-    losses = clock(f"{case}: all of the forward", lambda: criterion(cut, targets))
+        clock(f"{case}: initialisation", lambda: criterion._init_sums(detached.queries, scaled))
+    losses = clock(f"{case}: all of the forward", lambda: criterion(detached, targets))
     total = sum(losses.values())
     gradients = clock(f"{case}: backward", lambda: torch.autograd.grad(total, copies))
     matches = float((owner >= 0).sum()) / sum(len(t.labels) for t in targets) / len(output.layers)
@@ -125,13 +127,13 @@ def measure_losses(
 def step(
     model: MDQE, optimizer: torch.optim.Optimizer, frames: Tensor, targets: list[ClipTargets], clock: Clock
 ) -> dict[str, float]:
-    """One training step, its parts timed; matches per object of both cases."""
+    """Run one training step and time its parts. Returns the matches per object for both cases."""
     optimizer.zero_grad()
     window = model.config.association_window
     output = clock("network forward", lambda: model(frames, [(HEIGHT, WIDTH)] * len(targets), window))
     matches = {}
-    for case, seen in (("trained", with_good_boxes(output, targets)), ("untrained", output)):
-        originals, gradients, matches[case] = measure_losses(clock, case, seen, targets)
+    for case, case_output in (("trained", with_good_boxes(output, targets)), ("untrained", output)):
+        originals, gradients, matches[case] = measure_losses(clock, case, case_output, targets)
     clock("network backward", lambda: torch.autograd.backward(originals, gradients))
 
     def update() -> None:
@@ -158,29 +160,30 @@ def report(clock: Clock, matches: dict[str, float]) -> None:
         parts["class, box and mask losses, 7 layers"] = max(forward - sum(list(parts.values())[2:]), 0)
         parts["backward of all losses"] = backward
         parts["gradient clipping and AdamW"] = rest
-        whole = network + forward + backward + rest
-        print(f"\n{case} queries: {matches[case]:.1f} an object\n\n| part | seconds | of the step |\n|---|---|---|")
+        total = network + forward + backward + rest
+        print(f"\n{case} queries: {matches[case]:.1f} matched per object\n")
+        print("| part | seconds | of the step |\n|---|---|---|")
         for name, seconds in parts.items():
-            print(f"| {name} | {seconds:.3f} | {100 * seconds / whole:.1f} % |")
-        print(f"| **step** | **{whole:.3f}** | |")
+            print(f"| {name} | {seconds:.3f} | {100 * seconds / total:.1f} % |")
+        print(f"| **step** | **{total:.3f}** | |")
         outside = forward + backward + rest
-        print(f"| **outside the network** | **{outside:.3f}** | **{100 * outside / whole:.1f} %** |")
+        print(f"| **outside the network** | **{outside:.3f}** | **{100 * outside / total:.1f} %** |")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=int, default=1, help="clips in the batch (default: 1)")
     parser.add_argument("--objects", type=int, default=20, help="objects in a clip (default: 20)")
-    parser.add_argument("--steps", type=int, default=3, help="steps, of which the median counts (default: 3)")
+    parser.add_argument("--steps", type=int, default=3, help="number of steps; the median is reported (default: 3)")
     parser.add_argument("--device", default="cpu", help="(default: cpu)")
-    parser.add_argument("--cpu-seconds", action="store_true", help="count CPU time, not time on the wall")
+    parser.add_argument("--cpu-seconds", action="store_true", help="measure CPU time instead of wall time")
     args = parser.parse_args()
     torch.manual_seed(0)
     device = torch.device(args.device)
     model = MDQE(MDQEConfig.preset("r50_ovis_360")).to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
     frames = torch.randint(0, 256, (args.clips, FRAMES, 3, HEIGHT, WIDTH), dtype=torch.uint8).to(device)
-    targets = [crowd(args.objects, seed).to(device) for seed in range(args.clips)]
+    targets = [make_targets(args.objects, seed).to(device) for seed in range(args.clips)]
     now = time.process_time if args.cpu_seconds else time.perf_counter
     load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
     print(f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads{load}")
