@@ -7,6 +7,7 @@
 #include <torch/headeronly/core/ScalarType.h>
 
 #include <cstdint>
+#include <initializer_list>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -43,6 +44,16 @@ inline const char* name_of(ScalarType type) {
     case ScalarType::Half: return "float16";
     default: return "another type";
   }
+}
+
+// The product of sizes, or INT64_MAX if it is larger: empty tensors can have sizes whose product has more than 64 bits.
+inline int64_t product(std::initializer_list<int64_t> sizes) {
+  int64_t result = 1;
+  for (int64_t size : sizes) {
+    if (size == 0) return 0;
+    result = result > INT64_MAX / size ? INT64_MAX : result * size;
+  }
+  return result;
 }
 
 inline bool same_device(const Tensor& a, const Tensor& b) {
@@ -111,12 +122,18 @@ struct Arguments {
     Problem& p = problem;
     p.batch = value.size(0), p.rows = value.size(1), p.heads = value.size(2), p.channels = value.size(3);
     require(p.heads >= 1 && p.channels >= 1, "value must have at least one head and one channel, got ", size_of(value));
+    require(product({p.heads, p.channels}) <= INT32_MAX, "value must have H * D below 2^31, got ", size_of(value));
     p.levels = level_count;
     require(position.dim() == 6 && position.size(0) == p.batch && position.size(2) == p.heads &&
                 position.size(3) == p.levels && position.size(4) >= 1 && position.size(5) == 2,
             position_name, " must be (B, Q, H, L, P, 2) = (", p.batch, ", Q, ", p.heads, ", ", p.levels,
             ", P, 2) to fit value ", size_of(value), ", got ", size_of(position));
     p.queries = position.size(1), p.points = position.size(4);
+    require(product({p.heads, p.levels, p.points, 2}) <= INT32_MAX, position_name,
+            " must have H * L * P * 2 below 2^31, got ", size_of(position));
+    require(product({p.batch, p.queries, p.heads, p.channels}) < INT64_MAX &&
+                product({p.batch, p.queries, p.heads, p.levels, p.points, 2}) < INT64_MAX,
+            "B * Q is too large: value is ", size_of(value), ", ", position_name, " ", size_of(position));
     bool fits = score.dim() == 5;
     for (int64_t i = 0; fits && i < 5; ++i) fits = score.size(i) == position.size(i);
     require(fits, score_name, " must be (B, Q, H, L, P) to fit ", position_name, " ", size_of(position), ", got ",

@@ -48,7 +48,7 @@ void check_supported(const Arguments& a) {
               a.value_type == ScalarType::BFloat16,
           "value must be float64, float32 or bfloat16 on the CPU, got ", name_of(a.value_type));
   // Offsets within one batch item have 32 bits.
-  require(p.rows <= INT32_MAX / (p.heads * p.channels), "value must have N * H * D below 2^31, got ", size_of(a.value));
+  require(product({p.rows, p.heads, p.channels}) <= INT32_MAX, "value must have N * H * D below 2^31, got ", size_of(a.value));
 }
 
 ForwardKernel forward_kernel(const Arguments& a) {

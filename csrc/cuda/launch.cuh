@@ -27,10 +27,10 @@ inline Shape make_shape(const Problem& p, int64_t packs, bool power_of_two, unsi
 }
 
 inline dim3 make_grid(const Problem& p, const Shape& shape, int64_t blocks_per_row) {
-  require(int64_t(shape.blocks) * p.batch <= INT32_MAX && p.queries <= INT32_MAX && p.heads <= 65535 &&
-              blocks_per_row <= 65535 && p.heads * p.levels * p.points <= INT32_MAX / 2 &&
-              p.heads * p.channels <= INT32_MAX / 8 && p.rows * p.heads * p.channels <= UINT32_MAX,
-          "the problem is too large for one launch: B * Q = ", p.batch * p.queries, ", H = ", p.heads,
+  require(product({shape.blocks, p.batch}) <= INT32_MAX && p.queries <= INT32_MAX && p.heads <= 65535 &&
+              blocks_per_row <= 65535 && product({p.heads, p.levels, p.points}) <= INT32_MAX / 2 &&
+              product({p.heads, p.channels}) <= INT32_MAX / 8 && product({p.rows, p.heads, p.channels}) <= UINT32_MAX,
+          "the problem is too large for one launch: B * Q = ", product({p.batch, p.queries}), ", H = ", p.heads,
           ", D = ", p.channels, ", N = ", p.rows);
   return dim3(shape.blocks * unsigned(p.batch), unsigned(p.heads >> shape.shift), unsigned(blocks_per_row));
 }

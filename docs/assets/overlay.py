@@ -4,8 +4,7 @@ from pathlib import Path
 
 from mdqe import MDQE
 from mdqe.data.synthetic import demo_scene
-from mdqe.video.overlay import draw_result
-from mdqe.video.sheet import contact_sheet, save_png
+from mdqe.video.overlay import contact_sheet, draw_result, save_png
 
 scene = demo_scene()
 result = MDQE.from_pretrained("mdqe:tiny").segment(scene.frames)
