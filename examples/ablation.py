@@ -23,7 +23,7 @@ import torch
 from mdqe import MDQE
 from mdqe.cli import main as mdqe
 from mdqe.cli import say
-from mdqe.training.validation import synthetic_validation
+from mdqe.training import synthetic_validation
 
 TRAINED_PARTS = ("backbone.", "encoder.")
 MODEL_VARIANTS = {

@@ -14,7 +14,7 @@ from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation,
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerLoss
 
 from mdqe import InterInstanceMaskLoss
-from mdqe.data.synthetic import CATEGORIES, generate
+from mdqe.data import CATEGORIES, generate
 
 
 class InterInstanceCriterion(Mask2FormerLoss):

@@ -20,7 +20,7 @@ import numpy as np
 import onnxruntime
 from numpy_tracker import Array, NumpyTracker, filter_clip
 
-from mdqe.results.instances import VideoInstances
+from mdqe import VideoInstances
 from mdqe.video.read import open_frames
 
 

@@ -12,7 +12,7 @@ import supervision as sv
 from PIL import Image
 
 from mdqe import MDQE, VideoInstances
-from mdqe.data.synthetic import demo_scene
+from mdqe.data import demo_scene
 
 
 def draw(image: np.ndarray, result: VideoInstances, frame: int) -> np.ndarray:

@@ -13,8 +13,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from mdqe import MDQE, MDQEConfig
-from mdqe.data.loader import MixedClips, StepSampler, collate
-from mdqe.data.synthetic import CATEGORIES, SyntheticClips, generate
+from mdqe.data import CATEGORIES, MixedClips, StepSampler, SyntheticClips, collate, generate
 
 
 def main() -> None:

@@ -1,12 +1,35 @@
 """MDQE: video instance segmentation that mines discriminative query embeddings (CVPR 2023).
 
-Public names load on first use, so `import mdqe` is quick and one part does not pull in the others.
+Public names load on first use, so `import mdqe` is quick and one part does not import the others.
 """
 
+import sys
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
 __version__ = "0.1.0"
+
+
+def lazy_names(package: str, home: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """`__getattr__` and `__dir__` for the `__init__` of a package that loads its public names on first use (PEP 562).
+
+    Args:
+        package: the name of the package.
+        home: the module that defines each name. Where this is "PACKAGE.NAME", the name is the module itself.
+    """
+
+    def load(name: str) -> Any:
+        if name not in home:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        value = import_module(home[name])
+        if home[name] != f"{package}.{name}":
+            value = getattr(value, name)
+        setattr(sys.modules[package], name, value)
+        return value
+
+    return load, lambda: sorted(sys.modules[package].__all__)
+
 
 _HOME = {
     "MDQE": "mdqe.model",
@@ -20,21 +43,10 @@ _HOME = {
     "VideoInstances": "mdqe.results.instances",
     "MDQEImageProcessor": "mdqe.inference.image_processor",
 }
-_SUBMODULES = ("checkpoint", "data", "evaluation", "export", "inference", "losses", "ops", "training", "video")
+_SUBMODULES = (
+    "checkpoint", "data", "errors", "evaluation", "export", "inference", "losses", "ops", "training", "video"
+)  # fmt: skip
+_HOME |= {name: f"mdqe.{name}" for name in _SUBMODULES}
 
-__all__ = ["__version__", *_HOME, *_SUBMODULES]
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        value = getattr(import_module(_HOME[name]), name)
-    elif name in _SUBMODULES:
-        value = import_module(f"mdqe.{name}")
-    else:
-        raise AttributeError(f"module 'mdqe' has no attribute {name!r}")
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__all__ = ["__version__", *_HOME]
+__getattr__, __dir__ = lazy_names(__name__, _HOME)

@@ -1,4 +1,4 @@
-"""`python -m mdqe`: the command where it is not on the path, and for `torchrun -m mdqe`."""
+"""`python -m mdqe`, for environments without the `mdqe` command on the path, and `torchrun -m mdqe`."""
 
 import sys
 

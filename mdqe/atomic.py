@@ -1,7 +1,7 @@
-"""Files that are whole or not there.
+"""Writing files atomically: a file is complete or does not exist.
 
-A file is written beside its place under a name that says so ("overlay.partial.mp4" for "overlay.mp4") and takes its
-name when it is complete. The extension stays last, so what an interruption left behind still opens.
+A file is written beside its final path, under a name that marks it as partial ("overlay.partial.mp4" for
+"overlay.mp4"), and renamed when it is complete. The extension stays last, so an interrupted file still opens.
 """
 
 import os
@@ -12,19 +12,19 @@ from pathlib import Path
 
 
 def partial_path(path: str | Path) -> Path:
-    """Where `path` is written until it is whole."""
+    """The path that `path` is written under until it is complete."""
     path = Path(path)
     return path.with_name(f"{path.stem}.partial{path.suffix}")
 
 
 @contextmanager
 def whole_file(path: str | Path, *, durable: bool = False) -> Iterator[Path]:
-    """Yield the partial path to write; afterwards it is renamed to `path`, or removed if the block raised.
+    """Yield the partial path to write. Afterwards rename it to `path`, or remove it if the block raised an error.
 
     Args:
-        path: the file; what has that name is replaced.
-        durable: wait until the file is on the disk before it replaces the old one, so that a machine that loses its
-            power keeps one of the two.
+        path: the file. An existing file is replaced.
+        durable: flush the new file to the disk before it replaces the old one. If the machine loses power, one of the
+            two is complete.
 
     Raises:
         OSError: the file cannot be written or renamed; names `path`.
@@ -46,10 +46,10 @@ def whole_file(path: str | Path, *, durable: bool = False) -> Iterator[Path]:
 
 
 def check_writable(folder: Path) -> None:
-    """Make the folder if it does not exist, and try whether a file can be written there, before long work.
+    """Create the folder if it does not exist, and check that files can be written there. Call it before long work.
 
     Raises:
-        OSError: it cannot; names the folder.
+        OSError: the folder cannot be created or written; names the folder.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Box geometry: pure functions on normalised or pixel boxes. Torch alone."""
+"""Box geometry: functions on boxes in [0, 1] or in pixels. Torch alone."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ import torch
 from torch import Tensor
 
 MIN_AREA = 1e-3
-"""Minimum area of a union or an enclosing box, for an image of area 1. The published models were trained with it."""
+"""Minimum area of a union or enclosing box, for an image of area 1, as in the training of the published models."""
 
 
 def to_xyxy(boxes: Tensor) -> Tensor:
-    """Boxes (…, 4) cxcywh → xyxy."""
+    """Convert boxes (…, 4) from cxcywh to xyxy."""
     center, size = boxes[..., :2], boxes[..., 2:]
     return torch.cat([center - 0.5 * size, center + 0.5 * size], -1)
 
 
 def to_cxcywh(boxes: Tensor) -> Tensor:
-    """Boxes (…, 4) xyxy → cxcywh."""
+    """Convert boxes (…, 4) from xyxy to cxcywh."""
     low, high = boxes[..., :2], boxes[..., 2:]
     return torch.cat([(low + high) / 2, high - low], -1)
 
 
 def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
-    """The logit of x in [0, 1], finite at both ends."""
+    """Return the logit of x in [0, 1], finite at both ends."""
     x = x.clamp(0, 1)
     return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))
 
@@ -33,25 +33,28 @@ def refine(boxes: Tensor, deltas: Tensor) -> Tensor:
 
 
 def union(boxes: Tensor, dim: int) -> Tensor:
-    """The cxcywh box, clipped to the image, that encloses the normalised cxcywh boxes (…, 4) along `dim`."""
+    """Return the cxcywh box that encloses the cxcywh boxes (…, 4) in [0, 1] along `dim`, clipped to the image."""
     corners = to_xyxy(boxes)
     low, high = corners[..., :2].amin(dim), corners[..., 2:].amax(dim)
     return to_cxcywh(torch.cat([low, high], -1).clamp(0, 1))
 
 
 def is_box(boxes: Tensor) -> Tensor:
-    """Whether boxes (…, 4) xyxy have a positive width and height: (…) bool."""
+    """Return whether boxes (…, 4) xyxy have a positive width and height: (…) bool."""
     return (boxes[..., 2:] > boxes[..., :2]).all(-1)
 
 
 def box_iou(a: Tensor, b: Tensor) -> Tensor:
-    """IoU (…) of boxes (…, 4) xyxy in [0, 1] that broadcast against each other; unions are at least `MIN_AREA`."""
+    """IoU (…) of boxes (…, 4) xyxy in [0, 1], which broadcast; a union counts as at least `MIN_AREA`."""
     intersection, union_area = _overlap(a, b)
     return intersection / union_area.clamp(min=MIN_AREA)
 
 
 def box_giou(a: Tensor, b: Tensor) -> Tensor:
-    """Generalised IoU (…) of boxes (…, 4) xyxy in [0, 1] that broadcast; 0 where they do not intersect."""
+    """Generalised IoU (…) of boxes (…, 4) xyxy in [0, 1], which broadcast; 0 for boxes that do not intersect.
+
+    The floors of the areas and the 0 without intersection are those of the released code.
+    """
     intersection, union_area = _overlap(a, b)
     enclosing = (torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
     union_floor, enclosing_floor = union_area.clamp(min=MIN_AREA), enclosing.clamp(min=MIN_AREA)
@@ -60,7 +63,7 @@ def box_giou(a: Tensor, b: Tensor) -> Tensor:
 
 
 def mask_boxes(masks: Tensor) -> Tensor:
-    """Tight boxes (…, 4) of masks (…, H, W) bool: float32 xyxy in pixels, right and bottom exclusive; 0 if empty."""
+    """Boxes (…, 4) of masks (…, H, W) bool: float32 xyxy in pixels, right and bottom exclusive; zeros if empty."""
     rows, columns = (masks.view(torch.uint8).amax(dim) for dim in (-1, -2))  # (…, H), (…, W); any() is slow
     boxes = torch.zeros(*rows.shape[:-1], 4, device=masks.device)
     for edge, occupied in ((0, columns), (1, rows)):
@@ -70,7 +73,7 @@ def mask_boxes(masks: Tensor) -> Tensor:
 
 
 def _overlap(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Areas of the intersection and the union."""
+    """Return the areas of the intersection and the union."""
     sides = torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])
     intersection = sides.clamp(min=0).prod(-1)
     return intersection, _area(a) + _area(b) - intersection

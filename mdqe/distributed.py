@@ -1,4 +1,4 @@
-"""The processes that work together: one alone, or those that torchrun started, on one machine or several."""
+"""The processes of a run: a single process, or the processes of torchrun on one or several machines."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ T = TypeVar("T")
 
 
 def rank() -> int:
-    """The number of this process among those that work together; 0 writes."""
+    """The rank of this process in its group; 0 without a group. The process with rank 0 writes files."""
     return distributed.get_rank() if _together() else 0
 
 
 def ranks() -> int:
-    """How many processes work together."""
+    """The number of processes in the group; 1 without a group."""
     return distributed.get_world_size() if _together() else 1
 
 
 def gather(value: Any) -> list[Any]:
-    """Every process' value, by rank; all of them must call it."""
+    """The values of all processes, by rank. All processes must call it."""
     if not _together():
         return [value]
     values: list[Any] = [None] * ranks()
@@ -37,22 +37,22 @@ def gather(value: Any) -> list[Any]:
 
 
 def share(items: list[T]) -> list[T]:
-    """The items that are this process' own: every so many, from its rank on."""
+    """The items of this process: item `rank()` and every `ranks()`-th item after it."""
     return items[rank() :: ranks()]
 
 
 def started() -> int:
-    """How many processes torchrun started, with or without a group yet; 0 where it did not start this one."""
+    """The number of processes that torchrun started, also before they form a group; 0 without torchrun."""
     return int(os.environ["WORLD_SIZE"]) if {"RANK", "WORLD_SIZE"} <= os.environ.keys() else 0
 
 
 def local() -> tuple[int, int]:
-    """The number of this process among those that torchrun started on this machine, and how many they are."""
+    """The rank of this process among the processes of torchrun on this machine, and their number."""
     return int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
 def wait_for_all() -> None:
-    """Return when every process has come here, however long that takes; Ctrl-C is heard meanwhile.
+    """Wait until all processes call this function, without a timeout. Ctrl-C interrupts the wait.
 
     Raises:
         ConnectionError: another process has ended.
@@ -65,15 +65,16 @@ def wait_for_all() -> None:
             time.sleep(0.05)
         work.wait()
     except RuntimeError as error:
-        raise ConnectionError("another process ended before its time; what is done is kept") from error
+        raise ConnectionError("another process ended early; finished work is kept") from error
 
 
 @contextmanager
 def sharing() -> Iterator[None]:
-    """Within it the processes that torchrun started, if it did, form a group that shares work out, with `share`.
+    """Inside the block, the processes of torchrun form a group that divides its work with `share`.
 
-    They meet through gloo, on GPUs too: they exchange words, not tensors, and one may be busy for days. They leave
-    together: where one ends with a status but 0 torchrun ends the others, and what those had yet to say would be lost.
+    The group uses gloo also on GPUs, because it exchanges only small objects, and one process may be busy for days. All
+    processes leave the block together: if one ended with a status other than 0 before, torchrun would stop the others,
+    and their output would be lost.
     """
     if not started():
         yield
@@ -88,15 +89,15 @@ def sharing() -> Iterator[None]:
 
 @contextmanager
 def process_group(device: str | None = None) -> Iterator[torch.device]:
-    """The device of this process; within it the processes that torchrun started, if it did, train together.
+    """Yield the device of this process. Inside the block, the processes of torchrun form a group for training.
 
-    NCCL joins processes on GPUs, each on the one of its local rank; gloo joins those on CPUs.
+    Processes on GPUs use NCCL, each with the GPU of its local rank. Processes on CPUs use gloo.
 
     Args:
-        device: such as "cpu" or "cuda:1"; None: CUDA where there is one. Under torchrun "cpu" or "cuda" alone.
+        device: such as "cpu" or "cuda:1"; None: CUDA if available. With torchrun, only "cpu" or "cuda".
 
     Raises:
-        ValueError: a device that is not there.
+        InputError: there is no such device.
     """
     chosen = _device(device, local()[0] if started() else None)
     if chosen.type == "cuda":
@@ -117,12 +118,18 @@ def _device(name: str | None, local_rank: int | None) -> torch.device:
     except RuntimeError as error:
         raise InputError(f"device is {name!r}, expected one such as 'cpu' or 'cuda:0'") from error
     if device.type != "cuda":
+        try:
+            torch.empty(1, device=device).tolist()
+        except (RuntimeError, AssertionError, NotImplementedError) as error:  # the type depends on the device
+            raise InputError(f"device is {name!r}, which torch {torch.__version__} cannot use") from error
         return device
     if local_rank is not None and device.index is not None:
         raise InputError(f"device is {name!r}, but torchrun gives every process a GPU of its own: expected 'cuda'")
     index = local_rank if local_rank is not None else device.index or 0
     if index >= torch.cuda.device_count():
-        raise InputError(f"device is 'cuda:{index}', but torch {torch.__version__} finds {torch.cuda.device_count()}")
+        raise InputError(
+            f"device is 'cuda:{index}', but torch {torch.__version__} finds {torch.cuda.device_count()} CUDA devices"
+        )
     return torch.device("cuda", index)
 
 

@@ -24,4 +24,5 @@ def is_out_of_memory(error: BaseException) -> bool:
     torch = sys.modules.get("torch")
     if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
         return True
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
+    # PyTorch has no class of its own for the CPU's allocator.
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator: " in str(error)

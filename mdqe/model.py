@@ -1,4 +1,4 @@
-"""MDQE: the network with the verbs of a user: load, segment, stream, train."""
+"""MDQE: the network with methods to load it, segment and stream videos, and compute training losses."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mdqe.inference.image import segment_image
-from mdqe.inference.session import VideoSession, segment, stream
-from mdqe.inference.session_file import load_session
-from mdqe.losses.criterion import Criterion, configured_criterion
+from mdqe.inference.session import VideoSession, load_session, segment
+from mdqe.losses.criterion import Criterion, build_criterion
 from mdqe.losses.targets import check_targets
 from mdqe.modeling.network import Network
 from mdqe.results.instances import VideoInstances
@@ -71,13 +70,14 @@ class MDQE(PretrainedMixin, Network):
 
         Track ids persist across windows. A window holds the tracks seen in it whose score so far passes the threshold.
         """
-        return stream(
-            self,
-            open_frames(frames, ahead=self.config.window_length),
+        session = self.start(
             score_threshold=score_threshold,
             multi_label=multi_label,
             output_size=output_size,
+            by_window=True,
+            encoder_batch_size=None,
         )
+        return session.run(open_frames(frames, ahead=self.config.window_length))
 
     def start(
         self,
@@ -86,7 +86,7 @@ class MDQE(PretrainedMixin, Network):
         multi_label: bool = False,
         output_size: tuple[int, int] | None = None,
         by_window: bool = False,
-        frames_at_once: int | None = 1,
+        encoder_batch_size: int | None = 1,
     ) -> VideoSession:
         """Start a session for frames that arrive one by one: `push` each frame, `flush` at the end.
 
@@ -99,7 +99,7 @@ class MDQE(PretrainedMixin, Network):
             multi_label=multi_label,
             output_size=output_size,
             by_window=by_window,
-            frames_at_once=frames_at_once,
+            encoder_batch_size=encoder_batch_size,
         )
 
     def resume(self, path: str | Path) -> VideoSession:
@@ -129,7 +129,7 @@ class MDQE(PretrainedMixin, Network):
     def loss(
         self, frames: Tensor, targets: Sequence[ClipTargets], *, criterion: Criterion | None = None
     ) -> dict[str, Tensor]:
-        """Compute the weighted training losses of clips by name; training minimises their sum (paper Sec. 3.4, Eq. 7).
+        """Compute the weighted training losses of clips by name; training minimises their sum (paper Sec. 3.4).
 
         Args:
             frames: (B, T, 3, H, W) RGB in 0 … 255; smaller clips are padded with zeros on the right and at the bottom.
@@ -142,5 +142,5 @@ class MDQE(PretrainedMixin, Network):
         check_targets(frames, targets)
         sizes = [(t.masks.shape[-2], t.masks.shape[-1]) for t in targets]
         output = self(frames, sizes, self.config.association_window)
-        criterion = criterion or configured_criterion(self.config)
+        criterion = criterion or build_criterion(self.config)
         return criterion(output, [target.to(frames.device) for target in targets])

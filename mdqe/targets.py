@@ -1,4 +1,4 @@
-"""ClipTargets: what is known of the objects of one clip, for training."""
+"""ClipTargets: the ground truth of one clip, for training."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ class ClipTargets:
     """The objects of one clip of T frames.
 
     Raises:
-        ValueError: shapes or types that do not fit each other; on the CPU also ids that repeat, negative labels, and
-            boxes that are not finite or end before they begin.
+        ValueError: shapes or types that do not fit together; on the CPU also repeated ids, negative labels, and boxes
+            that are not finite or have a negative width or height.
     """
 
     labels: Tensor
     """(K,) int64, 0 … number of categories − 1."""
     ids: Tensor
-    """(K, T) int64: an object's id where it is present, −1 where it is not. What is absent counts as empty."""
+    """(K, T) int64: the id of an object in frames where it is present, −1 elsewhere. Absent objects count as empty."""
     masks: Tensor
-    """(K, T, H, W) bool, of the frames' own size; K may be 0."""
+    """(K, T, H, W) bool, of the unpadded size of the frames; K may be 0."""
     boxes: Tensor
-    """(K, T, 4) xyxy in pixels; anything where absent."""
+    """(K, T, 4) xyxy in pixels; any value where absent."""
 
     @classmethod
     def from_masks(cls, labels: Tensor, masks: Tensor) -> ClipTargets:
-        """The targets of N objects, absent where their masks are empty; boxes hold the masks tightly.
+        """Create targets from N masks. Objects are absent where their masks are empty.
 
-        An object's id is its place in the row. Objects that are never present are left out. The right and bottom edges
-        of boxes are exclusive; boxes are zero where absent.
+        The id of an object is its index. Objects that are absent from all frames are omitted. Boxes enclose the masks,
+        with exclusive right and bottom edges; they are zero where absent.
 
         Args:
             labels: (N,) int64.
@@ -54,7 +54,7 @@ class ClipTargets:
             if tuple(value.shape) != shape or integral != (name != "boxes"):
                 kind = "floating point" if name == "boxes" else "whole numbers"
                 raise ValueError(f"{name} is {_describe(value)}, expected {shape} {kind}: masks has K, T = {shape[:2]}")
-        if self.labels.device.type == "cpu":  # elsewhere it would have to wait for the device
+        if self.labels.device.type == "cpu":  # on other devices it would wait for the device
             self._check_values()
 
     def _check_values(self) -> None:
@@ -63,10 +63,10 @@ class ClipTargets:
         present = self.ids >= 0
         object_ids = self.object_ids
         if (present & (self.ids != object_ids[:, None])).any():
-            raise ValueError(f"ids is {self.ids.tolist()}, expected one id an object, −1 where it is absent")
+            raise ValueError(f"ids is {self.ids.tolist()}, expected one id per object, −1 where it is absent")
         known = object_ids[object_ids >= 0]
         if known.unique().numel() < known.numel():
-            raise ValueError(f"ids is {self.ids.tolist()}, expected ids that differ between the objects")
+            raise ValueError(f"ids is {self.ids.tolist()}, expected a different id for each object")
         boxes = self.boxes[present]  # (N, 4)
         wrong = ~(boxes.isfinite().all(-1) & (boxes[:, 2:] >= boxes[:, :2]).all(-1))
         if wrong.any():
@@ -74,15 +74,15 @@ class ClipTargets:
 
     @property
     def object_ids(self) -> Tensor:
-        """(K,): each object's id, −1 where it is never present."""
+        """(K,): the id of each object, −1 if it is absent from all frames."""
         return self.ids.amax(1) if self.ids.shape[1] else self.labels.new_full(self.labels.shape, -1)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> ClipTargets:
-        """The same on another device."""
+        """Return the targets on another device."""
         return ClipTargets(*(x.to(device, non_blocking=non_blocking) for x in self._tensors()))
 
     def pin_memory(self) -> ClipTargets:
-        """The same in page-locked memory; a DataLoader with pin_memory=True calls this."""
+        """Return the targets in page-locked memory; a DataLoader with pin_memory=True calls this."""
         return ClipTargets(*(x.pin_memory() for x in self._tensors()))
 
     def _tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:

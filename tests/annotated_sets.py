@@ -1,4 +1,4 @@
-"""Small sets of videos and images on disk, and their annotations to be changed."""
+"""Small sets of videos and images on disk, and changes to their annotations."""
 
 import json
 from pathlib import Path
@@ -33,6 +33,23 @@ def save(folder: Path, document: dict[str, Any], name: str = "changed.json") -> 
     return path
 
 
+def minimal(document: dict[str, Any]) -> dict[str, Any]:
+    """The same videos and objects with the required fields alone, and absent masks in all forms."""
+    absent = [None, [], {}]
+    videos = [
+        {key: one[key] for key in ("id", "height", "width", "file_names" if one.get("file_names") else "length")}
+        for one in document["videos"]
+    ]
+    annotations = [
+        {key: one[key] for key in ("video_id", "category_id")}
+        | ({"iscrowd": 1} if one.get("iscrowd") else {})
+        | ({"occlusion": one["occlusion"]} if "occlusion" in one else {})
+        | {"segmentations": [mask or absent[t % 3] for t, mask in enumerate(one["segmentations"])]}
+        for one in document["annotations"]
+    ]
+    return {"videos": videos, "categories": document["categories"], "annotations": annotations}
+
+
 def coco_document(document: dict[str, Any]) -> dict[str, Any]:
     """The frames of a set of videos as COCO's images."""
     images, annotations = [], []
@@ -50,6 +67,7 @@ def coco_document(document: dict[str, Any]) -> dict[str, Any]:
                             "iscrowd": 0,
                             "segmentation": one["segmentations"][t],
                             "bbox": one["bboxes"][t],
+                            "area": one["areas"][t],
                         }
                     )
     return {"images": images, "annotations": annotations, "categories": document["categories"]}

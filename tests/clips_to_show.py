@@ -1,4 +1,4 @@
-"""A small set with known masks: two videos, results and annotations, for the tests of the pages."""
+"""A small data set with known masks: two videos with annotations and results, for the tests of the pages."""
 
 from typing import Any
 
@@ -20,16 +20,16 @@ def coco(mask: np.ndarray | None, plain: bool = False) -> dict[str, Any] | None:
     if mask is None:
         return None
     counts = rle.encode(mask[None])
-    return {"size": [*SIZE], "counts": rle.runs(counts, SIZE)[0].tolist() if plain else counts[0]}
+    return {"size": [*SIZE], "counts": rle.run_lengths(counts, SIZE)[0].tolist() if plain else counts[0]}
 
 
 def truth_masks() -> list[np.ndarray | None]:
-    """Of the first object of video 1: it moves by 2 pixels a frame and is hidden in the last."""
+    """Masks of the first object of video 1, which moves by 2 pixels per frame and is hidden in the last frame."""
     return [square(5 + 2 * t, 4, 12) if t < 3 else None for t in range(FRAMES)]
 
 
 def predicted_masks() -> list[np.ndarray | None]:
-    """A pixel to the right of the truth, and too low in frame 1."""
+    """Predictions one pixel to the right of the ground truth, and too low in frame 1."""
     return [square(6 + 2 * t, 4 + 3 * (t == 1), 12) if t < 3 else None for t in range(FRAMES)]
 
 
@@ -61,7 +61,7 @@ def annotations(name: str = "fish") -> dict[str, Any]:
 
 
 def results() -> list[dict[str, Any]]:
-    """Three of video 1, the last below 0.3, and one of video 2."""
+    """Three results of video 1, one of them with a score below 0.3, and one of video 2."""
     low = [square(1, 25, 10)] * FRAMES
 
     def result_of(video: int, category: int, score: float, track: int, masks: list) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Fixtures that every test folder shares."""
+"""Fixtures of all test folders."""
 
 import os
 import tarfile
@@ -10,16 +10,16 @@ import torch
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of full reference data, kept beside the checkout or named by MDQE_SHARED; skips where it is absent."""
+    """The folder of the full reference data: beside the checkout, or MDQE_SHARED. Skips the test if it is absent."""
     folder = Path(os.environ.get("MDQE_SHARED", Path(__file__).resolve().parents[2] / "shared"))
     if not (folder / "golden").is_dir():
-        pytest.skip(f"full reference data is not at {folder}; the small core under tests/parity/data still runs")
+        pytest.skip(f"full reference data is not at {folder}; the tests on tests/parity/data still run")
     return folder
 
 
 @pytest.fixture(autouse=True)
 def seeded() -> None:
-    """Every test starts from the same random state."""
+    """Seed every test."""
     torch.manual_seed(0)
 
 
@@ -31,13 +31,13 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def away_from_the_checkout(monkeypatch: pytest.MonkeyPatch, elsewhere: Path) -> None:
-    """Interpreters that tests start import the package that is installed, not the sources that lie about."""
+    """Interpreters started by tests import the installed package, not the sources in the current folder."""
     monkeypatch.chdir(elsewhere)
 
 
 @pytest.fixture(scope="session")
 def distributions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """The source package and the wheel of a release; built once for all tests."""
+    """The source package and the wheel of a release, built once for all tests."""
     from environments import build
 
     return build(tmp_path_factory.mktemp("distributions"))
@@ -51,7 +51,7 @@ def wheel(distributions: tuple[Path, Path]) -> Path:
 
 @pytest.fixture(scope="session")
 def unpacked(distributions: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The source package, unpacked: a build in the checkout would leave files there."""
+    """The unpacked source package, because a build in the checkout would leave files there."""
     folder = tmp_path_factory.mktemp("source")
     with tarfile.open(distributions[0]) as tar:
         tar.extractall(folder, filter="data")

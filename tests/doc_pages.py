@@ -1,8 +1,7 @@
-"""The code on the pages of the documentation: README.md and docs/*.md.
+"""The code blocks of the documentation: README.md and docs/*.md.
 
-A fenced block of python, bash or console is run, unless the line above it is a comment, which Markdown does not show,
-with the reason why it cannot be: `<!-- not run: REASON -->`. What a block takes for granted, say tensors, is made by
-Python code in a comment above it: `<!-- before: CODE -->`.
+Blocks of python, bash or console are run. A hidden comment above a block can exclude it, with the reason:
+`<!-- not run: REASON -->`. Another can create the names that the block uses, in Python: `<!-- before: CODE -->`.
 """
 
 import re
@@ -25,14 +24,14 @@ class Block(NamedTuple):
 
     page: Path
     line: int
-    """Of its first line in the page."""
+    """Line number of its first line in the page."""
     language: str
     """python or bash."""
     code: str
     before: str
-    """Python that makes what it takes for granted."""
+    """Python code that creates the names it uses."""
     reason: str
-    """Why it is not run; empty where it is."""
+    """The reason why it is not run; empty if it is run."""
 
 
 def blocks(page: Path) -> list[Block]:
@@ -41,7 +40,7 @@ def blocks(page: Path) -> list[Block]:
     said = {"before": "", "not run": ""}
     end = 0
     for part in _PART.finditer(text):
-        if text[end : part.start()].strip():  # a comment is about the block that follows at once
+        if text[end : part.start()].strip():  # a comment applies to the block directly below it
             said = dict.fromkeys(said, "")
         end = part.end()
         if part["kind"]:
@@ -57,8 +56,8 @@ def blocks(page: Path) -> list[Block]:
 
 
 def run_python(block: Block, names: dict[str, Any]) -> None:
-    """Run a block of Python with these names, which it may change."""
+    """Run a block of Python in the namespace `names`."""
     if block.before:
         exec(compile(block.before, f"{block.page} (before line {block.line})", "exec"), names)
-    code = "\n" * (block.line - 1) + block.code  # so that errors name the page's own line
+    code = "\n" * (block.line - 1) + block.code  # so that errors have the line numbers of the page
     exec(compile(code, str(block.page), "exec"), names)

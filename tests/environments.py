@@ -1,4 +1,4 @@
-"""Fresh virtual environments to install in, and the packages to install."""
+"""New virtual environments, and the packages that are installed in them."""
 
 import json
 import os
@@ -19,7 +19,7 @@ print(json.dumps({"result": out.flatten().tolist(), "cpu": kernel_status().cpu, 
 
 
 def run(*command: object, cwd: Path | str = "/", **environment: str) -> str:
-    """The standard output of a command that must succeed, run away from the checkout."""
+    """The standard output of a command that must succeed. It does not run in the checkout."""
     variables = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "CUDA_HOME")} | environment
     done = subprocess.run([*map(str, command)], env=variables, capture_output=True, text=True, cwd=cwd, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
@@ -27,14 +27,14 @@ def run(*command: object, cwd: Path | str = "/", **environment: str) -> str:
 
 
 def build(folder: Path) -> tuple[Path, Path]:
-    """The source package, and a wheel with the CPU kernels that is built from it, as a release is."""
+    """The source package, and a wheel with the CPU kernels that is built from it as for a release."""
     run(sys.executable, "-m", "build", "--no-isolation", "-o", folder, ROOT, MDQE_BUILD_EXT="cpu")
     (sdist,), (wheel,) = folder.glob("*.tar.gz"), folder.glob("*.whl")
     return sdist, wheel
 
 
 class Environment:
-    """A virtual environment; with_torch lends it the packages of the one that runs the tests."""
+    """A virtual environment; `with_torch` adds the packages of the environment that runs the tests."""
 
     def __init__(self, folder: Path, with_torch: bool = True) -> None:
         run(sys.executable, "-m", "venv", folder)
@@ -45,7 +45,7 @@ class Environment:
             self.lend()
 
     def lend(self) -> None:
-        """All that is installed there but this package, which would be found before an editable install."""
+        """Add all packages but this one, which would take precedence over an editable install."""
         lent = self.site.parent / "lent"
         lent.mkdir()
         for entry in Path(SITE).iterdir():
@@ -54,9 +54,9 @@ class Environment:
         (self.site / "lent.pth").write_text(f"{lent}\n")
 
     def install(self, *arguments: object, **environment: str) -> str:
-        """Install by pip, alone."""
+        """Install with pip, without dependencies."""
         return run(self.python, "-m", "pip", "install", "-v", "--no-deps", *arguments, **environment)
 
     def report(self, **environment: str) -> dict:
-        """What the operator gives there, and what runs it."""
+        """The result of the operator in this environment, and the kernels that computed it."""
         return json.loads(run(self.python, "-c", REPORT, **environment).splitlines()[-1])

@@ -45,6 +45,17 @@ def generate(seed: int, videos: int = 4, results: int = 12) -> tuple[dict[str, A
     return document, found
 
 
+def changed(document: Any, path: str, value: Any) -> None:
+    """Set what "annotations.0.areas.1" names; `...` removes it."""
+    *way, last = [int(part) if part.isdecimal() else part for part in path.split(".")]
+    for part in way:
+        document = document[part]
+    if value is ...:
+        del document[last]
+    else:
+        document[last] = value
+
+
 def random_boxes(random: np.random.Generator, frames: int) -> list[np.ndarray | None]:
     """A box (top, left, bottom, right) in 0 … 1 for each frame, None where absent; sometimes everywhere."""
     corner, extent = random.uniform(0, 0.5, 2), random.uniform(0, 1, 2) ** 2
@@ -61,4 +72,4 @@ def draw(size: list[int], box: np.ndarray | None, plain: bool = False) -> dict[s
     top, left, bottom, right = (box * [*size, *size]).astype(int)
     mask[top:bottom, left:right] = True
     counts = rle.encode(mask[None])
-    return {"size": list(size), "counts": rle.runs(counts, tuple(size))[0].tolist() if plain else counts[0]}
+    return {"size": list(size), "counts": rle.run_lengths(counts, tuple(size))[0].tolist() if plain else counts[0]}

@@ -1,4 +1,4 @@
-"""A Hub on loopback: what the Hugging Face Hub's client asks over HTTP to load and to push a model."""
+"""A Hub on loopback: the HTTP requests that the Hugging Face Hub's client sends to load and to push a model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ READ_ONLY_TOKEN = "hf_" + "b" * 34
 
 @dataclass
 class Repository:
-    """Commits by id, and the branches and tags that name them."""
+    """Commits by id, and the branches and tags that refer to them."""
 
     private: bool = False
     gated: bool = False
@@ -26,7 +26,7 @@ class Repository:
     refs: dict[str, str] = field(default_factory=dict)
 
     def commit(self, files: dict[str, bytes], ref: str = "main") -> str:
-        """Add files to those of a branch; returns the id of the commit."""
+        """Add files to a branch; returns the id of the commit."""
         files = {**self.commits.get(self.refs.get(ref, ""), {}), **files}
         commit = hashlib.sha1(repr((len(self.commits), sorted(files))).encode()).hexdigest()
         self.commits[commit] = files
@@ -35,14 +35,14 @@ class Repository:
 
 
 class HubServer:
-    """`with HubServer() as hub:` serves `hub.repositories` at `hub.endpoint`; `hub.requests` is what was asked for."""
+    """`with HubServer() as hub:` serves `hub.repositories` at `hub.endpoint` and records `hub.requests`."""
 
     def __init__(self) -> None:
         self.repositories: dict[str, Repository] = {}
         self.requests: list[tuple[str, str]] = []
-        self.short: dict[str, int] = {}  # served files end after so many bytes, and say that this is all
-        self.cut: dict[str, list[int]] = {}  # the connection breaks after so many bytes, once for each number
-        self.failing = False  # every request: 503
+        self.short: dict[str, int] = {}  # number of bytes after which a file ends, as its Content-Length also states
+        self.cut: dict[str, list[int]] = {}  # numbers of bytes after which the connection breaks, one for each request
+        self.failing = False  # every request returns 503
 
     def __enter__(self) -> HubServer:
         handler = type("Handler", (_Handler,), {"hub": self})
@@ -63,8 +63,8 @@ class HubServer:
         repository.commit(files)
         return repository
 
-    def asked_for(self, name: str) -> int:
-        """How many times the bytes of a file were sent for."""
+    def downloads(self, name: str) -> int:
+        """Number of requests for the content of a file."""
         return sum(method == "GET" and path.endswith(name) for method, path in self.requests)
 
 
@@ -141,7 +141,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(409 if exists else 200, {"url": f"{self.hub.endpoint}/{repo_id}", "name": repo_id, "id": repo_id})
 
     def _find(self, repo_id: str, revision: str) -> tuple[Repository, str] | None:
-        """The repository and commit, or None after the refusal was sent."""
+        """The repository and commit, or None after the error was sent."""
         repository, token = self.hub.repositories.get(repo_id), self._token()
         if token not in ("", TOKEN, READ_ONLY_TOKEN):
             return self._refuse(401, "", "Invalid credentials in Authorization header")
@@ -164,7 +164,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(404, "EntryNotFound", "Entry not found", headers)
             return
         data = repository.commits[commit][name]
-        if name.endswith(".safetensors"):  # a large file lies on another host
+        if name.endswith(".safetensors"):  # large files are on another host
             headers["X-Linked-Size"] = str(len(data))
             headers["X-Linked-ETag"] = f'"{hashlib.sha256(data).hexdigest()}"'
             headers["Location"] = f"http://localhost:{self.server.server_port}/cdn/{repo_id}/{commit}/{name}"

@@ -1,6 +1,6 @@
-"""Names and shapes of the tensors in a checkpoint of the authors' code, written down apart from the library's renaming.
+"""Names and shapes of the tensors in a released checkpoint, independent of the library's renaming.
 
-Compared with the reference data wherever that is at hand (test_checkpoint.py).
+test_checkpoint.py compares them with the reference data where it is available.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def layout(backbone: str, dim: int, classes: int, frames: int) -> Shapes:
 
 
 def pickled(shapes: Shapes, value: float = 0.01) -> dict[str, torch.Tensor]:
-    """Tensors of these shapes that take next to no room in a file: all their elements are one."""
+    """Tensors of these shapes that take little space in a file: all elements share one value."""
     return {name: torch.full((1,), value).expand(shape) for name, shape in shapes.items()}
 
 
@@ -122,7 +122,7 @@ def resnet(blocks: tuple[int, ...]) -> Shapes:
 
 
 def swin() -> Shapes:
-    """SwinV2-L with windows of 12 that was pre-trained at 192 pixels: the last stage has windows of 6."""
+    """SwinV2-L with windows of 12, pre-trained at 192 pixels; the last stage has windows of 6."""
     out: Shapes = {"patch_embed.proj.weight": (192, 3, 4, 4), "patch_embed.proj.bias": (192,)}
     out |= norm("patch_embed.norm", 192)
     for stage, count in enumerate(SWIN_BLOCKS):

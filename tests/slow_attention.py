@@ -1,4 +1,4 @@
-"""Attention and sampling by their definitions, in loops: what the modules are compared with."""
+"""Reference implementations of attention and sampling, written as loops from their definitions."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ Shapes = Sequence[tuple[int, int]]
 
 
 def bilinear(image: Tensor, x: float, y: float, border: bool = False) -> Tensor:
-    """(h, w, D) at (x, y) in [0, 1], pixel i's centre at (i + 1/2) / size: (D,). Outside: zeros, or the border's."""
+    """(D,): image (h, w, D) at (x, y) in [0, 1]; pixel i has its centre at (i + 1/2) / size. Outside: 0 or border."""
     h, w = image.shape[:2]
     column, row = x * w - 0.5, y * h - 0.5
     if border:
@@ -55,7 +55,7 @@ def dense(weight: Tensor, bias: Tensor, q: Tensor, k: Tensor, v: Tensor, heads: 
 
 
 def spread(module: torch.nn.Module, amount: float = 0.3) -> torch.nn.Module:
-    """The module in float64, in evaluation mode, its parameters moved off the zeros and ones they start from."""
+    """The module in evaluation mode and float64, with noise added to its parameters, many of which start as 0 or 1."""
     module = module.double().eval()
     with torch.no_grad():
         for parameter in module.parameters():

@@ -1,4 +1,4 @@
-"""Models and videos small enough that a test of the whole takes a fraction of a second."""
+"""Models and videos so small that a test of the whole model takes a fraction of a second."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ OPTIONS: dict[str, Any] = {
 
 
 def small_model(**overrides: Any) -> MDQE:
-    """An MDQE in evaluation mode, in float64, whose instances of `moving_squares` are many, distinct and not empty."""
+    """An MDQE in evaluation mode and float64. It finds many distinct, non-empty instances in `moving_squares`."""
     torch.manual_seed(0)
     model = MDQE(MDQEConfig(**{**OPTIONS, **overrides})).double().eval()
     livelier(model)
@@ -23,7 +23,7 @@ def small_model(**overrides: Any) -> MDQE:
 
 
 def livelier(model: nn.Module) -> None:
-    """Replace the weights that training starts from, under which all queries look alike and score nothing."""
+    """Replace the initial weights, with which all queries are similar and have low scores."""
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -36,7 +36,7 @@ def livelier(model: nn.Module) -> None:
 
 
 def moving_squares(frames: int, size: tuple[int, int] = (64, 96), objects: int = 3, seed: int = 0) -> torch.Tensor:
-    """A video (frames, H, W, 3) uint8: coloured squares that move evenly over noise."""
+    """A video (frames, H, W, 3) uint8: coloured squares that move at constant speed over noise."""
     generator = torch.Generator().manual_seed(seed)
     height, width = size
     video = torch.randint(0, 60, (frames, height, width, 3), generator=generator, dtype=torch.uint8)

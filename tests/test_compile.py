@@ -1,4 +1,4 @@
-"""encode and decode are one graph each, whatever the size and length, and `MDQE.compile` changes no result."""
+"""`encode` and `decode` are one graph each for any size and length, and `MDQE.compile` does not change results."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from small_models import moving_squares, small_model
 from mdqe.inference.frame_buffer import encode_frames
 from mdqe.modeling.network import COMPILED_PARTS
 
-pytestmark = pytest.mark.slow  # what is traced here takes half a minute each on a free core
+pytestmark = pytest.mark.slow  # each trace takes half a minute on an idle core
 
 SHAPES = ((3, 80, 136), (2, 96, 160), (4, 70, 200))  # frames, height, width; the second needs no padding
 
@@ -37,41 +37,41 @@ def test_encode_and_decode_have_no_breaks():
     with torch.no_grad():
         for shape in SHAPES:
             clip = frames(*shape)
-            got, want = encode(clip[None]), model.encode(clip[None])
-            assert got.spatial_shapes == want.spatial_shapes
-            torch.testing.assert_close(got.memory, want.memory, rtol=1e-9, atol=1e-9)
+            result, expected = encode(clip[None]), model.encode(clip[None])
+            assert result.spatial_shapes == expected.spatial_shapes
+            torch.testing.assert_close(result.memory, expected.memory, rtol=1e-9, atol=1e-9)
             encoded = encode_frames(model, clip, 0)
             inputs = encoded.queries, encoded.values, encoded.spatial_shapes
-            for got, want in zip(tensors(decode(*inputs)), tensors(model.decode(*inputs)), strict=True):
-                torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9)
-    assert 2 <= len(graphs) <= 2 * len(SHAPES)  # lengths, and padding or not, tell graphs apart
+            for result, expected in zip(tensors(decode(*inputs)), tensors(model.decode(*inputs)), strict=True):
+                torch.testing.assert_close(result, expected, rtol=1e-9, atol=1e-9)
+    assert 2 <= len(graphs) <= 2 * len(SHAPES)  # graphs differ by length and padding
 
 
-def test_compile_keeps_results_names_and_saving(tmp_path):
+def test_compile_does_not_change_results_names_and_saving(tmp_path):
     torch._dynamo.reset()
     video = moving_squares(8)
     model = small_model(decoder_layers=1, clip_stride=4)  # two equal clips: one graph of each part
-    wanted, names = model.segment(video, score_threshold=0), list(model.state_dict())
+    expected, names = model.segment(video, score_threshold=0), list(model.state_dict())
     model.compile(backend="eager")
-    got = model.segment(video, score_threshold=0)
+    result = model.segment(video, score_threshold=0)
     assert all(getattr(model, name)._compiled_call_impl is not None for name in COMPILED_PARTS)
-    np.testing.assert_array_equal(got.track_ids, wanted.track_ids)
-    np.testing.assert_allclose(got.scores, wanted.scores, rtol=1e-9)
-    np.testing.assert_array_equal(got.masks, wanted.masks)
+    np.testing.assert_array_equal(result.track_ids, expected.track_ids)
+    np.testing.assert_allclose(result.scores, expected.scores, rtol=1e-9)
+    np.testing.assert_array_equal(result.masks, expected.masks)
     assert list(model.state_dict()) == names
     model.save_pretrained(tmp_path)
     again = type(model).from_pretrained(tmp_path, dtype=torch.float64).segment(video, score_threshold=0)
-    np.testing.assert_array_equal(again.masks, wanted.masks)
+    np.testing.assert_array_equal(again.masks, expected.masks)
 
 
-def test_compiled_code_gives_the_same_video():
-    """By the default backend, which writes and compiles code; float32, so only rounding may differ."""
+def test_compiled_code_gives_equal_results():
+    """With the default backend, which generates and compiles code; in float32 only rounding may differ."""
     torch._dynamo.reset()
     video = moving_squares(7)
     model = small_model(decoder_layers=1).float()
-    wanted = model.segment(video, score_threshold=0)
+    expected = model.segment(video, score_threshold=0)
     model.compile()
-    got = model.segment(video, score_threshold=0)
-    np.testing.assert_array_equal(got.track_ids, wanted.track_ids)
-    np.testing.assert_allclose(got.scores, wanted.scores, rtol=1e-3)
-    assert (got.masks != wanted.masks).mean() < 1e-3
+    result = model.segment(video, score_threshold=0)
+    np.testing.assert_array_equal(result.track_ids, expected.track_ids)
+    np.testing.assert_allclose(result.scores, expected.scores, rtol=1e-3)
+    assert (result.masks != expected.masks).mean() < 1e-3

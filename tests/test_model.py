@@ -1,4 +1,4 @@
-"""MDQE as a whole: sizes, variants, batches, types, gradients, and what inference leaves untouched."""
+"""The whole model: sizes, variants, batches, types, gradients, and side effects of inference."""
 
 import copy
 import math
@@ -36,17 +36,17 @@ def clips(number: int = 2, frames: int = 3) -> Tensor:
 
 
 def tensors(out: ClipOutput) -> dict[str, Tensor]:
-    """Every tensor of an output, by name; those that learned queries have not are left out."""
+    """Every tensor of an output by name."""
     named = {f"{i}.{name}": value for i, layer in enumerate(out.layers) for name, value in layer._asdict().items()}
     named |= {"mask_features": out.mask_features} | out.queries._asdict()
     return {name: value for name, value in named.items() if value is not None}
 
 
-def assert_equal(got: ClipOutput, want: ClipOutput, tolerance: float = 1e-9) -> None:
-    got, want = tensors(got), tensors(want)
-    assert got.keys() == want.keys()
-    for name in want:
-        torch.testing.assert_close(got[name], want[name], rtol=tolerance, atol=tolerance, msg=lambda m, n=name: n + m)
+def assert_equal(result: ClipOutput, expected: ClipOutput, tolerance: float = 1e-9) -> None:
+    a, b = tensors(result), tensors(expected)
+    assert a.keys() == b.keys()
+    for name in b:
+        torch.testing.assert_close(a[name], b[name], rtol=tolerance, atol=tolerance, msg=lambda m, n=name: n + m)
 
 
 @pytest.mark.parametrize("name", MDQEConfig.presets())
@@ -67,7 +67,7 @@ def test_presets_have_the_official_number_of_parameters(name):
 
 
 @pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
-def test_state_goes_from_one_model_to_another(options):
+def test_state_dicts_transfer_between_models(options):
     there = small_model(**options)
     here = MDQE(there.config).double().eval()
     frames = clips(1)
@@ -80,7 +80,7 @@ def test_state_goes_from_one_model_to_another(options):
 
 @pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
 def test_shapes_and_gradients_of_every_variant(options):
-    """Every parameter has a part in the outputs that are supervised, but biases that a softmax or norm takes away."""
+    """Every parameter affects the supervised outputs, except biases that a softmax or norm removes."""
     model = small_model(hidden_dim=64, clip_length=3, test_clip_length=3, dropout=0.0, **options).train()
     out = model(clips(2), association_window=5)
     c = model.config
@@ -93,40 +93,21 @@ def test_shapes_and_gradients_of_every_variant(options):
         assert ((layer.boxes > 0) & (layer.boxes < 1)).all()
         assert layer.embeddings.shape == (2, 16, 64)
     assert out.mask_features.shape == (2, 8, 3, 16, 24)
-    assert out.mask_logits.shape == (2, 16, 3, 16, 24)
+    mask_logits = torch.einsum("bqm,bmthw->bqthw", out.layers[-1].mask_coefficients, out.mask_features)
+    torch.testing.assert_close(out.mask_logits, mask_logits, rtol=1e-12, atol=1e-12)
     sum((value * torch.randn_like(value)).sum() for value in tensors(out).values()).backward()
     assert all(p.grad is not None for p in model.parameters())
-    idle = {name for name, p in model.named_parameters() if p.grad.abs().max() < 1e-11}
-    assert {name for name in idle if ".bn" not in name} == {
+    unused = {name for name, p in model.named_parameters() if p.grad.abs().max() < 1e-11}
+    assert {name for name in unused if ".bn" not in name} == {
         "decoder.layers.0.time_weights.bias", "decoder.layers.1.time_weights.bias",
-        "mask_head.project.0.bias", "mask_head.project.1.bias",  # before a GroupNorm of one channel a group
+        "mask_head.project.0.bias", "mask_head.project.1.bias",  # before a GroupNorm with one channel per group
     }  # fmt: skip
     assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
-@pytest.mark.parametrize("blind", [False, True])
-def test_classes_and_masks_train_boxes_through_their_position_embedding_alone(blind):
-    """Boxes are references of the next layer without gradient."""
-    model = small_model()
-    if blind:
-        torch.nn.init.zeros_(model.decoder.position_proj.weight)
-    last = model(clips(1)).layers[-1]
-    (last.class_logits.sum() + last.mask_coefficients.sum()).backward(retain_graph=True)
-    assert any(p.grad is not None and p.grad.any() for p in model.decoder.box_head.parameters()) != blind
-    last.boxes.sum().backward()
-    assert all(p.grad.any() for p in model.decoder.box_head.parameters())
-
-
-def test_mask_logits_are_coefficients_times_features():
-    with torch.no_grad():
-        out = small_model()(clips(2))
-    wanted = torch.einsum("bqm,bmthw->bqthw", out.layers[-1].mask_coefficients, out.mask_features)
-    torch.testing.assert_close(out.mask_logits, wanted, rtol=1e-12, atol=1e-12)
-
-
 @pytest.mark.parametrize("options", [{}, {"query_initialization": False}, {"num_levels": 5}])
-def test_clips_of_different_sizes_at_once(options):
-    """Each is what it is alone, cropped or not; what lies in the padding does not count."""
+def test_clips_of_different_sizes_together(options):
+    """The output of each clip is its output alone, cropped or not; pixels in the padding have no effect."""
     model, frames, sizes = small_model(**options), clips(3), [(50, 70), (64, 96), (33, 96)]
     with torch.no_grad():
         together = model(frames, sizes)
@@ -142,8 +123,8 @@ def test_clips_of_different_sizes_at_once(options):
         assert_equal(model(frames), model(frames, [(64, 96)]), tolerance=0)
 
 
-def test_padding_has_no_say_in_the_attention():
-    """A frame smaller than the padded one differs from one that is black there."""
+def test_padding_is_not_a_black_area():
+    """A frame that ends at the padding differs from a frame that is black there."""
     model, frames = small_model(), clips(1)
     frames[..., 64:] = 0
     with torch.no_grad():
@@ -160,7 +141,7 @@ def test_padding_has_no_say_in_the_attention():
         ((1, 1, 3, 64, 96), [(0, 96)], r"sizes has \(0, 96\), expected at most"),
     ],
 )
-def test_clips_that_do_not_fit(shape, sizes, message):
+def test_wrong_clips(shape, sizes, message):
     with pytest.raises(ValueError, match=message):
         small_model()(torch.zeros(shape), sizes)
 
@@ -182,13 +163,13 @@ def test_double_throughout():
         assert value.dtype == torch.float64, name
     for name, value in tensors(rounded).items():
         assert value.dtype == torch.float32, name
-    # How far rounding goes depends on the random weights; the parity tests measure it on fixed ones.
+    # The effect of rounding depends on the random weights; the parity tests measure it with fixed weights.
     assert (out.mask_features - rounded.mask_features).norm() / out.mask_features.norm() < 1e-3
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_runs(dtype):
-    """Boxes and points stay in float32; videos and images come out whole."""
+    """Boxes and points stay in float32; videos and images have finite results."""
     model = small_model().to(dtype)
     with torch.no_grad():
         out = model(clips(1))
@@ -206,8 +187,7 @@ def test_half_precision_runs(dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_rounds_colours_once(dtype):
-    """Frames are normalised before they are rounded."""
+def test_frames_are_rounded_after_normalisation(dtype):
     model, seen = small_model(), []
     model.backbone.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
     with torch.no_grad():
@@ -241,41 +221,35 @@ def test_compiles_in_one_graph():
         assert_equal(compiled(clips(1)), model(clips(1)))
 
 
-def test_the_mode_has_no_part_in_inference_and_is_kept():
-    """Also where only a part of the model is in evaluation mode, and where the inference fails."""
+def test_inference_ignores_and_keeps_the_training_mode():
+    """Also if a part of the model is in evaluation mode, and if inference fails."""
     model, video = small_model(dropout=0.5), moving_squares(5)
-    wanted, wanted_image = model.segment(video, score_threshold=0), model.segment_image(video[0])
+    expected, expected_image = model.segment(video, score_threshold=0), model.segment_image(video[0])
     model.train()
     model.backbone.eval()
     modes = {name: m.training for name, m in model.named_modules()}
     assert set(modes.values()) == {True, False}
-    got, image = model.segment(video, score_threshold=0), model.segment_image(video[0])
-    np.testing.assert_array_equal(got.masks, wanted.masks)
-    np.testing.assert_array_equal(got.scores, wanted.scores)
-    np.testing.assert_array_equal(image.scores, wanted_image.scores)
+    result, image = model.segment(video, score_threshold=0), model.segment_image(video[0])
+    np.testing.assert_array_equal(result.masks, expected.masks)
+    np.testing.assert_array_equal(result.scores, expected.scores)
+    np.testing.assert_array_equal(image.scores, expected_image.scores)
     next(iter(model.stream(moving_squares(20))))
     with pytest.raises(ValueError, match="frames"):
         model.segment([video[0], video[0, :9]])
     assert {name: m.training for name, m in model.named_modules()} == modes
 
 
-def test_inference_draws_no_random_numbers():
-    model, video = small_model(), moving_squares(5)
+def test_inference_uses_no_random_numbers_and_no_graph():
+    model, video = small_model().requires_grad_(True), moving_squares(5)
     before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
     first, image = model.segment(video, score_threshold=0), model.segment_image(video[0])
     assert torch.equal(torch.get_rng_state(), before[0])
     assert (np.random.get_state()[1].tolist(), random.getstate()) == before[1:]
     torch.manual_seed(123)
-    again = model.segment(video, score_threshold=0)
-    np.testing.assert_array_equal(first.masks, again.masks)
+    np.testing.assert_array_equal(first.masks, model.segment(video, score_threshold=0).masks)
     np.testing.assert_array_equal(image.masks, model.segment_image(video[0]).masks)
-
-
-def test_inference_leaves_no_graph():
-    model = small_model().requires_grad_(True)
-    model.segment(moving_squares(5), score_threshold=0)
     assert all(p.grad is None for p in model.parameters())
-    model(clips(1)).mask_features.sum().backward()  # tensors made in inference mode would refuse
+    model(clips(1)).mask_features.sum().backward()  # fails for tensors of inference mode
     assert model.mask_head.upsample.weight.grad.any()
 
 
@@ -293,13 +267,13 @@ def test_image(options):
     found = filter_image(out.layers[-1].class_logits[0].sigmoid(), out.mask_logits[0, :, 0], size, (33, 44))
     assert len(result) == len(found.scores) > 0
     assert result.masks.shape == (len(result), 1, 33, 44)
-    np.testing.assert_allclose(result.scores, found.scores, rtol=0.05 if options else 1e-9)  # uint8 is rounded twice
+    np.testing.assert_allclose(result.scores, found.scores, rtol=0.05 if options else 1e-9)  # two roundings of uint8
     np.testing.assert_array_equal(result.labels, found.labels)
     assert (result.masks[:, 0] != found.masks.numpy()).mean() < (0.02 if options else 1e-9)
     assert result.track_ids.tolist() == list(range(len(result)))
     assert model.segment_image(image).size == (60, 90)
 
 
-def test_what_is_no_image():
+def test_invalid_images():
     with pytest.raises(ValueError, match=r"frame 0 is \(4, 60, 90, 3\) uint8, expected \(height, width, 3\) uint8"):
         small_model().segment_image(moving_squares(4, (60, 90)))

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from mdqe import MDQE
-from mdqe.data.synthetic import demo_scene
+from mdqe.data import demo_scene
 from mdqe.video.overlay import contact_sheet, draw_result, save_png
 
 scene = demo_scene()

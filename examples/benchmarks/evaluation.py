@@ -33,7 +33,7 @@ def blobs(
     random: np.random.Generator, shape: np.ndarray, speed: np.ndarray, frames: int = FRAMES
 ) -> list[dict[str, Any]]:
     """A track of ragged ellipses. `shape` has the centre (x, y) and the radii (x, y)."""
-    from mdqe.results import rle_strings as rle_text
+    from mdqe.results import rle_strings
 
     lengths, number = [], []
     for t in range(frames):
@@ -47,7 +47,7 @@ def blobs(
         counts = np.diff(edges, prepend=0, append=HEIGHT * WIDTH)
         lengths.append(counts)
         number.append(len(counts))
-    texts = rle_text.write(np.concatenate(lengths), np.array(number))
+    texts = rle_strings.to_strings(np.concatenate(lengths), np.array(number))
     return [{"size": [HEIGHT, WIDTH], "counts": text} for text in texts]
 
 
@@ -89,10 +89,11 @@ def plain_overlap(results: Any, objects: Any, size: tuple[int, int], frames: int
     """`mdqe.evaluation.overlap.overlap`, with two calls of `merge` and of `area` for each pair of masks."""
     from pycocotools import mask as coco
 
+    from mdqe.annotations.masks import to_rle
     from mdqe.evaluation.overlap import Overlap
 
     tracks = [*results[1], *objects[1]]
-    masks = [[{"size": list(size), "counts": counts} for counts in track.masks] for track in tracks]
+    masks = [[{"size": list(size), "counts": to_rle(mask, size)} for mask in track.masks] for track in tracks]
     areas = np.array([[coco.area(mask) for mask in row] for row in masks], np.int64)
     number = len(results[1])
     shared = np.zeros((number, len(tracks) - number, frames), np.int64)
@@ -110,8 +111,8 @@ def run_row(row: str, folder: Path, part: int) -> None:
     if row == "plain":
         ytvis.overlap = plain_overlap
     elif row == "numpy":
-        overlap._library = lambda: None
-    elif overlap._library() is None:
+        overlap.compiled_library = lambda: None
+    elif overlap.compiled_library() is None:
         raise SystemExit("the compiled library _C_rle is missing: install with a C++ compiler")
     begin = time.perf_counter()
     annotations, results = (json.loads((folder / f"{name}.json").read_bytes()) for name in ("annotations", "results"))

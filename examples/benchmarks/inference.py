@@ -130,12 +130,12 @@ class Schedule:
 
 def measure(model, frames: torch.Tensor, schedule: str, clips: int) -> tuple[float, str]:
     """Seconds for the video, and whether they are measured or extrapolated."""
-    from mdqe.inference import session
+    from mdqe.inference import frame_buffer
 
     number = len(frames) - model.config.test_clip_length + 2
     if schedule != C:
         buffer = Schedule(model, frames if schedule == A else None, clips if schedule == A else number)
-        session.FrameBuffer, session.encode_frames = lambda *sizes: buffer, buffer.encode
+        frame_buffer.FrameBuffer, frame_buffer.encode_frames = lambda *sizes: buffer, buffer.encode
     begin = time.perf_counter()
     try:
         model.segment(frames)

@@ -44,7 +44,7 @@ def generate(folder: Path, videos: int) -> None:
         for number in range(videos * OBJECTS):
             low, high = [80, 60, 40, 30], [560, 300, 110, 80]
             masks = blobs(random, random.uniform(low, high), random.uniform(-1, 1, 2), FRAMES)
-            lengths, runs = rle.runs([mask["counts"] for mask in masks], (HEIGHT, WIDTH))
+            lengths, runs = rle.run_lengths([mask["counts"] for mask in masks], (HEIGHT, WIDTH))
             counts = np.split(lengths, np.cumsum(runs)[:-1])
             annotation = {
                 "id": number + 1,
@@ -61,18 +61,18 @@ def generate(folder: Path, videos: int) -> None:
 
 def run_row(path: Path, way: str, now: Callable[[], float]) -> None:
     """Read the file in this process and print its time and memory."""
-    from mdqe.annotations.problems import Problems
-    from mdqe.annotations.training_ import VIDEOS, read_annotations
+    from mdqe.annotations.reader import read_annotations
+    from mdqe.data.annotated import PackedObjects
 
     before = peak_mebibytes()
     begin = now()
     if way == "json":
         json.loads(path.read_bytes())
     else:
-        problems = Problems()
-        annotations = read_annotations(path, VIDEOS, problems)
-        problems.settle(str(path), False)
-        assert annotations.labels.size
+        annotations = read_annotations(path, strict=False)
+        objects = PackedObjects.pack(annotations, {category: i for i, category in enumerate(annotations.categories)})
+        annotations.problems.report(str(path))
+        assert objects.labels.size
     print(json.dumps([now() - begin, peak_mebibytes() - before]))
 
 

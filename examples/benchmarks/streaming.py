@@ -42,7 +42,7 @@ def resident_mib() -> float:
 
 def run_row(options: argparse.Namespace) -> None:
     """Measure one row in this process and print it as JSON."""
-    from mdqe.data.synthetic import draw_video
+    from mdqe.data import draw_video
 
     clock = {"wall": time.perf_counter, "cpu": time.process_time}[options.clock]
     torch.set_num_threads(options.threads)

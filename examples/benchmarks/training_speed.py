@@ -21,9 +21,8 @@ import torch
 from torch import nn
 
 from mdqe import MDQE, MDQEConfig
-from mdqe.data.loader import collate
-from mdqe.data.synthetic import CATEGORIES, SyntheticClips
-from mdqe.training.optimizer import adamw
+from mdqe.data import CATEGORIES, SyntheticClips, collate
+from mdqe.training import adamw
 from mdqe.training.step import Batch, TrainingStep
 
 PARTS = ("forward", "losses", "backward", "clipping and AdamW")

@@ -22,7 +22,7 @@ from torchvision.ops import box_convert
 
 from mdqe import MDQE, MDQEConfig
 from mdqe.losses import Criterion
-from mdqe.model import ClipOutput
+from mdqe.modeling.network import ClipOutput
 from mdqe.modeling.preprocess import padded_size
 from mdqe.targets import ClipTargets
 
@@ -116,7 +116,7 @@ def measure_losses(
     scaled = clock(f"{case}: targets resized", lambda: criterion.scale(detached, targets))
     owner = clock(f"{case}: matching", lambda: criterion.matcher(detached.layers, detached.mask_features, scaled))
     with torch.no_grad():
-        clock(f"{case}: initialisation", lambda: criterion._init_sums(detached.queries, scaled))
+        clock(f"{case}: initialisation", lambda: criterion.query_init_losses(detached.queries, scaled))
     losses = clock(f"{case}: all of the forward", lambda: criterion(detached, targets))
     total = sum(losses.values())
     gradients = clock(f"{case}: backward", lambda: torch.autograd.grad(total, copies))

@@ -1,86 +1,126 @@
-"""The `mdqe` command, one file per subcommand.
+"""The `mdqe` command, with one file per subcommand.
 
-A command's file has HELP (one line), EXAMPLE (a command line), `add_arguments(parser)` and `run(args)`, which gives the
-exit status: 0 done; 1 done in part (a damaged video, an interruption) or a bug; 2 not done. A `run` raises MDQEError or
-OSError for what the user can mend: one line on stderr and status 2. Results go to stdout, messages to stderr. The files
-import heavy libraries only inside functions.
+The file of a command defines HELP (one line), EXAMPLE (a command line), `add_arguments(parser)` and `run(args)`. `run`
+returns the exit status: 0 done; 1 partly done, because of a damaged video or an interruption; 2 not done. It raises
+MDQEError or OSError for what a user can fix. `memory_hint` of the arguments is printed after "out of memory". Results
+go to stdout, messages to stderr. The files import heavy libraries inside functions only, so that `--help` is quick.
 """
 
 import argparse
 import os
+import shutil
 import sys
+import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import import_module
 from keyword import iskeyword
-from typing import NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import mdqe
 from mdqe.errors import MDQEError, is_out_of_memory
 
+T = TypeVar("T")
 COMMANDS = (
-    "segment",
-    "demo",
-    "app",
-    "train",
-    "evaluate",
-    "view",
-    "submit",
-    "split",
-    "make-data",
-    "import",
-    "convert",
-    "export",
-    "info",
-)
-
-REPORTED_ERRORS = (MDQEError, OSError)
-"""Errors that a user can mend: the message is printed in one line, without a traceback."""
+    "segment", "demo", "app", "train", "evaluate", "view", "submit", "split", "make-data", "import", "convert",
+    "export", "info",
+)  # fmt: skip
 
 
 class _Parser(argparse.ArgumentParser):
-    """Errors in one line."""
+    """Prints errors in one line."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
+    """Run a command line and return its exit status."""
     args = _parser().parse_args(argv)
     try:
-        return args.run(args)
+        status = args.run(args)
+        sys.stdout.flush()
+        return status
     except KeyboardInterrupt:
         say(f"mdqe {args.command}: interrupted")
         return 1
-    except BrokenPipeError:  # whoever read our results has enough
+    except BrokenPipeError:  # the reader of stdout has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        if not isinstance(error, REPORTED_ERRORS) and not is_out_of_memory(error):
-            traceback.print_exc()
-            say(f"mdqe {args.command}: this is a bug in mdqe {mdqe.__version__}; please report it with the lines above")
-            return 1
-        say(f"mdqe {args.command}: error: {one_line(error)}")
-        return 2
+        return report(args.command, error, hint=getattr(args, "memory_hint", ""))
 
 
 def say(text: str) -> None:
-    """A line of talk: to stderr, so that stdout holds results alone."""
+    """Print a message to stderr. stdout is for results only."""
     print(text, file=sys.stderr, flush=True)
 
 
+def report(command: str, error: Exception, *, hint: str = "") -> int:
+    """Print an error of a command and return the exit status: 2 if a user can fix it, 1 if it is a bug.
+
+    An MDQEError, an OSError and a lack of memory are printed in one line. Other errors are bugs: they keep their
+    traceback.
+
+    Args:
+        command: the name of the command.
+        error: the error.
+        hint: text after "out of memory".
+    """
+    if is_fixable(error):
+        say(f"mdqe {command}: error: {one_line(error)}{hint if is_out_of_memory(error) else ''}")
+        return 2
+    traceback.print_exception(error)
+    say(f"mdqe {command}: this is a bug in mdqe {mdqe.__version__}; please report it with the lines above")
+    return 1
+
+
+def is_fixable(error: Exception) -> bool:
+    """Whether a user can fix the cause of an error: anything but a bug."""
+    return isinstance(error, MDQEError | OSError) or is_out_of_memory(error)
+
+
 def one_line(error: BaseException) -> str:
-    """An error as one line that names the file it is about."""
+    """The message of an error in one line, with the file that it is about."""
     if is_out_of_memory(error):
-        return "out of memory; a smaller --size needs less"
+        return "out of memory"
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def progress(items: Iterable[T], doing: str, total: int | None, unit: str = "frame") -> Iterator[T]:
+    """Iterate over items with a progress bar on stderr, or with one line at the end if stderr is not a terminal.
+
+    Each process of torchrun has a bar in a line of its own, and prints one line at the end.
+
+    Args:
+        items: frames or other units.
+        doing: the label of the bar.
+        total: the expected number of items; None if unknown.
+        unit: the name of one item.
+    """
+    from tqdm import tqdm
+
+    start, number = time.monotonic(), 0
+    columns, rows = shutil.get_terminal_size((100, 24))  # tqdm draws no bar if the terminal reports no size
+    several, line = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) > 1, int(os.environ.get("LOCAL_RANK", 0))
+    place: dict[str, Any] = {"position": line, "leave": False} if several else {}
+    bar = tqdm(items, doing, total, unit=unit, file=sys.stderr, disable=None, ncols=columns, nrows=rows, **place)
+    silent = bar.disable or several  # `close` changes `disable`
+    try:
+        for item in bar:
+            yield item
+            number += 1
+    finally:
+        bar.close()
+        if silent:
+            seconds = time.monotonic() - start
+            say(f"{doing}: {number} {unit}s in {seconds:.1f} s ({number / max(seconds, 1e-9):.2f} {unit}s/s)")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="mdqe", description="Find, segment and follow the objects of a video.")
+    parser = _Parser(prog="mdqe", description="Detect, segment and track the objects of a video.")
     parser.add_argument("--version", action="version", version=f"mdqe {mdqe.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name in COMMANDS:

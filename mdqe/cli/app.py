@@ -1,4 +1,4 @@
-"""`mdqe app`: a page in the browser, where a video is uploaded and its instances are seen."""
+"""`mdqe app`: a web page on which visitors upload videos and see the instances."""
 
 import argparse
 import os
@@ -6,64 +6,43 @@ import tempfile
 from pathlib import Path
 
 from mdqe.cli import say
-from mdqe.cli.model_options import add_model_arguments, load_models
+from mdqe.cli.options import add_model_arguments, load_models, option, whole
 
-HELP = "serve a page in the browser: upload a video, see its instances, download them"
+HELP = "start a web app: upload a video, view its instances, download the results"
 EXAMPLE = "mdqe app --model models/r50_ovis --max-upload 500"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of the command."""
+    """Add the options of the command."""
     group = parser.add_argument_group("server")
-    group.add_argument(
-        "--host",
-        metavar="ADDRESS",
-        default="127.0.0.1",
-        help="where to listen; 0.0.0.0: to every machine that can reach this one, without a password "
-        "(default: %(default)s, this machine alone)",
-    )
-    group.add_argument(
-        "--port", metavar="NUMBER", type=_port, default=7860, help="0: any that is free (default: %(default)s)"
-    )
-    group.add_argument(
-        "--max-upload", metavar="MB", type=_size, default=200, help="largest video file (default: %(default)s)"
-    )
+    host = "address to listen on; 0.0.0.0 accepts connections from other machines, without a password"
+    option(group, "--host", "ADDRESS", str, host, default="127.0.0.1")
+    option(group, "--port", "NUMBER", whole(0, 65535), "port to listen on; 0 selects a free port", default=7860)
+    option(group, "--max-upload", "MB", whole(1, 10**6), "maximum size of an uploaded video in MB", default=200)
     add_model_arguments(parser, several=True)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve until Ctrl-C. What is uploaded and made lies in a temporary folder and goes with it."""
+    """Serve until Ctrl-C. Uploads and results are in a temporary folder, which is deleted at the end."""
     from mdqe.cli.app_server import listen, require_gradio, serve
 
     with listen(args.host, args.port) as socket, tempfile.TemporaryDirectory(prefix="mdqe-app-") as folder:
-        _keep_to_itself(folder)
+        _confine_gradio(folder)
         require_gradio()
-        from mdqe.cli.app_page import Desk, page
+        from mdqe.cli.app_page import Service, page
 
-        desk = Desk(load_models(args), Path(folder))
+        service = Service(load_models(args), Path(folder))
         host, port = socket.getsockname()[:2]
         print(f"http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
-        say("Ctrl-C ends it")
+        say("press Ctrl-C to stop the server")
         try:
-            serve(page(desk), socket, Path(folder), args.max_upload)
+            serve(page(service), socket, Path(folder), args.max_upload)
         finally:
-            desk.stop_all()
+            service.stop_all()
     return 0
 
 
-def _keep_to_itself(folder: str) -> None:
-    """Settings of Gradio, which it reads when it is loaded: its files go to the folder, nothing goes to the net."""
+def _confine_gradio(folder: str) -> None:
+    """Set the variables that Gradio reads on import: it writes to this folder only, and sends no statistics."""
     os.environ["GRADIO_TEMP_DIR"] = os.environ["GRADIO_EXAMPLES_CACHE"] = folder
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-
-
-def _port(text: str) -> int:
-    if not text.isdecimal() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port, 0 to 65535")
-    return int(text)
-
-
-def _size(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of megabytes of at least 1")
-    return int(text)

@@ -1,4 +1,4 @@
-"""The page of `mdqe app`, made with Gradio."""
+"""The page of `mdqe app`, built with Gradio, and the service that segments the videos of its visitors."""
 
 import shutil
 import tempfile
@@ -10,53 +10,52 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from mdqe.cli import REPORTED_ERRORS, one_line, say
+from mdqe.cli import is_fixable, one_line, say
 from mdqe.cli.app_server import require_gradio
-from mdqe.cli.segment_list import notes
-from mdqe.cli.segment_video import Job, segment_video
+from mdqe.cli.segment_video import Job, notes, segment_video
 from mdqe.errors import is_out_of_memory
 from mdqe.results.instances import VideoInstances
-from mdqe.video.frames import TimedFrame
-from mdqe.video.untrusted import UntrustedVideo
+from mdqe.video.read import TimedFrame, UntrustedVideo
 
 if TYPE_CHECKING:
     from mdqe.model import MDQE
 
-COLUMNS = ("track", "category", "score", "first frame", "last frame", "frames seen")
+COLUMNS = ("track", "category", "score", "first frame", "last frame", "visible frames")
 
 
 class Stopped(Exception):
-    """The visitor wants no more of it."""
+    """The visitor has stopped the segmentation."""
 
 
 class WatchedVideo(UntrustedVideo):
-    """An uploaded video that tells how far its reading is, and can be stopped.
+    """An uploaded video that reports the progress of its reading and can be stopped.
 
     Args:
-        path: of the file.
-        tell: called at every frame with how often the video was begun, the frame's number, and how many there are.
-        stop: when it is set, the next frame raises `Stopped`.
+        path: the file.
+        on_frame: called for every frame with the number of the pass (1 or 2), the index of the frame, and the number of
+            frames or None.
+        stop: once it is set, the next frame raises `Stopped`.
     """
 
     def __init__(
-        self, path: Path, tell: Callable[[int, int, int | None], None], stop: threading.Event, **selection: Any
+        self, path: Path, on_frame: Callable[[int, int, int | None], None], stop: threading.Event, **selection: Any
     ) -> None:
         super().__init__(path, **selection)
-        self.tell, self.stop, self.begun = tell, stop, 0
+        self.on_frame, self.stop, self.passes = on_frame, stop, 0
 
     def timed(self) -> Generator[TimedFrame, None, None]:
-        """The frames with their times."""
-        self.begun += 1
+        """Iterate over the frames with their times."""
+        self.passes += 1
         with closing(super().timed()) as frames:
             for number, frame in enumerate(frames):
                 if self.stop.is_set():
                     raise Stopped
-                self.tell(self.begun, number, self.count)
+                self.on_frame(self.passes, number, self.count)
                 yield frame
 
 
-class Shown(NamedTuple):
-    """What the page shows of a video."""
+class Response(NamedTuple):
+    """The content of the page after a request."""
 
     message: str
     overlay: Path | None = None
@@ -64,8 +63,80 @@ class Shown(NamedTuple):
     file: Path | None = None
 
 
+class VisitorJob(NamedTuple):
+    """The segmentation that runs for a visitor, or its last one."""
+
+    folder: Path
+    stop: threading.Event
+
+
+class Service:
+    """Segments the videos of visitors. It keeps only the last result of each visitor.
+
+    Args:
+        models: the models by the names that visitors select; the first one is selected at the start.
+        folder: the folder of the uploads; each result gets a folder in it.
+    """
+
+    def __init__(self, models: "Mapping[str, MDQE]", folder: Path) -> None:
+        self.models, self.folder = dict(models), folder.resolve()
+        self._jobs: dict[str, VisitorJob] = {}
+
+    def segment(
+        self, path: str | None, name: str, score_threshold: float, visitor: str, on_frame: Callable[..., None]
+    ) -> Response:
+        """Segment an uploaded file. Errors that a visitor can fix become the message of the response."""
+        if not path:
+            return Response("Choose a video first.")
+        if not Path(path).resolve().is_relative_to(self.folder):
+            return Response("This is not an uploaded file.")
+        if name not in self.models:
+            return Response(f"There is no model {name!r}.")
+        self.leave(visitor)
+        job = VisitorJob(Path(tempfile.mkdtemp(prefix="run-", dir=self.folder)), threading.Event())
+        self._jobs[visitor] = job
+        try:
+            return self._segment(Path(path), name, score_threshold, on_frame, job)
+        except Stopped:
+            return Response("Stopped.")
+        except Exception as error:
+            if not is_fixable(error):
+                raise
+            say(f"mdqe app: {Path(path).name}: {one_line(error)}")
+            return Response(_public_message(error))
+
+    def _segment(
+        self, path: Path, name: str, score_threshold: float, on_frame: Callable[..., None], job: VisitorJob
+    ) -> Response:
+        model, folder = self.models[name], job.folder
+        frames = WatchedVideo(path, on_frame, job.stop, ahead=model.config.window_length)
+        settings = {"score_threshold": score_threshold, "shorter_edge": model.config.test_shorter_edge}
+        options = Job(score_threshold, notes=notes(frames.name, name, str(model.device), **settings))
+        outcome = segment_video(model, frames, folder, options)
+        result = VideoInstances.load(folder / "instances.json")
+        speed = f"{outcome.frames / outcome.seconds:.1f} frames/s"
+        message = "\n".join([f"{len(result)} instances in {outcome.frames} frames, {speed}", *outcome.remarks])
+        return Response(message, folder / "overlay.mp4", track_rows(result), folder / "instances.json")
+
+    def stop(self, visitor: str) -> None:
+        """Stop the segmentation of a visitor."""
+        if visitor in self._jobs:
+            self._jobs[visitor].stop.set()
+
+    def leave(self, visitor: str) -> None:
+        """Stop the segmentation of a visitor and delete the result."""
+        self.stop(visitor)
+        if visitor in self._jobs:
+            shutil.rmtree(self._jobs.pop(visitor).folder, ignore_errors=True)
+
+    def stop_all(self) -> None:
+        """Stop the segmentations of all visitors."""
+        for visitor in list(self._jobs):
+            self.stop(visitor)
+
+
 def track_rows(result: VideoInstances) -> list[list[Any]]:
-    """A row per track, best first, as in COLUMNS."""
+    """One row per track with the values of COLUMNS, in descending order of scores."""
     rows = []
     for i in range(len(result)):
         seen = np.flatnonzero(result.present[i])
@@ -76,93 +147,24 @@ def track_rows(result: VideoInstances) -> list[list[Any]]:
     return rows
 
 
-def _told(error: Exception) -> str:
-    """What a visitor is told: nothing of this machine."""
+def _public_message(error: Exception) -> str:
+    """The message of an error for visitors, without details of the server."""
     if is_out_of_memory(error):
-        return "There is not enough memory for this video; a smaller one may do."
+        return "There is not enough memory for this video; a smaller video may fit."
     if isinstance(error, OSError):
         return "The results could not be written."
     return one_line(error)
 
 
-class Visit(NamedTuple):
-    """What is done for a visitor."""
-
-    folder: Path
-    stop: threading.Event
-
-
-class Desk:
-    """Takes visitors' videos; of each visitor it keeps the last result alone.
-
-    Args:
-        models: by the names that visitors choose from; the first is chosen at the start.
-        folder: where uploads are; results are made in folders in it.
-    """
-
-    def __init__(self, models: "Mapping[str, MDQE]", folder: Path) -> None:
-        self.models, self.folder = dict(models), folder.resolve()
-        self._visits: dict[str, Visit] = {}
-
-    def segment(
-        self, path: str | None, name: str, score_threshold: float, visitor: str, tell: Callable[..., None]
-    ) -> Shown:
-        """Segment an uploaded file; what is wrong with it is the message."""
-        if not path:
-            return Shown("Choose a video first.")
-        if not Path(path).resolve().is_relative_to(self.folder):
-            return Shown("That is not an uploaded file.")
-        if name not in self.models:
-            return Shown(f"There is no model {name!r} here.")
-        self.leave(visitor)
-        visit = self._visits[visitor] = Visit(Path(tempfile.mkdtemp(prefix="run-", dir=self.folder)), threading.Event())
-        try:
-            return self._segment(Path(path), name, score_threshold, tell, visit)
-        except Stopped:
-            return Shown("Stopped.")
-        except Exception as error:
-            if not isinstance(error, REPORTED_ERRORS) and not is_out_of_memory(error):
-                raise
-            say(f"mdqe app: {Path(path).name}: {one_line(error)}")
-            return Shown(_told(error))
-
-    def _segment(self, path: Path, name: str, score_threshold: float, tell: Callable[..., None], visit: Visit) -> Shown:
-        model, folder = self.models[name], visit.folder
-        frames = WatchedVideo(path, tell, visit.stop, ahead=model.config.window_length)
-        settings = {"score_threshold": score_threshold, "shorter_edge": model.config.test_shorter_edge}
-        job = Job(score_threshold, notes=notes(frames.name, name, str(model.device), **settings))
-        outcome = segment_video(model, frames, folder, job)
-        result = VideoInstances.load(folder / "instances.json")
-        speed = f"{outcome.frames / outcome.seconds:.1f} frames/s"
-        message = "\n".join([f"{len(result)} instances in {outcome.frames} frames, {speed}", *outcome.remarks])
-        return Shown(message, folder / "overlay.mp4", track_rows(result), folder / "instances.json")
-
-    def stop(self, visitor: str) -> None:
-        """End what is done for a visitor."""
-        if visitor in self._visits:
-            self._visits[visitor].stop.set()
-
-    def leave(self, visitor: str) -> None:
-        """End it, and remove what was made."""
-        self.stop(visitor)
-        if visitor in self._visits:
-            shutil.rmtree(self._visits.pop(visitor).folder, ignore_errors=True)
-
-    def stop_all(self) -> None:
-        """End all that is done."""
-        for visitor in list(self._visits):
-            self.stop(visitor)
-
-
-def page(desk: Desk) -> Any:
-    """Gradio's Blocks: what a visitor gives on the left, what was found on the right."""
+def page(service: Service) -> Any:
+    """The page as Gradio Blocks: inputs on the left, results on the right."""
     require_gradio()
     import gradio as gr
 
-    names = list(desk.models)
+    names = list(service.models)
 
     def visitor(request: gr.Request) -> str:
-        name: str = request.session_hash or ""  # empty only for a call that came from no page
+        name: str = request.session_hash or ""  # empty only for a call that comes from no page
         return name
 
     def segment(
@@ -170,32 +172,34 @@ def page(desk: Desk) -> Any:
         name: str,
         score_threshold: float,
         request: gr.Request,
-        progress: Any = gr.Progress(),  # noqa: B008  # Gradio's way to hand it in
+        progress: Any = gr.Progress(),  # noqa: B008  # Gradio replaces this default
     ) -> Iterator[tuple[Any, ...]]:
-        def tell(begun: int, number: int, count: int | None) -> None:
-            progress((number, max(count or 0, number + 1)), desc=("Segmenting", "Drawing")[begun > 1], unit="frames")
+        def on_frame(passes: int, index: int, count: int | None) -> None:
+            progress((index, max(count or 0, index + 1)), desc=("Segmenting", "Drawing")[passes > 1], unit="frames")
 
-        yield answer(Shown(""))  # the last result leaves the page before its files go
+        yield contents(Response(""))  # removes the last result from the page before its files are deleted
         progress(0, desc="Opening")
-        yield answer(desk.segment(path, name, score_threshold, visitor(request), tell))
+        yield contents(service.segment(path, name, score_threshold, visitor(request), on_frame))
 
-    def answer(shown: Shown) -> tuple[Any, ...]:
-        download = gr.DownloadButton(value=shown.file, interactive=shown.file is not None)
-        return shown.message, shown.overlay, list(shown.table), download
+    def contents(response: Response) -> tuple[Any, ...]:
+        download = gr.DownloadButton(value=response.file, interactive=response.file is not None)
+        return response.message, response.overlay, list(response.table), download
 
     def stop(request: gr.Request) -> None:
-        desk.stop(visitor(request))
+        service.stop(visitor(request))
 
     def leave(request: gr.Request) -> None:
-        desk.leave(visitor(request))
+        service.leave(visitor(request))
 
     with gr.Blocks(title="MDQE", analytics_enabled=False, delete_cache=(3600, 86400)) as blocks:
-        gr.Markdown("# MDQE\nEvery object of a video: a mask in each frame, and one identity throughout.")
+        gr.Markdown("# MDQE\nDetects the objects of a video, with a mask in each frame and one id per object.")
         with gr.Row():
             with gr.Column(scale=2):
                 video = gr.Video(label="Video", sources=["upload"], include_audio=True, height=260, elem_id="upload")
                 model = gr.Dropdown(names, value=names[0], label="Model", interactive=len(names) > 1)
-                threshold = gr.Slider(0, 1, 0.3, step=0.01, label="Score threshold", info="Least score of an instance")
+                threshold = gr.Slider(
+                    0, 1, 0.3, step=0.01, label="Score threshold", info="Minimum score of an instance"
+                )
                 with gr.Row():
                     start = gr.Button("Segment", variant="primary", elem_id="start")
                     end = gr.Button("Stop", elem_id="stop")
@@ -206,8 +210,8 @@ def page(desk: Desk) -> Any:
                     headers=list(COLUMNS), label="Tracks", interactive=False, type="array", elem_id="tracks"
                 )
                 download = gr.DownloadButton("Download instances.json", interactive=False, elem_id="download")
-        given, shown = [video, model, threshold], [status, overlay, table, download]
-        start.click(segment, given, shown, concurrency_limit=1, api_visibility="private", show_progress_on=status)
+        inputs, outputs = [video, model, threshold], [status, overlay, table, download]
+        start.click(segment, inputs, outputs, concurrency_limit=1, api_visibility="private", show_progress_on=status)
         end.click(stop, concurrency_limit=None, api_visibility="private")
         blocks.unload(leave)
     return blocks.queue(max_size=20)

@@ -1,4 +1,4 @@
-"""The server of `mdqe app`: a socket, and in front of Gradio a guard that lets through what the page needs."""
+"""The server of `mdqe app`: a socket, and a filter in front of Gradio that passes only the requests of the page."""
 
 import json
 import signal
@@ -12,11 +12,11 @@ from typing import Any
 from mdqe.errors import DependencyError, InputError
 
 API = "/gradio_api/"
-OPEN = ("/config", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt")
-OPEN_BELOW = ("/assets/", "/static/", API + "heartbeat/")
-OPEN_API = ("queue/join", "queue/data", "upload", "upload_progress")
-LONGEST_REQUEST = 64 * 1024  # but for uploads: names and numbers
-POLICY = (  # of the browser: nothing from elsewhere
+ALLOWED = ("/config", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt")
+ALLOWED_BELOW = ("/assets/", "/static/", API + "heartbeat/")
+ALLOWED_API = ("queue/join", "queue/data", "upload", "upload_progress")
+LONGEST_REQUEST = 64 * 1024  # bytes; uploads have a limit of their own
+POLICY = (  # content security policy: the browser loads nothing from other servers
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; media-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' data: blob:; "
     "worker-src 'self' blob:; object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'self'"
@@ -29,22 +29,23 @@ Application = Callable[[Message, Receive, Send], Awaitable[None]]
 
 
 def require_gradio() -> None:
-    """Load Gradio.
+    """Import Gradio.
 
     Raises:
-        ImportError: it is not installed; says how to get it.
+        DependencyError: Gradio is not installed.
     """
     try:
         import gradio  # noqa: F401
     except ImportError:
-        raise DependencyError("the page in the browser needs Gradio: pip install 'mdqe[demo]'") from None
+        raise DependencyError("the web app needs Gradio: pip install 'mdqe[demo]'") from None
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens there.
+    """Open a socket that listens on an address and a port.
 
     Raises:
-        OSError: the port is taken or not allowed, or there is no such address.
+        InputError: the address is malformed.
+        OSError: the port is in use or not allowed, or there is no such address.
     """
     if not host:
         raise InputError("--host is empty; expected an address such as 127.0.0.1")
@@ -53,6 +54,8 @@ def listen(host: str, port: int) -> socket.socket:
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         made = socket.socket(family, kind, protocol)
+    except UnicodeError:
+        raise InputError(f"--host is {host!r}; expected an address such as 127.0.0.1") from None
     except OSError as error:
         raise OSError(f"--host is {host}: {error.strerror}") from None
     try:
@@ -61,18 +64,18 @@ def listen(host: str, port: int) -> socket.socket:
         made.listen()
     except OSError as error:
         made.close()
-        raise OSError(f"cannot listen at {host} port {port}: {error.strerror}; choose another with --port") from None
+        raise OSError(f"cannot listen on {host} port {port}: {error.strerror}; choose another with --port") from None
     return made
 
 
 def serve(page: Any, listening: socket.socket, folder: Path, max_upload: int) -> None:
-    """Serve the page until Ctrl-C or a signal to end.
+    """Serve the page until Ctrl-C or SIGTERM.
 
     Args:
-        page: Gradio's Blocks.
-        listening: of `listen`.
-        folder: where uploads and results are; files are served from there alone.
-        max_upload: MB.
+        page: Gradio Blocks.
+        listening: the socket from `listen`.
+        folder: the folder of uploads and results; files are served only from it.
+        max_upload: maximum size of an upload in MB.
     """
     import gradio
     import uvicorn
@@ -85,7 +88,7 @@ def serve(page: Any, listening: socket.socket, folder: Path, max_upload: int) ->
         page,
         path="/",
         allowed_paths=[],
-        show_error=False,  # to visitors, who are told what they can mend in the page
+        show_error=False,  # the page shows the errors that a visitor can fix
         max_file_size=f"{max_upload}mb",
         footer_links=[],
         run_history=False,
@@ -98,23 +101,23 @@ def serve(page: Any, listening: socket.socket, folder: Path, max_upload: int) ->
     )
     config = uvicorn.Config(Guard(app, folder), log_level="warning", timeout_graceful_shutdown=2)
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the temporary folder goes
-    with suppress(KeyboardInterrupt):  # how it ends
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the temporary folder is deleted
+    with suppress(KeyboardInterrupt):  # the normal end
         uvicorn.Server(config).run(sockets=[listening])
 
 
 STYLE = """
 .gradio-container { max-width: 1200px !important; margin: 0 auto !important }
-#tracks { contain: inline-size; overflow-x: auto } /* on a telephone the table scrolls, not the page */
+#tracks { contain: inline-size; overflow-x: auto } /* on a phone the table scrolls, not the page */
 """
 
 
 class Guard:
-    """An ASGI application before Gradio's, which has many doors that this page does not use.
+    """An ASGI application in front of Gradio. It blocks the Gradio routes that the page does not use.
 
-    What is not needed is not there (404): Gradio's proxy and its fetching of addresses, direct calls, its editor. Files
-    are those of the temporary folder, also those that a request says were uploaded; any other path or address there is
-    refused (403), where Gradio would read or fetch it.
+    Unused routes return status 404: Gradio's proxy, its fetching of URLs, direct calls, its editor. Only files of the
+    temporary folder are served and accepted as uploads. Other paths and URLs in a request return status 403; without
+    the filter, Gradio would read or fetch them.
     """
 
     def __init__(self, app: Application, folder: Path) -> None:
@@ -138,25 +141,25 @@ class Guard:
         await self.app(scope, receive, _with_policy(send))
 
     def _status(self, scope: Message) -> int | None:
-        """None where the request may pass."""
+        """The status of a request that is rejected; None if the request is allowed."""
         path = scope["path"]
-        if path in ("/", *OPEN) or path.startswith(OPEN_BELOW):
+        if path in ("/", *ALLOWED) or path.startswith(ALLOWED_BELOW):
             return 404 if ".." in path else None
         if path.startswith(API + "file="):
             file = Path(path.removeprefix(API + "file="))
             return None if self.serves(file) else 403
-        return None if path.removeprefix(API) in OPEN_API and path.startswith(API) else 404
+        return None if path.removeprefix(API) in ALLOWED_API and path.startswith(API) else 404
 
     def serves(self, file: Path) -> bool:
-        """Whether it is a file of the temporary folder."""
+        """Whether a path is a file of the temporary folder."""
         try:
             return file.is_absolute() and file.resolve().is_relative_to(self.folder) and file.is_file()
-        except (OSError, ValueError):  # too long, or with a zero byte
+        except (OSError, ValueError):  # the path is too long or contains a null byte
             return False
 
 
 async def _body(receive: Receive) -> bytes | None:
-    """The whole body of a request; None where it is too long."""
+    """The complete body of a request; None if it is too long."""
     body = b""
     while True:
         message = await receive()
@@ -168,7 +171,7 @@ async def _body(receive: Receive) -> bytes | None:
 
 
 def _again(body: bytes, receive: Receive) -> Receive:
-    """`receive` of a request whose body has been read."""
+    """A `receive` that returns a body that has been read already."""
     first: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def given() -> Message:
@@ -178,7 +181,7 @@ def _again(body: bytes, receive: Receive) -> Receive:
 
 
 def _files(body: bytes) -> list[Path]:
-    """What a request calls uploaded files; a path that is none where the body is not what the page sends."""
+    """The paths of uploads in a request. A malformed body gives an empty path, which is rejected."""
     files = []
     try:
         waiting = [json.loads(body)]
@@ -202,7 +205,7 @@ async def _refuse(status: int, send: Send) -> None:
 
 
 def _with_policy(send: Send) -> Send:
-    """`send` that adds what the browser must not do."""
+    """A `send` that adds the content security policy."""
 
     async def adding(message: Message) -> None:
         if message["type"] == "http.response.start":

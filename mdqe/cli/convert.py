@@ -1,4 +1,4 @@
-"""`mdqe convert`: a checkpoint of the authors' code → a model's folder."""
+"""`mdqe convert`: converts a checkpoint of the authors' code to a model folder."""
 
 from __future__ import annotations
 
@@ -9,36 +9,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mdqe.cli import say
+from mdqe.cli.options import add_output, option, whole
 from mdqe.config import MDQEConfig
 from mdqe.errors import InputError
 
-if TYPE_CHECKING:  # torch takes seconds to import: `mdqe --help` does without
+if TYPE_CHECKING:  # torch takes seconds to import
     from torch import Tensor
 
-HELP = "convert a checkpoint of the authors' code (.pth) to a model's folder"
+HELP = "convert a checkpoint of the authors' code (.pth) to a model folder"
 EXAMPLE = "mdqe convert MDQE_R50_OVIS.pth -o models/r50_ovis --preset r50_ovis_360"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of the command."""
-    parser.add_argument("checkpoint", metavar="OFFICIAL.pth", type=Path, help="file of the released code")
-    parser.add_argument("-o", "--output", metavar="FOLDER", type=Path, required=True, help="folder of the new model")
-    parser.add_argument(
-        "--preset",
-        choices=MDQEConfig.presets(),
-        metavar="NAME",
-        help=f"its configuration, recognised from shapes where they tell: {', '.join(MDQEConfig.presets())}",
-    )
-    parser.add_argument(
-        "--clip-length",
-        metavar="T",
-        type=int,
-        help="frames of a clip; more than one repeats the temporal attention of an image (COCO) checkpoint for each",
-    )
+    """Add the options of the command."""
+    parser.add_argument("checkpoint", metavar="OFFICIAL.pth", type=Path, help="checkpoint of the released code")
+    add_output(parser, "FOLDER", "folder of the new model")
+    names = MDQEConfig.presets()
+    preset = "configuration of the model; by default it is detected from the shapes of the tensors if they are unique: "
+    parser.add_argument("--preset", metavar="NAME", choices=names, help=preset + ", ".join(names))
+    clip_length = "frames of a clip; in an image (COCO) checkpoint, the temporal attention is repeated for each frame"
+    option(parser, "--clip-length", "T", whole(1), clip_length)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Convert; the folder goes to stdout, what was decided to stderr. Bad input raises ValueError or OSError."""
+    """Convert, and print the folder."""
     from mdqe.checkpoint import convert_official, dropped, read_official
     from mdqe.model import MDQE
     from mdqe.weights.folder import SkipRandomInit, fill
@@ -46,9 +40,9 @@ def run(args: argparse.Namespace) -> int:
     official = read_official(args.checkpoint)
     config = _configure(official, args.preset, args.clip_length)
     state = convert_official(official, config)
-    left = sorted({re.sub(r"\.\d+\.", ".*.", name) for name in dropped(official)})
-    say(f"{len(official)} tensors: {len(state)} used, {len(official) - len(state)} computed anew or stored twice:")
-    for name in left:
+    unused = sorted({re.sub(r"\.\d+\.", ".*.", name) for name in dropped(official)})
+    say(f"{len(official)} tensors: {len(state)} used, {len(official) - len(state)} recomputed or stored twice:")
+    for name in unused:
         say(f"  {name}")
     with SkipRandomInit():
         model = MDQE(config)
@@ -59,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _configure(official: dict[str, Tensor], preset: str | None, clip_length: int | None) -> MDQEConfig:
-    """The named or recognised preset, with the file's own number of classes and the wanted frames per clip."""
+    """The named or detected preset, with the number of categories of the checkpoint and the frames per clip."""
     from mdqe.checkpoint import official_sizes
 
     sizes = official_sizes(official)
@@ -71,9 +65,9 @@ def _configure(official: dict[str, Tensor], preset: str | None, clip_length: int
             f"the checkpoint {sizes.backbone} and {sizes.hidden_dim}"
         )
     if config.num_classes != sizes.num_classes:
-        say(f"{sizes.num_classes} categories instead of the {config.num_classes} of {name}: their names are unknown")
+        say(f"{sizes.num_classes} categories instead of the {config.num_classes} of {name}; their names are unknown")
         config = config.replace(num_classes=sizes.num_classes)
-    # Clips keep the length they were trained with; single frames are for what the preset or the user says.
+    # A video checkpoint keeps its clip length. An image checkpoint takes that of the preset or of --clip-length.
     own = sizes.clip_length if sizes.clip_length > 1 else config.clip_length
     wanted = own if clip_length is None else clip_length
     config = config.replace(clip_length=wanted)
@@ -82,7 +76,7 @@ def _configure(official: dict[str, Tensor], preset: str | None, clip_length: int
             raise InputError(
                 f"the checkpoint attends over {sizes.clip_length} frames, not {wanted}; only 1 can be repeated"
             )
-        say(f"temporal attention of single frames, repeated for {wanted}")
+        say(f"temporal attention of single frames, repeated for {wanted} frames")
     return config
 
 
@@ -97,8 +91,8 @@ def _recognize(official: dict[str, Tensor]) -> str:
         raise InputError(
             f"{' and '.join(names)} have the same shapes but other categories: name the right one with --preset"
         )
-    others = "".join(f"; {name}, of the same shapes, has other test settings" for name in names[1:])
-    say(f"recognised as {names[0]}{others}")
+    others = "".join(f"; {name} has the same shapes and other test settings" for name in names[1:])
+    say(f"detected preset {names[0]}{others}")
     return names[0]
 
 

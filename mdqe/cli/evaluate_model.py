@@ -1,4 +1,4 @@
-"""A model over the videos or images of a set: in this process, in several, or in those that torchrun started."""
+"""Runs a model over the videos or images of a set: in this process, in several, or in those of torchrun."""
 
 import argparse
 import json
@@ -14,20 +14,17 @@ from typing import Any
 
 from mdqe import __version__
 from mdqe import distributed as processes
-from mdqe.annotations.images_ import ImageSet
-from mdqe.annotations.reading_ import Annotations, Video
+from mdqe.annotations.files import DataFiles
+from mdqe.annotations.reader import IMAGES, Annotations, Video
 from mdqe.atomic import whole_file
-from mdqe.cli import say
-from mdqe.cli.model_options import load_model, model_name
-from mdqe.cli.progress import shown
+from mdqe.cli import progress, say
+from mdqe.cli.options import load_model, model_name
 from mdqe.errors import InputError
 from mdqe.evaluation.coco import require_pycocotools
 from mdqe.evaluation.segment_set import (
     check_images,
-    find_set,
     label_ids,
     merge,
-    read_set,
     results_file,
     segment_image,
     segment_video,
@@ -39,7 +36,7 @@ SETTINGS = "run.json"
 
 @dataclass(frozen=True)
 class Worker:
-    """What a process needs to run videos, or images as videos of one frame; the model is loaded where it works."""
+    """What a process needs to run the model; images are videos of one frame. Each process loads the model itself."""
 
     args: argparse.Namespace
     annotations: Annotations
@@ -53,7 +50,7 @@ class Worker:
         return model, label_ids(model.config, self.annotations)
 
     def videos(self, videos: list[Video]) -> Iterator[int]:
-        """Run videos one after the other and keep each one's results; yields their ids."""
+        """Run the model on videos and write the results of each; yields their ids."""
         if videos:
             model, ids = self.load()
         for video in videos:
@@ -61,40 +58,41 @@ class Worker:
             yield video.id
 
     def one(self, model: Any, video: Video, ids: list[int]) -> None:
-        """Run one and keep its results."""
-        segment = segment_image if isinstance(self.annotations, ImageSet) else segment_video
+        """Run the model on a video and write its results."""
+        segment = segment_image if self.annotations.layout == IMAGES else segment_video
         path = results_file(self.args.output, self.annotations, video.id)
         write_results(path, segment(model, video, self.images, ids))
 
     def left(self, videos: list[Video]) -> list[Video]:
-        """Those that have no results yet."""
+        """The videos that have no results yet."""
         return [one for one in videos if not results_file(self.args.output, self.annotations, one.id).exists()]
 
 
-def run_model(args: argparse.Namespace) -> tuple[Path | None, list[dict[str, Any]]] | None:
-    """Run every video, or image, that has no results yet.
+def run_model(args: argparse.Namespace, files: DataFiles, annotations: Annotations) -> list[dict[str, Any]] | None:
+    """Run the model on every video or image that has no results yet.
+
+    Args:
+        args: of the command.
+        files, annotations: the set.
 
     Returns:
-        The annotations to compare with, None where the set has none, and all results; None in the processes of torchrun
-        but the first.
+        All results; None in the processes of torchrun but the first.
 
     Raises:
-        OSError, ValueError: something of the set or the model is missing or wrong, found before any work.
-        ImportError: the set is of images and pycocotools is missing.
+        OSError, InputError: images, or something of the model, are missing or invalid. This is found before any work.
+        DependencyError: the annotations are of images, and pycocotools is not installed.
     """
-    path, images = find_set(args.data, args.images)
-    annotations = read_set(path)
-    if isinstance(annotations, ImageSet) and annotations.labelled:
+    if annotations.layout == IMAGES and any(annotations.objects):
         require_pycocotools()
-    check_images(annotations, images)
+    check_images(annotations, files.images)
     if processes.started() > 1 and args.workers > 1:
         raise InputError("--workers is for one process; torchrun has started several already")
-    _check_settings(args, path)
-    videos = list(annotations.videos.values())
-    worker, noun = Worker(args, annotations, images), annotations.noun
+    _check_settings(args, files.annotations)
+    videos = [annotations.videos[number] for number in sorted(annotations.videos)]
+    worker, noun = Worker(args, annotations, files.images), annotations.layout.noun
     with processes.sharing():
         left = {video.id for video in worker.left(videos)}
-        left = processes.gather(left)[0]  # when another process looked, a quick one may have begun
+        left = processes.gather(left)[0]  # a fast process may already have written results
         if processes.rank() == 0 and len(left) < len(videos):
             say(f"{len(videos) - len(left)} of {len(videos)} {noun}s are done already")
         mine = processes.share([video for video in videos if video.id in left])
@@ -105,35 +103,35 @@ def run_model(args: argparse.Namespace) -> tuple[Path | None, list[dict[str, Any
             index, number = processes.local()
             done = replace(worker, index=index, number=number).videos(mine)
         part = f", part {processes.rank() + 1} of {processes.ranks()}" if processes.ranks() > 1 else ""
-        for _ in shown(done, f"segmenting{part}", len(mine), noun):
+        for _ in progress(done, f"segmenting{part}", len(mine), noun):
             pass
         processes.wait_for_all()
         if processes.rank() > 0:
             return None
-    return (path if annotations.labelled else None), merge(args.output, annotations)
+    return merge(args.output, annotations)
 
 
-_held: tuple[Worker, Any, list[int]]  # of a worker process
+_state: tuple[Worker, Any, list[int]]  # of a worker process
 
 
 def _start_worker(worker: Worker, counter: Any) -> None:
-    global _held
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it at once, without a word
+    global _state
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it immediately, without a message
     with counter.get_lock():
         index = counter.value
         counter.value += 1
     worker = replace(worker, index=index)
-    _held = (worker, *worker.load())
+    _state = (worker, *worker.load())
 
 
 def _run_one(video: Video) -> int:
-    worker, model, ids = _held
+    worker, model, ids = _state
     worker.one(model, video, ids)
     return video.id
 
 
 def _run_workers(worker: Worker, videos: list[Video]) -> Iterator[int]:
-    """Share the videos out to processes, longest first; yields ids as they are done."""
+    """Distribute the videos over processes, longest first; yields the ids of completed videos."""
     context = multiprocessing.get_context("spawn")
     worker = replace(worker, annotations=worker.annotations.bare())
     started = worker, context.Value("i", 0)
@@ -144,13 +142,15 @@ def _run_workers(worker: Worker, videos: list[Video]) -> Iterator[int]:
         for future in as_completed([pool.submit(_run_one, video) for video in plain]):
             yield future.result()
     except BrokenProcessPool:
-        raise OSError("a worker ended before its time, perhaps for want of memory; what is done is kept") from None
+        raise OSError(
+            "a worker process ended unexpectedly, perhaps out of memory; completed results are kept"
+        ) from None
     finally:
-        pool.shutdown(cancel_futures=True)  # the videos under way are finished
+        pool.shutdown(cancel_futures=True)  # videos in progress are finished
 
 
 def _check_settings(args: argparse.Namespace, path: Path) -> None:
-    """Refuse a folder with the results of another model or set; note what this one's are of."""
+    """Raise an InputError if the folder has results of another model or set; else write the settings of this run."""
     settings = {
         "model": model_name(args),
         "data": str(path.resolve()),
@@ -168,7 +168,7 @@ def _check_settings(args: argparse.Namespace, path: Path) -> None:
         for key, value in settings.items():
             if before.get(key) != value:
                 raise InputError(
-                    f"{args.output} holds results with {key} {before.get(key)!r}, now it is {value!r}: "
+                    f"{args.output} contains results with {key} {before.get(key)!r}, now it is {value!r}: "
                     "choose another folder or remove it"
                 )
     elif os.environ.get("RANK", "0") == "0":

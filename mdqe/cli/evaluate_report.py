@@ -1,7 +1,8 @@
-"""What `mdqe evaluate` writes for people besides the tables: the curves, and the page of the best and worst videos."""
+"""What `mdqe evaluate` prints and writes: tables, curves, and the page of the best and worst videos."""
 
 import argparse
 import csv
+import json
 import shlex
 import warnings
 from collections.abc import Mapping, Sequence
@@ -11,27 +12,81 @@ from typing import Any
 
 import numpy as np
 
-from mdqe.annotations.reading_ import Annotations, Video, read_annotations, read_results
+from mdqe.annotations.files import DataFiles
+from mdqe.annotations.reader import Annotations, Video
+from mdqe.annotations.results import read_results
 from mdqe.atomic import whole_file
 from mdqe.cli import one_line, say
 from mdqe.evaluation.average_precision import IOU_THRESHOLDS, RECALLS
-from mdqe.evaluation.segment_set import find_set
 from mdqe.evaluation.video_score import best_of_tracks
-from mdqe.pages.contact import Pair, compare_frames
 from mdqe.pages.curves import draw_curves
-from mdqe.pages.pictures import named_frames
+from mdqe.pages.pictures import Pair, compare_frames, named_frames
 from mdqe.pages.report import COLUMNS, Example, rank_videos, report
 from mdqe.pages.shown import TRUTH, Side, sides_of, video_name
 
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+DEGREES = {"slightly": "so", "moderately": "mo", "heavily": "ho"}
 
-def write_report(numbers: Mapping[str, Any], annotations: Path, results: Any, args: argparse.Namespace) -> None:
-    """precision_recall.csv and .svg, and report.html; what cannot be made is left out, with a line that says so.
+
+def table(numbers: Mapping[str, Any]) -> str:
+    """The metrics in percent, over all categories and for each; "-" where there is nothing to count.
+
+    For images, a table of masks and one of boxes; for videos, also the metrics by occlusion and of identities.
+    """
+    if "box_AP" in numbers:
+        return "\n".join([*_categories(numbers, "masks"), "", *_categories(numbers, "boxes", "box_")])
+    lines = _categories(numbers)
+    if "AP_so" in numbers:
+        lines.append("")
+        for degree, key in DEGREES.items():
+            precision, recall = _percent(numbers[f"AP_{key}"]), _percent(numbers[f"AR_{key}"])
+            lines.append(f"{degree} occluded".ljust(20) + f"AP {precision:>5}  AR {recall:>5}")
+    if "HOTA" in numbers:
+        names = ("HOTA", "DetA", "AssA", "IDF1", "IDP", "IDR")
+        values = "  ".join(f"{name} {_percent(numbers[name])}" for name in names)
+        lines += ["", f"{values}  identity switches {numbers['IDSW']}"]
+    return "\n".join(lines)
+
+
+def _categories(numbers: Mapping[str, Any], title: str = "", prefix: str = "") -> list[str]:
+    """A line for all categories, then one for each category that has objects or results."""
+    rows = [(title, "objects", *METRICS)]
+    categories = [one for one in numbers["per_category"].values() if one["objects"] or one["results"]]
+    total = sum(one["objects"] for one in categories)
+    for name, count, one in (("all", total, numbers), *((one["name"], one["objects"], one) for one in categories)):
+        rows.append((name, str(count), *(_percent(one[prefix + key]) for key in METRICS)))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
+
+
+def write_tables(numbers: Mapping[str, Any], folder: Path) -> None:
+    """Write numbers.json and per_category.csv, and per_video.csv if there are metrics of each video."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with whole_file(folder / "numbers.json") as partial:
+        partial.write_text(json.dumps({k: v for k, v in numbers.items() if k != "precision_curves"}, indent=1) + "\n")
+    for name in [one for one in ("per_category", "per_video") if one in numbers]:
+        columns = list(next(iter(numbers[name].values()), {}))
+        with whole_file(folder / f"{name}.csv") as partial, partial.open("w", newline="", errors="replace") as file:
+            writer = csv.writer(file)
+            writer.writerow(["id", *columns])
+            for number, one in numbers[name].items():
+                writer.writerow([number, *("" if one[key] == -1 else one[key] for key in columns)])
+
+
+def _percent(value: float) -> str:
+    return "-" if value == -1 else f"{100 * value:.1f}"
+
+
+def write_report(
+    numbers: Mapping[str, Any], files: DataFiles, truth: Annotations, results: Any, args: argparse.Namespace
+) -> None:
+    """Write precision_recall.csv and .svg, and report.html. Messages name the parts that cannot be made.
 
     Args:
         numbers: of `evaluate`, with `per_video` and `precision_curves`.
-        annotations: the file.
+        files, truth: the data set.
         results: a path or the loaded JSON.
-        args: of the command: `output`, `data`, `images`, `show_videos` and `score_threshold`.
+        args: of the command: `output`, `show_videos` and `score_threshold`.
 
     Raises:
         OSError: a file cannot be written.
@@ -39,22 +94,21 @@ def write_report(numbers: Mapping[str, Any], annotations: Path, results: Any, ar
     left_out: list[str] = []
     curves = _write_curves(numbers, args.output, left_out)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # told when they were compared
-        truth = read_annotations(annotations)
+        warnings.simplefilter("ignore", UserWarning)  # printed when the results were compared
         found = read_results(results, truth)
     ranked = rank_videos(numbers["per_video"])
     worst = ranked[: args.show_videos]
     best = [one for one in reversed(ranked) if one not in worst][: args.show_videos]
-    images: Path | None = find_set(args.data, args.images)[1]
+    images: Path | None = files.images
     if not any(named_first(truth.videos[one], images) for one in (*worst, *best)):
-        left_out.append(f"the frames, which are not in {images}; masks stand on plain ground")
+        left_out.append(f"the frames, which are not in {images}; masks are drawn on a plain background")
         images = None
     where = results if isinstance(results, Path) else args.output / "results.json"
     examples = {}
     for number in (*worst, *best):
         video = truth.videos[number]
         pairs = _pairs(video, truth, (found.name, found.tracks[number]), images, args.score_threshold, left_out)
-        command = ["mdqe", "view", str(where), "--annotations", str(annotations), "--video", str(number)]
+        command = ["mdqe", "view", str(where), "--annotations", str(files.annotations), "--video", str(number)]
         command += ["--frames", str(images)] if images is not None else []
         examples[number] = Example(number, video_name(video), pairs, shlex.join([*command, "-o", f"{number}.html"]))
     page = report(
@@ -73,7 +127,7 @@ def write_report(numbers: Mapping[str, Any], annotations: Path, results: Any, ar
 
 
 def named_first(video: Video, images: Path | None) -> bool:
-    """Whether the first frame of a video is there."""
+    """Whether the first frame of a video exists."""
     return bool(images and video.file_names and (images / video.file_names[0]).is_file())
 
 
@@ -85,12 +139,12 @@ def _pairs(
     score_threshold: float,
     left_out: list[str],
 ) -> list[Pair]:
-    """The pictures of a video, on plain ground where a frame is damaged; none without pillow."""
+    """The pictures of a video, on a plain background if a frame is damaged; none without Pillow."""
     from mdqe.video.images import load_image
-    from mdqe.video.sheet import choose_frames
+    from mdqe.video.overlay import choose_frames
 
     prediction, *rest = sides_of(video, truth, (results[0], list(results[1])))
-    annotated = rest[0] if rest else Side(TRUTH, [], {})  # a set without any object
+    annotated = rest[0] if rest else Side(TRUTH, [], {})  # the set has no objects
     best = best_of_tracks(results[1], score_threshold)
     prediction = replace(prediction, tracks=[one for one, kept in zip(prediction.tracks, best, strict=True) if kept])
     frames = choose_frames(video.length, COLUMNS)
@@ -108,7 +162,7 @@ def _pairs(
 
 
 def _write_curves(numbers: Mapping[str, Any], folder: Path, left_out: list[str]) -> bytes | None:
-    """A row of precisions at 101 recalls for all categories and each, by IoU threshold; and their picture."""
+    """Write the precision at 101 recalls, for all categories and for each, by IoU threshold; returns the picture."""
     curves: dict[int, np.ndarray] = numbers["precision_curves"]
     if not curves:
         left_out.append("curves of precision and recall: there is no object to find")

@@ -1,58 +1,39 @@
-"""`mdqe export`: a model → torch.export or ONNX programs that run without this package."""
+"""`mdqe export`: exports a model as torch.export or ONNX programs that run without this package."""
 
 import argparse
-from pathlib import Path
 
 from mdqe.cli import say
-from mdqe.errors import InputError
+from mdqe.cli.options import add_model, add_output, model_name, option
 
-HELP = "write a model as torch.export or ONNX programs that run without mdqe"
+HELP = "export a model as torch.export or ONNX programs that run without mdqe"
 EXAMPLE = "mdqe export --model models/r50_ovis --format onnx -o exported"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of the command."""
-    parser.add_argument(
-        "--model", metavar="ID|FOLDER", help="a folder, a Hub id (user/model) or a bundled model (mdqe:NAME)"
-    )
-    parser.add_argument(
-        "--format",
-        choices=("torch", "onnx"),
-        default="onnx",
-        help="torch: .pt2 files for torch.export.load; onnx: files for ONNX Runtime and others (default: %(default)s)",
-    )
-    parser.add_argument(
-        "-o",
-        "--output",
-        metavar="FOLDER",
-        type=Path,
-        required=True,
-        help="folder of the two programs, encoder and decoder, and of model.json, which says what goes in and out",
-    )
-    parser.add_argument(
-        "--opset", metavar="N", type=int, help="version of ONNX's operators, 18 to 23 (default: 20); only for onnx"
-    )
+    """Add the options of the command."""
+    add_model(parser)
+    formats = "torch: .pt2 files for torch.export.load; onnx: files for ONNX Runtime and others (default: %(default)s)"
+    parser.add_argument("--format", choices=("torch", "onnx"), default="onnx", help=formats)
+    add_output(parser, "FOLDER", "folder of the encoder, the decoder and model.json, which describes both")
+    option(parser, "--opset", "N", int, "ONNX operator set, 18 to 23 (default: 20)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Export; the written files go to stdout, the check to stderr."""
+    """Export, and print the files."""
     from mdqe.atomic import check_writable
-    from mdqe.cli.model_options import default_model
     from mdqe.export.folder import DESCRIPTION_FILE, FORMATS, check_backbone, check_options, export_model
     from mdqe.model import MDQE
 
     check_options(args.format, args.opset)
-    name = args.model or default_model()
-    if name is None:
-        raise InputError("this installation has no bundled model: name one with --model")
+    name = model_name(args)
     check_writable(args.output)  # before the model is loaded
     model = MDQE.from_pretrained(name)
     check_backbone(model)
-    say(f"{name}: tracing and writing encoder and decoder; takes minutes")
+    say(f"{name}: exporting encoder and decoder, which takes minutes")
     errors = export_model(model, args.output, format=args.format, opset=args.opset, source=name)
     if errors:
         worst = max(errors, key=lambda output: errors[output])
-        say(f"ONNX Runtime equals PyTorch to {errors[worst]:.1e} (relative; {worst})")
+        say(f"largest relative difference between ONNX Runtime and PyTorch: {errors[worst]:.1e} ({worst})")
     for file in (*(part + FORMATS[args.format] for part in ("encoder", "decoder")), DESCRIPTION_FILE):
         print(args.output / file)
     return 0

@@ -1,27 +1,38 @@
-"""`mdqe info`: what is installed, what runs where and, of a model, how large it is and where it comes from."""
+"""`mdqe info`: shows versions, kernels and devices, and the size, the cost and the origin of a model."""
 
 import argparse
 import platform
+from collections.abc import Callable
+from copy import deepcopy
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import mdqe
-from mdqe.cli.model_options import add_model_arguments, load_model
+from mdqe.cli.options import add_model_arguments, load_model
 
 if TYPE_CHECKING:
     from mdqe.model import MDQE
 
-HELP = "show versions, kernels and devices, and a model's size and origin"
+HELP = "show versions, kernels and devices, and the size, the cost and the origin of a model"
 EXAMPLE = "mdqe info --model models/r50_ovis"
+PARTS = {  # in the order of the data
+    "backbone": ("backbone",),
+    "encoder": ("encoder",),
+    "query initialization": ("query_init",),
+    "decoder": ("decoder",),
+    "heads": ("class_head", "coefficient_head"),
+    "mask head": ("mask_head",),
+}
+FLOPS_PER_SAMPLE = 10  # per sampled channel: 4 products and sums for the interpolation, 1 for the attention weight
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of the command."""
+    """Add the options of the command."""
     add_model_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the two-column report."""
+    """Print the report in two columns."""
     rows = _installation()
     if args.model is not None:
         rows += [("", ""), *_model(load_model(args), args.model)]
@@ -63,7 +74,6 @@ def _version(package: str) -> str:
 
 
 def _model(model: "MDQE", name: str) -> list[tuple[str, str]]:
-    from mdqe.cli.model_cost import flops_by_part, parameters_by_part
     from mdqe.modeling.preprocess import resized_size
 
     config = model.config
@@ -80,12 +90,12 @@ def _model(model: "MDQE", name: str) -> list[tuple[str, str]]:
     ]
     rows += [(part, f"{parameters[part]:>12,}  {flops[part] / 1e9:>15.2f}") for part in parameters]
     rows.append(("all", f"{sum(parameters.values()):>12,}  {sum(flops.values()) / 1e9:>15.2f}"))
-    note = f"of a {size[1]}x{size[0]} frame; a multiplication with its addition is 2"
+    note = f"for a frame of {size[1]}x{size[0]}; a multiplication with its addition counts as 2"
     return [*rows, ("", note)]
 
 
 def _origin(name: str) -> list[tuple[str, str]]:
-    """Where the weights lie, and what their file says of where they are from."""
+    """The file of the weights, and their origin as the file records it."""
     from safetensors import safe_open
 
     from mdqe.weights.folder import WEIGHTS_FILE
@@ -100,3 +110,58 @@ def _origin(name: str) -> list[tuple[str, str]]:
 def _listed(names: tuple[str, ...], most: int = 8) -> str:
     more = f", ... {len(names) - most} more" if len(names) > most else ""
     return f"{len(names)}: {', '.join(names[:most])}{more}" if names else ""
+
+
+def parameters_by_part(model: "MDQE") -> dict[str, int]:
+    """The number of parameters of each part. Their sum is the number of parameters of the model."""
+    modules = dict(model.named_children())
+    counts = {
+        part: sum(p.numel() for name in names for p in modules.pop(name).parameters()) for part, names in PARTS.items()
+    }
+    for name, module in modules.items():
+        counts[name] = sum(p.numel() for p in module.parameters())
+    return counts
+
+
+def flops_by_part(model: "MDQE", size: tuple[int, int]) -> dict[str, int]:
+    """The floating-point operations per frame of each part.
+
+    The count includes matrix products, convolutions and the samples of deformable attention. A frame is encoded once,
+    and one clip is decoded for every `clip_stride` frames. Nothing is computed: the tensors are on the meta device.
+
+    Args:
+        model: the model, which is copied.
+        size: (height, width) of the frames after resizing.
+    """
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from mdqe.modeling.preprocess import padded_size
+
+    def samples(value: Any, grid: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+        return FLOPS_PER_SAMPLE * torch.Size(out_shape).numel()
+
+    sampling = {torch.ops.aten.grid_sampler_2d: samples}
+    config = model.config
+    model = deepcopy(model).float().to("meta").eval()
+    frames = torch.empty(1, config.test_clip_length, 3, *padded_size(size), device="meta")
+    counts = dict.fromkeys(parameters_by_part(model), 0)
+
+    def count(part: str, share: float, step: Callable[[], Any]) -> Any:
+        with FlopCounterMode(display=False, custom_mapping=sampling) as counter, torch.inference_mode():
+            made = step()
+        counts[part] += round(counter.get_total_flops() * share)
+        return made
+
+    per_frame, per_clip = 1 / config.test_clip_length, 1 / config.clip_stride
+    encoder, decoder = model.encoder, model.decoder
+    maps = count("backbone", per_frame, lambda: model.backbone(frames.flatten(0, 1)))
+    tokens = count("encoder", per_frame, lambda: encoder(maps, 1, padded_size(size), [size]))
+    memory, shapes = tokens.memory, tokens.spatial_shapes
+    queries = count("query initialization", per_frame, lambda: model.query_init.select(memory, shapes))
+    values = count("decoder", per_frame, lambda: decoder.project_values(memory, tokens.padding_mask))
+    queries = count("query initialization", per_clip, lambda: model.associate(queries))
+    states = count("decoder", per_clip, lambda: decoder(queries.content, queries.coords, values, shapes))
+    count("heads", per_clip, lambda: model.predict(states[-1]))
+    count("mask head", per_frame, lambda: model.mask_head(memory, shapes))
+    return counts

@@ -1,107 +1,79 @@
-"""`mdqe segment`: videos → masks and identities, an overlay video, a contact sheet."""
+"""`mdqe segment`: segments videos and writes masks, an overlay video and a contact sheet for each."""
 
 import argparse
+import json
+import os
 import re
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from mdqe.atomic import check_writable
-from mdqe.cli import REPORTED_ERRORS, one_line, say
-from mdqe.cli.model_options import add_model_arguments, load_config, load_model, model_name
-from mdqe.cli.segment_list import folders, is_done, notes, read_list
-from mdqe.errors import InputError, is_out_of_memory
+from mdqe.cli import one_line, report, say
+from mdqe.cli.options import (
+    add_model_arguments,
+    add_output,
+    add_score_threshold,
+    choice,
+    flag,
+    load_config,
+    load_model,
+    model_name,
+    number,
+    option,
+    several,
+    whole,
+)
+from mdqe.errors import InputError
 
 if TYPE_CHECKING:
     from mdqe.cli.segment_video import Interruption, Job, Outcome
     from mdqe.config import MDQEConfig
+    from mdqe.model import MDQE
     from mdqe.video.read import Frames
 
-HELP = "segment and follow the objects of videos"
+    Opened = tuple[str, Path, Frames]  # the name, the folder and the frames of a video
+
+HELP = "segment and track the objects of videos"
 EXAMPLE = (
     "mdqe segment street.mp4 -o results --model models/r50_ovis --start 10 --end 20\n"
     "  torchrun --nproc-per-node 8 -m mdqe segment --videos-from list.txt -o results --skip-done"
 )
-SHOWN = ("queries", "activation")
-
-
-class Opened(NamedTuple):
-    """A source that is ready to be segmented."""
-
-    video: str
-    folder: Path
-    frames: "Frames"
+MACHINE_SETTINGS = ("mdqe", "device")
+"""Settings in instances.json that record where the results were made. `--skip-done` ignores them."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of the command."""
-    parser.add_argument(
-        "videos",
-        metavar="VIDEO",
-        nargs="*",
-        help="a video file, an image, a folder or quoted glob of images, a camera's number or a URL",
-    )
-    parser.add_argument(
-        "--videos-from", metavar="LIST", type=Path, help="more videos, from a text file that names one on each line"
-    )
-    parser.add_argument(
-        "-o",
-        "--output",
-        metavar="DIR",
-        type=Path,
-        required=True,
-        help="a folder per video is made in it, with instances.json, overlay.mp4 and sheet.png",
-    )
-    parser.add_argument(
-        "--score-threshold",
-        metavar="SCORE",
-        type=_score,
-        default=0.3,
-        help="least score of an instance, 0 to 1 (default: %(default)s)",
-    )
+    """Add the options of the command."""
+    videos = "a video file, an image, a folder or a quoted glob of images, a camera number or a URL"
+    parser.add_argument("videos", metavar="VIDEO", nargs="*", help=videos)
+    option(parser, "--videos-from", "LIST", Path, "a text file with more videos, one on each line")
+    add_output(parser, "DIR", "output folder, in which each video gets a folder with its results")
+    add_score_threshold(parser, "minimum score of an instance, 0 to 1")
     group = parser.add_argument_group("many videos")
-    group.add_argument(
-        "--skip-done",
-        action="store_true",
-        help="pass over videos whose results lie there whole, of the same model and settings, to go on with a run",
-    )
-    group.add_argument(
-        "--skip-bad",
-        action="store_true",
-        help="go on without the videos that cannot be opened; else nothing is done if there are any",
-    )
+    flag(group, "--skip-done", "skip videos with complete results of the same model and settings, to continue a run")
+    flag(group, "--skip-bad", "skip videos that cannot be opened; otherwise they stop the command before any work")
     add_model_arguments(parser)
     group = parser.add_argument_group("frames")
-    group.add_argument("--every", metavar="N", type=_positive, default=1, help="take every Nth frame")
-    group.add_argument("--start", metavar="SECONDS", type=_seconds, help="begin there")
-    group.add_argument("--end", metavar="SECONDS", type=_seconds, help="end there")
+    option(group, "--every", "N", whole(1), "process every Nth frame", default=1)
+    option(group, "--start", "SECONDS", number(0, 1e9), "process frames from this time on")
+    option(group, "--end", "SECONDS", number(0, 1e9), "process frames before this time")
     group = parser.add_argument_group("pictures")
-    group.add_argument("--no-video", action="store_true", help="no overlay video, only results and contact sheet")
-    group.add_argument(
-        "--show",
-        metavar="WHAT",
-        type=_shown,
-        default=(),
-        help="draw besides the instances: queries (where they start, in the colour of the object they lead to), "
-        "activation (the class-activation map), or both: queries,activation",
-    )
-    group.add_argument(
-        "--sheet",
-        metavar="FRAMES",
-        type=_frames,
-        help="frames of the contact sheet, such as 0,40,80 (default: 12, evenly spread)",
-    )
+    flag(group, "--no-video", "write no overlay video")
+    show = "also draw queries (initial query positions), activation (class-activation map), or queries,activation"
+    option(group, "--show", "WHAT", several(choice("queries", "activation")), show, default=())
+    sheet = "indices of the frames on the contact sheet, such as 0,40,80 (default: 12 frames, evenly spaced)"
+    option(group, "--sheet", "FRAMES", several(whole(0)), sheet)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Segment every video, in the processes of torchrun each its share; a table at the end on stdout."""
+    """Segment all videos, divided among the processes of torchrun, and print a table."""
     from mdqe import distributed as processes
-    from mdqe.cli.segment_video import first_interrupt_asks
+    from mdqe.cli.segment_video import Interruption
 
     videos = args.videos + (read_list(args.videos_from) if args.videos_from else [])
     if not videos:
-        raise InputError("no videos: name some, or a list of them with --videos-from")
+        raise InputError("no videos: expected VIDEO or --videos-from LIST")
     everything = dict(zip(folders(args.output, videos), videos, strict=True))
     config = load_config(args)
     with processes.sharing():
@@ -112,8 +84,8 @@ def run(args: argparse.Namespace) -> int:
         if problems and not args.skip_bad:
             return _refuse(problems, len(left))
         check_writable(args.output)
-        # All have heard a Ctrl-C: those that work stop, those that wait go on waiting.
-        with first_interrupt_asks() as interruption:
+        # Ctrl-C reaches all processes: those that segment stop, those that wait continue to wait.
+        with Interruption() as interruption:
             interrupted = _segment_all(args, opened, outcomes, interruption)
             processes.wait_for_all()
         parts, interruptions = zip(*processes.gather((outcomes, interrupted)), strict=True)
@@ -121,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
         if processes.rank() == 0 and everywhere:
             print(summary([everywhere[folder] for folder in left if folder in everywhere]), flush=True)
         if processes.rank() == 0 and any(interruptions) and len(everywhere) < len(left):
-            say(f"{len(left) - len(everywhere)} of {len(left)} videos were not begun")
+            say(f"{len(left) - len(everywhere)} of {len(left)} videos were not started")
     if any(interruptions):
         raise KeyboardInterrupt
     return max((outcome.status for outcome in everywhere.values()), default=0)
@@ -132,18 +104,78 @@ def summary(outcomes: "list[Outcome]") -> str:
     rows = [("video", "frames", "frames/s", "instances", "results")]
     for outcome in outcomes:
         speed = f"{outcome.frames / outcome.seconds:.2f}" if outcome.seconds else "-"
-        rows.append((outcome.name, str(outcome.frames), speed, outcome.found or "-", outcome.results))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
-    right = (False, True, True, False)
-    lines = []
-    for row in rows:
-        cells = [c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row[:-1], widths, right, strict=True)]
-        lines.append("  ".join([*cells, row[-1]]).rstrip())
-    return "\n".join(lines)
+        count, categories = outcome.found or ("-", "")
+        found = f"{count} ({categories})" if categories else str(count)
+        results = [str(outcome.folder)] * bool(outcome.frames) + ["interrupted"] * outcome.interrupted
+        results = ["failed"] if outcome.failed else results
+        rows.append((outcome.name, str(outcome.frames), speed, found, ", ".join(results)))
+    a, b, c, d, _ = (max(map(len, column)) for column in zip(*rows, strict=True))
+    lines = (f"{v:<{a}}  {w:>{b}}  {x:>{c}}  {y:<{d}}  {z}" for v, w, x, y, z in rows)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def read_list(path: Path) -> list[str]:
+    """Read a text file that names one video on each line. Empty lines and lines that begin with # are ignored.
+
+    Raises:
+        OSError: the file cannot be read.
+        InputError: the file is not a text file, or it names no videos.
+    """
+    data = path.read_bytes()
+    if b"\0" in data:
+        raise InputError(f"{path} is not a list of videos: expected text with one video on each line")
+    lines = [line.strip() for line in data.removeprefix(b"\xef\xbb\xbf").splitlines()]
+    videos = [os.fsdecode(line) for line in lines if line and not line.startswith(b"#")]
+    if not videos:
+        raise InputError(f"{path} names no videos")
+    return videos
+
+
+def folders(output: Path, videos: Sequence[str]) -> list[Path]:
+    """A folder for each video, named after the video. Repeated names get a number."""
+    found: dict[Path, None] = {}
+    for video in videos:
+        path = Path(video)
+        name = path.name if path.is_dir() else path.stem
+        if video.isdecimal() and not path.exists():
+            name = f"camera{video}"
+        name = re.sub(r"[^\w.-]+", "_", name).strip("._")  # empty for a glob such as *.png
+        name = name or (path.resolve() if path.is_dir() else path.resolve().parent).name
+        folder, number = output / name, 2
+        while folder in found:
+            folder, number = output / f"{name}-{number}", number + 1
+        found[folder] = None
+    return list(found)
+
+
+def is_done(folder: Path, wanted: dict[str, Any], *, overlay: bool) -> bool:
+    """Whether a folder has complete results of a video, model and settings.
+
+    Args:
+        folder: the folder of the video.
+        wanted: the `notes` of the results.
+        overlay: whether an overlay video is needed.
+    """
+    results = folder / "instances.json"
+    pictures = [] if "://" in wanted["source"] else [folder / "sheet.png"]  # a stream without an overlay has no sheet
+    pictures += [folder / "overlay.mp4", folder / "sheet.png"] if overlay else []
+    try:
+        written = results.stat().st_mtime_ns
+        if any(path.stat().st_mtime_ns < written for path in pictures):  # older: the last run did not draw them
+            return False
+        document = json.loads(results.read_bytes())
+        return document["complete"] is True and _origin(document) == _origin(json.loads(json.dumps(wanted)))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # missing or damaged
+        return False
+
+
+def _origin(document: dict[str, Any]) -> tuple[Any, ...]:
+    settings = {name: value for name, value in document["settings"].items() if name not in MACHINE_SETTINGS}
+    return document["source"], document["model"], settings
 
 
 def _left(args: argparse.Namespace, config: "MDQEConfig", everything: dict[Path, str]) -> dict[Path, str]:
-    """The videos to do, by folder: with --skip-done without those that are done."""
+    """The videos to segment, by folder. With --skip-done, those that are done are left out."""
     from mdqe import distributed as processes
 
     if not args.skip_done:
@@ -151,17 +183,17 @@ def _left(args: argparse.Namespace, config: "MDQEConfig", everything: dict[Path,
     overlay = not args.no_video
     share = processes.share(list(everything))
     mine = {folder for folder in share if is_done(folder, _notes(args, config, everything[folder]), overlay=overlay)}
-    done = set().union(*processes.gather(mine))  # and nobody begins before all have looked
+    done = set().union(*processes.gather(mine))  # no process starts before all have checked
     if done and processes.rank() == 0:
-        say(f"{len(done)} of {len(everything)} videos are done already")
+        say(f"{len(done)} of {len(everything)} videos are already done")
     return {folder: video for folder, video in everything.items() if folder not in done}
 
 
 def _open_all(args: argparse.Namespace, videos: dict[Path, str]) -> "tuple[list[Opened], list[Outcome]]":
-    """Every source, checked before any work: an error in the last one should not show after hours.
+    """Open all videos before any work, so that an error in the last one is reported at the start.
 
     Returns:
-        Those that open, and an outcome with the error for each of the others.
+        The videos that open, and an outcome with the error for each of the others.
     """
     from mdqe.cli.segment_video import Outcome
     from mdqe.video.read import open_frames
@@ -169,33 +201,31 @@ def _open_all(args: argparse.Namespace, videos: dict[Path, str]) -> "tuple[list[
     opened, failed = [], []
     for folder, video in videos.items():
         try:
-            frames = open_frames(video, every=args.every, start=args.start, end=args.end)
-            opened.append(Opened(video, folder, frames))
-        except (OSError, ValueError) as error:
-            failed.append(Outcome(video, folder, status=2, error=one_line(error)))
+            opened.append((video, folder, open_frames(video, every=args.every, start=args.start, end=args.end)))
+        except (OSError, InputError) as error:
+            failed.append(Outcome(video, folder, status=2, error=one_line(error), failed=True))
     return opened, failed
 
 
-def _refuse(problems: Sequence[str], number: int) -> int:
-    """Say in one line what cannot be opened."""
+def _refuse(problems: Sequence[str], count: int) -> int:
+    """Print one line on the videos that cannot be opened, and return the exit status."""
     from mdqe import distributed as processes
 
-    more = f", nor {len(problems) - 1} more" if len(problems) > 1 else ""
-    hint = f" (of {number} videos{more}; --skip-bad goes on without)" if number > 1 else ""
+    more = f"{len(problems)} of {count} videos cannot be opened; --skip-bad continues without them"
     if processes.rank() == 0:
-        say(f"mdqe segment: error: {problems[0]}{hint}")
+        say(f"mdqe segment: error: {problems[0]}" + (f" ({more})" if count > 1 else ""))
     return 2
 
 
 def _segment_all(
     args: argparse.Namespace, opened: "list[Opened]", outcomes: "list[Outcome]", interruption: "Interruption"
 ) -> bool:
-    """Segment the videos one after the other and add what became of each; True where Ctrl-C came between."""
+    """Segment the videos and append their outcomes. Returns whether Ctrl-C was pressed."""
     from mdqe import distributed as processes
-    from mdqe.cli.segment_video import Interrupted, Job
+    from mdqe.cli.segment_video import Job
 
     try:
-        with interruption.set_aside():
+        with interruption.suspended():
             for outcome in outcomes:
                 say(f"mdqe segment: error: {outcome.error}")
             if opened:
@@ -204,80 +234,31 @@ def _segment_all(
                 frames.ahead = model.config.window_length
                 origin = _notes(args, model.config, video, str(model.device))
                 job = Job(args.score_threshold, args.show, not args.no_video, args.sheet, origin)
-                outcomes.append(_segment_one(model, frames, folder, job))
-    except Interrupted as interrupted:
-        outcomes.append(interrupted.outcome)
-        return True
+                outcomes.append(_segment_one(model, frames, folder, job, args.memory_hint))
+                if outcomes[-1].interrupted:
+                    return True
     except KeyboardInterrupt:
         return True
     return False
 
 
-def _segment_one(model: Any, frames: "Frames", folder: Path, job: "Job") -> "Outcome":
-    """One video; an error concerns it alone, the others go on."""
+def _segment_one(model: "MDQE", frames: "Frames", folder: Path, job: "Job", memory_hint: str) -> "Outcome":
+    """Segment one video. Any error, also a bug, is reported, and the other videos are segmented."""
     from mdqe.cli.segment_video import Outcome, segment_video
 
     try:
         outcome = segment_video(model, frames, folder, job)
     except Exception as error:
-        if not isinstance(error, REPORTED_ERRORS) and not is_out_of_memory(error):
-            traceback.print_exc()
-        say(f"mdqe segment: error: {one_line(error)}")
-        return Outcome(frames.name, folder, status=2)
+        return Outcome(frames.name, folder, status=report("segment", error, hint=memory_hint), failed=True)
     for remark in outcome.remarks:
         say(f"{frames.name}: {remark}")
     return outcome
 
 
 def _notes(args: argparse.Namespace, config: "MDQEConfig", video: str, device: str = "") -> dict[str, Any]:
+    from mdqe.cli.segment_video import notes
+
     settings = {
-        "score_threshold": args.score_threshold,
-        "shorter_edge": config.test_shorter_edge,
-        "dtype": args.dtype,
-        "every": args.every,
-        "start": args.start,
-        "end": args.end,
-        "show": args.show,
-        "sheet": args.sheet,
+        name: getattr(args, name) for name in ("score_threshold", "dtype", "every", "start", "end", "show", "sheet")
     }
-    return notes(video, model_name(args), device, **settings)
-
-
-def _score(text: str) -> float:
-    value = _number(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not within 0 to 1")
-    return value
-
-
-def _seconds(text: str) -> float:
-    value = _number(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a time in seconds")
-    return value
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
-
-
-def _shown(text: str) -> tuple[str, ...]:
-    names = tuple(text.split(","))
-    if unknown := [name for name in names if name not in SHOWN]:
-        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is not among {', '.join(SHOWN)}")
-    return names
-
-
-def _frames(text: str) -> list[int]:
-    if not re.fullmatch(r"\d+(,\d+)*", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of frame numbers such as 0,40,80")
-    return sorted({int(number) for number in text.split(",")})
+    return notes(video, model_name(args), device, shorter_edge=config.test_shorter_edge, **settings)

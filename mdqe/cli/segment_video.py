@@ -1,4 +1,9 @@
-"""One video on its way through the model to its folder of results."""
+"""One video from its frames to its folder of results: instances.json, overlay.mp4 and sheet.png.
+
+A first pass segments the video, a second pass draws the results. The score of a track is known only at the end of the
+video, so drawing has to wait. The second pass decodes the frames again, so that memory does not grow with the length of
+the video. A camera or a stream cannot be read twice: the first pass records its frames.
+"""
 
 import signal
 import threading
@@ -7,129 +12,125 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mdqe import __version__
 from mdqe.atomic import partial_path
-from mdqe.cli import say
-from mdqe.cli.progress import shown
-from mdqe.cli.render import View, render
-from mdqe.video.decode import VideoFile
-from mdqe.video.read import Frames
+from mdqe.cli import progress, say
+from mdqe.video import overlay
+from mdqe.video.read import Frames, VideoFile
 from mdqe.video.write import VideoWriter
 
 if TYPE_CHECKING:
+    from mdqe.inference.views import FrameView
     from mdqe.model import MDQE
     from mdqe.results.instances import VideoInstances
+
+IMAGES_PER_SECOND = Fraction(10)  # frame rate of the overlay of a folder of images
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is wanted of a video: see the options of `mdqe segment`."""
+    """The options of `mdqe segment` for one video.
+
+    Attributes:
+        score_threshold: minimum score of an instance.
+        show: "activation" and "queries" are drawn in addition to the instances.
+        video: whether to write an overlay video.
+        sheet: indices of the frames on the contact sheet; None selects twelve.
+        notes: additional entries of instances.json.
+    """
 
     score_threshold: float = 0.3
     show: Sequence[str] = ()
     video: bool = True
     sheet: Sequence[int] | None = None
     notes: dict[str, Any] = field(default_factory=dict)
-    """Further entries of instances.json."""
 
 
 @dataclass
 class Outcome:
-    """What became of a video: a row of the summary."""
+    """The outcome of one video, which is a row of the summary.
+
+    Attributes:
+        found: the number of instances, and their categories such as "dog 2, cat 1".
+        remarks: messages about the video, such as damaged frames.
+        error: the reason why the video could not be opened.
+    """
 
     name: str
     folder: Path
     status: int = 0
     frames: int = 0
     seconds: float = 0.0
-    found: str = ""
+    found: tuple[int, str] | None = None
     remarks: list[str] = field(default_factory=list)
     error: str = ""
+    failed: bool = False
     interrupted: bool = False
-
-    @property
-    def results(self) -> str:
-        """Where they are, or why there are none."""
-        if self.status == 2:
-            return "failed"
-        kept = [str(self.folder)] if self.frames else []
-        return ", ".join(kept + ["interrupted"] * self.interrupted)
-
-
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C in the middle of a video; it carries what became of it until then."""
-
-    def __init__(self, outcome: Outcome) -> None:
-        super().__init__()
-        self.outcome = outcome
 
 
 class Interruption:
-    """Whether Ctrl-C was pressed."""
+    """A context in which the first Ctrl-C only sets `asked`, so that results can be kept. The second one interrupts."""
 
     def __init__(self) -> None:
         self.asked = False
-        self._before: Any = None  # what Ctrl-C did
+
+    def __enter__(self) -> "Interruption":
+        self._handles = threading.current_thread() is threading.main_thread()  # others receive no signals
+        if self._handles:
+            self._before = signal.signal(signal.SIGINT, self._note)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._handles:
+            signal.signal(signal.SIGINT, self._before)
 
     @contextmanager
-    def set_aside(self) -> Iterator[None]:
-        """Within it Ctrl-C does what it did before; between its end and what is around it none gets lost."""
-        if self._before is None:
-            yield
-            return
-        noting = signal.signal(signal.SIGINT, self._before)
+    def suspended(self) -> Iterator[None]:
+        """Restore the previous effect of Ctrl-C inside the block."""
+        self.__exit__()
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, noting)
+            self.__enter__()
 
-
-@contextmanager
-def first_interrupt_asks() -> Iterator[Interruption]:
-    """Within it the first Ctrl-C is noted, so that what was found so far can be kept; a second one interrupts."""
-    interruption = Interruption()
-    if threading.current_thread() is not threading.main_thread():
-        yield interruption
-        return
-
-    def note(number: int, frame: Any) -> None:
-        if interruption.asked:
+    def _note(self, number: int, frame: Any) -> None:
+        if self.asked:
             raise KeyboardInterrupt
-        interruption.asked = True
-        say("\nstopping here and keeping what was found; Ctrl-C again to drop it")
+        self.asked = True
+        say("\nstopping and saving the results so far; press Ctrl-C again to discard them")
 
-    interruption._before = signal.signal(signal.SIGINT, note)
-    try:
-        yield interruption
-    finally:
-        signal.signal(signal.SIGINT, interruption._before)
+
+def notes(video: str, model: str, device: str, **settings: Any) -> dict[str, Any]:
+    """The entries of instances.json that record how the results were made."""
+    return {"source": video, "model": model, "settings": {"mdqe": __version__, "device": device, **settings}}
 
 
 def segment_video(model: "MDQE", frames: Frames, folder: Path, job: Job) -> Outcome:
-    """Segment, write instances.json, overlay.mp4 and sheet.png into the folder.
+    """Segment a video and write instances.json, overlay.mp4 and sheet.png into a folder.
 
-    Ctrl-C ends a camera or stream; of a video it leaves instances.partial.json, or overlay.partial.mp4 when it comes
-    while drawing.
+    Ctrl-C ends a camera or a stream normally. For a video, the outcome is `interrupted`, and instances.partial.json has
+    the results so far, or overlay.partial.mp4 the frames that are drawn.
 
     Raises:
-        Interrupted: by Ctrl-C.
         OSError: a file cannot be written.
-        ValueError: the frames cannot be used.
+        VideoError: the frames cannot be used.
     """
     folder.mkdir(parents=True, exist_ok=True)
     recording = folder / "recording.mp4" if job.video and not frames.repeatable else None
     outcome = Outcome(frames.name, folder)
     start = time.monotonic()
-    views: list[View] = []
+    views: list[FrameView] = []
     try:
-        with first_interrupt_asks() as interruption:
-            result = _find(model, frames, job, views, interruption, recording)
+        with Interruption() as interruption:
+            result = _first_pass(model, frames, job, views, interruption, recording)
         outcome.seconds = time.monotonic() - start
-        outcome.frames, outcome.found = result.num_frames, _count(result)
+        outcome.frames, outcome.found = result.num_frames, (len(result), _categories(result))
         if frames.damage:
             outcome.status = 1
             outcome.remarks.append(frames.damage)
@@ -139,18 +140,15 @@ def segment_video(model: "MDQE", frames: Frames, folder: Path, job: Job) -> Outc
         if cut:
             say(f"{partial_path(path)}: the first {result.num_frames} frames")
             raise KeyboardInterrupt
-        partial_path(path).unlink(missing_ok=True)  # of an interrupted run before
-        if frames.repeatable or recording is not None:
-            again, audio = (
-                (frames, getattr(frames, "path", None)) if recording is None else (VideoFile(recording), None)
-            )
-            wanted: dict[str, Any] = {"show": job.show, "video": job.video, "sheet": job.sheet}
-            outcome.remarks += render(again, result, folder, views=views, audio_from=audio, **wanted)
+        partial_path(path).unlink(missing_ok=True)  # from an earlier run that was interrupted
+        if recording is not None:
+            outcome.remarks += render(VideoFile(recording), result, folder, job, views)
+        elif frames.repeatable:
+            outcome.remarks += render(frames, result, folder, job, views, audio_from=getattr(frames, "path", None))
         else:
-            outcome.remarks.append("no contact sheet: frames that come once are kept only for an overlay video")
+            outcome.remarks.append("no contact sheet: a stream is recorded only for an overlay video")
     except KeyboardInterrupt:
         outcome.status, outcome.interrupted = 1, True
-        raise Interrupted(outcome) from None
     finally:
         if recording is not None:
             recording.unlink(missing_ok=True)
@@ -158,15 +156,64 @@ def segment_video(model: "MDQE", frames: Frames, folder: Path, job: Job) -> Outc
     return outcome
 
 
-def _find(
+def render(
+    frames: Frames,
+    result: "VideoInstances",
+    folder: Path,
+    job: Job,
+    views: "Sequence[FrameView]" = (),
+    audio_from: Path | None = None,
+) -> list[str]:
+    """Write overlay.mp4, if the job asks for it, and sheet.png into a folder.
+
+    Args:
+        frames: the frames of the result; larger ones are cropped to its size.
+        result: the instances.
+        folder: an existing folder.
+        job: what to draw.
+        views: one for each frame, if `job.show` is not empty.
+        audio_from: the media file that contains the frames.
+
+    Returns:
+        Remarks on differences from the source, one line each.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    chosen = overlay.choose_frames(result.num_frames) if job.sheet is None else job.sheet
+    start, fps = frames.start or 0, frames.fps or IMAGES_PER_SECOND
+    remarks, pictures, captions = [], [], []
+    if missing := [str(i) for i in chosen if i >= result.num_frames]:
+        remarks.append(f"not on the contact sheet: {', '.join(missing)}; frames are 0 to {result.num_frames - 1}")
+    with ExitStack() as stack:
+        writer = None
+        if job.video:
+            writer = VideoWriter(folder / "overlay.mp4", fps, audio_from=audio_from, audio_start=start)
+            stack.enter_context(writer)
+        for i, time_, image in _drawn(frames, result, job.show, views, None if job.video else chosen):
+            if writer is not None:
+                writer.write(image, time_)
+            if i in chosen:
+                pictures.append(overlay.shrink(image))
+                captions.append(f"frame {i}" if time_ is None else f"frame {i}, {float(time_ + start):.2f} s")
+    if pictures:
+        overlay.save_png(overlay.contact_sheet(pictures, captions), folder / "sheet.png")
+    if writer is not None:
+        remarks += writer.notes
+        if frames.fps is None:
+            remarks.append(f"images have no frame rate: the overlay plays at {IMAGES_PER_SECOND} frames per second")
+    return remarks
+
+
+def _first_pass(
     model: "MDQE",
     frames: Frames,
     job: Job,
-    views: list[View],
+    views: "list[FrameView]",
     interruption: Interruption,
     recording: Path | None,
 ) -> "VideoInstances":
-    """The first pass. Frames end early when an interruption was asked for; those before it give a whole result."""
+    """Segment the frames, up to an interruption, and collect their views if the job shows them."""
     from mdqe.inference.session import segment
 
     def images() -> Iterator[np.ndarray]:
@@ -174,7 +221,7 @@ def _find(
         with ExitStack() as stack:
             for frame in stack.enter_context(closing(frames.timed())):
                 if recording is not None:
-                    if writer is None:  # the rate is known once the stream is open
+                    if writer is None:  # the frame rate is known after the stream is open
                         writer = VideoWriter(recording, frames.fps or 25, quality=12, preset="ultrafast")
                         stack.enter_context(writer)
                         origin = frame.time
@@ -183,19 +230,53 @@ def _find(
                 if interruption.asked:
                     return
 
-    on_frame = (lambda view: views.append(View.of(view))) if job.show else None
     result = segment(
         model,
-        shown(images(), frames.name, frames.count),
+        progress(images(), frames.name, frames.count),
         score_threshold=job.score_threshold,
-        on_frame=on_frame,
+        on_frame=(lambda view: views.append(_compact(view))) if job.show else None,
     )
     return replace(result, fps=None if frames.fps is None else float(frames.fps))
 
 
-def _count(result: "VideoInstances") -> str:
-    """Such as "3: 2 dog, 1 cat"."""
+def _compact(view: "FrameView") -> "FrameView":
+    """A view in less memory, because those of all frames are kept: the activation becomes uint8."""
+    activation = np.round(np.clip(view.activation, 0, 1) * 255).astype(np.uint8)
+    return view._replace(
+        points=view.points.astype(np.float32), track_ids=view.track_ids.astype(np.int32), activation=activation
+    )
+
+
+def _drawn(
+    frames: Frames,
+    result: "VideoInstances",
+    show: Sequence[str],
+    views: "Sequence[FrameView]",
+    wanted: Sequence[int] | None,
+) -> Iterator[tuple[int, Fraction | None, np.ndarray]]:
+    """Yield index, seconds since the first frame, and drawing of every frame, or of the wanted frames only."""
+    height, width = result.size
+    origin = None
+    with closing(frames.timed()) as source:
+        for i, frame in enumerate(progress(source, f"drawing {frames.name}", result.num_frames)):
+            if i == result.num_frames:  # the first pass was stopped here
+                return
+            origin = frame.time if origin is None else origin
+            if wanted is not None and i not in wanted:
+                continue
+            image = frame.image[:height, :width]
+            if "activation" in show:
+                image = overlay.draw_activation(image, views[i].activation / np.float32(255))
+            image = overlay.draw_result(image, result, i, labels=False)
+            if "queries" in show:
+                kept = np.isin(views[i].track_ids, result.track_ids)
+                image = overlay.draw_queries(image, views[i].points, np.where(kept, views[i].track_ids, -1))
+            image = overlay.draw_labels(image, result, i)  # last, so that they are readable
+            yield i, None if frame.time is None or origin is None else frame.time - origin, image
+
+
+def _categories(result: "VideoInstances") -> str:
+    """The categories of the instances with their counts, such as "dog 2, cat 1"."""
     names = Counter(result.category(i) for i in range(len(result)))
-    listed = ", ".join(f"{number} {name}" for name, number in names.most_common(4))
-    more = f", {len(names) - 4} other kinds" if len(names) > 4 else ""
-    return f"{len(result)}" + (f": {listed}{more}" if listed else "")
+    more = f", {len(names) - 4} more categories" if len(names) > 4 else ""
+    return ", ".join(f"{name} {count}" for name, count in names.most_common(4)) + more

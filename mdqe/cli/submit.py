@@ -1,9 +1,10 @@
-"""`mdqe submit`: a results file, checked and packed for an evaluation server."""
+"""`mdqe submit`: check a results file and pack it for an evaluation server."""
 
 import argparse
 from pathlib import Path
 
 from mdqe.cli import say
+from mdqe.cli.options import flag, option
 from mdqe.errors import InputError
 
 HELP = "check results and pack them for the evaluation servers of YouTube-VIS and OVIS"
@@ -11,35 +12,30 @@ EXAMPLE = "mdqe submit evaluation/results.json --data ovis/annotations_valid.jso
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of the command."""
-    parser.add_argument("results", metavar="RESULTS", type=Path, help="a results file in the form of YouTube-VIS")
-    parser.add_argument(
-        "--data",
-        metavar="ANNOTATIONS",
-        type=Path,
-        required=True,
-        help="the set's file of videos and categories; it may be without annotations",
-    )
-    parser.add_argument(
-        "-o", "--output", metavar="ZIP", type=Path, help="the archive to write; without it the results are only checked"
-    )
-    parser.add_argument("--allow-missing", action="store_true", help="videos without any result are no error")
+    """Add the options of the command."""
+    parser.add_argument("results", metavar="RESULTS", type=Path, help="results in the format of YouTube-VIS")
+    data = "the videos and categories of the set, with or without annotations"
+    option(parser, "--data", "FILE|FOLDER", str, data, required=True)
+    option(parser, "-o --output", "ZIP", Path, "the archive to write; without it, the results are only checked")
+    flag(parser, "--allow-missing", "accept videos without any result")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Every error goes to stderr, a line each; the archive's path to stdout."""
-    from mdqe.annotations.reading_ import read_annotations
+    """Print the errors to stderr, a line each, and the path of the archive to stdout."""
+    from mdqe.annotations.files import find_data
+    from mdqe.annotations.reader import VIDEOS, read_annotations
     from mdqe.evaluation.submission import check_results, write_submission
 
-    annotations = read_annotations(args.data, hidden=True)
+    annotations = read_annotations(find_data(args.data).annotations, hidden=True)
+    annotations.expect(VIDEOS)
     errors = check_results(args.results, annotations, allow_missing=args.allow_missing)
     for error in errors:
         say(error)
     if errors:
-        raise InputError(f"{args.results} has {len(errors)} error{'s' * (len(errors) > 1)}; nothing is written")
+        raise InputError(f"{args.results} has {len(errors)} error{'s' * (len(errors) > 1)}; no archive is written")
     if args.output is None:
         say(f"{args.results}: no error")
         return 0
-    write_submission(args.results, args.output)
+    write_submission(args.results, annotations, args.output)
     print(args.output)
     return 0

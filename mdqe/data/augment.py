@@ -1,10 +1,9 @@
-"""Geometry that is changed at random: the same for all frames of a clip and their masks."""
+"""Random geometric augmentation, the same for all frames of a clip and their masks."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tvf
 
@@ -12,26 +11,28 @@ from mdqe.errors import InputError
 from mdqe.modeling.preprocess import resize, resized_size
 
 CROPS = ("absolute_range", "relative_range")
-_CROPPED_EDGES = (400, 500, 600)  # shorter edges before a crop of so many pixels, and the longest
-_CROPPED_LONGER_EDGE = 1333
-_CENTRE = (0.4, 0.6)  # where the centre of a rotation lies, of the width and of the height
+_CROPPED_EDGES = (400, 500, 600)  # shorter edges before a crop in pixels
+_CROPPED_LONGER_EDGE = 1333  # and the maximum longer edge
+_CENTRE = (0.4, 0.6)  # range of the centre of a rotation, relative to the width and to the height
+
+Clip = tuple[Tensor, Tensor]  # frames (T, 3, H, W) and masks (K, T, H, W), both uint8
 
 
 class ClipAugmentation:
-    """Crop, resize, flip and turn a clip, in this order.
+    """Crop, resize, flip and rotate a clip, in this order.
 
-    Crops are those of Detectron2: "absolute_range" takes a height and a width of `crop_size[0]` to `crop_size[1]`
-    pixels, after the shorter edge was resized to 400, 500 or 600; "relative_range" takes at least the share
-    `crop_size[0]` of the height and `crop_size[1]` of the width.
+    Crops are those of Detectron2. "absolute_range" resizes the shorter edge to 400, 500 or 600 and crops a height and a
+    width from `crop_size[0]` to `crop_size[1]` pixels. "relative_range" crops at least the share `crop_size[0]` of the
+    height and `crop_size[1]` of the width.
 
     Args:
-        shorter_edges: one of these, in pixels, becomes the shorter edge; empty leaves frames as large as they are.
-        longer_edge: unless the longer edge would pass this.
+        shorter_edges: sizes in pixels, one of which is chosen for the shorter edge; empty: frames are not resized.
+        longer_edge: maximum longer edge of a resized frame.
         crop_type: one of CROPS, or None.
-        crop_size: as above.
-        crop_probability: how often a clip is cropped.
-        flip: how often it is mirrored left to right.
-        rotation: largest angle, in degrees, by which it is turned about a point near its centre.
+        crop_size: the parameters of `crop_type`.
+        crop_probability: probability of a crop.
+        flip: probability of a horizontal flip.
+        rotation: maximum angle of a rotation about a point near the centre, in degrees.
 
     Raises:
         ValueError: a value out of range.
@@ -52,25 +53,23 @@ class ClipAugmentation:
         self.crop_type, self.crop_size, self.crop_probability = crop_type, tuple(crop_size), crop_probability
         self.flip, self.rotation = flip, rotation
         if any(edge < 1 for edge in (*self.shorter_edges, longer_edge)):
-            raise InputError(f"edges are {self.shorter_edges} and at most {longer_edge}, expected 1 or more pixels")
+            raise InputError(
+                f"shorter_edges is {self.shorter_edges} and longer_edge is {longer_edge}, expected at least 1 pixel"
+            )
         if crop_type not in (None, *CROPS):
             raise InputError(f"crop_type is {crop_type!r}, expected {', '.join(CROPS)} or None")
         low, high = self.crop_size
         if crop_type == "absolute_range" and not (1 <= low <= high and low == int(low) and high == int(high)):
-            raise InputError(f"crop_size is {self.crop_size}, expected a smallest and a largest edge in whole pixels")
+            raise InputError(f"crop_size is {self.crop_size}, expected the minimum and the maximum edge in pixels")
         if crop_type == "relative_range" and not (0 < low <= 1 and 0 < high <= 1):
-            raise InputError(f"crop_size is {self.crop_size}, expected shares of height and width, up to 1")
-        for name, value, most in (
-            ("crop_probability", crop_probability, 1),
-            ("flip", flip, 1),
-            ("rotation", rotation, 180),
-        ):
-            if not 0 <= value <= most:
-                raise InputError(f"{name} is {value}, expected 0 to {most}")
+            raise InputError(f"crop_size is {self.crop_size}, expected shares of the height and the width in (0, 1]")
+        for name, most in (("crop_probability", 1), ("flip", 1), ("rotation", 180)):
+            if not 0 <= getattr(self, name) <= most:
+                raise InputError(f"{name} is {getattr(self, name)}, expected 0 to {most}")
 
     def __call__(self, frames: Tensor, masks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Another view of frames (T, 3, H, W) uint8 and masks (K, T, H, W) bool; both have its size."""
-        clip = tv_tensors.Video(frames), tv_tensors.Mask(masks.view(torch.uint8))
+        """Augment frames (T, 3, H, W) uint8 and masks (K, T, H, W) bool. The height and width can change."""
+        clip = frames, masks.view(torch.uint8)
         if self.crop_type is not None and _uniform(0, 1, generator) < self.crop_probability:
             clip = self._crop(clip, generator)
         if self.shorter_edges:
@@ -83,12 +82,9 @@ class ClipAugmentation:
             centre = [across * clip[0].shape[-1], down * clip[0].shape[-2]]
             turned = tvf.rotate(clip[0], angle, InterpolationMode.BILINEAR, center=centre)
             clip = turned, tvf.rotate(clip[1], angle, center=centre)
-        frames, masks = (x.as_subclass(Tensor).contiguous() for x in clip)
-        return frames, masks.view(torch.bool)
+        return clip[0].contiguous(), clip[1].contiguous().view(torch.bool)
 
-    def _crop(
-        self, clip: tuple[tv_tensors.Video, tv_tensors.Mask], generator: torch.Generator
-    ) -> tuple[tv_tensors.Video, tv_tensors.Mask]:
+    def _crop(self, clip: Clip, generator: torch.Generator) -> Clip:
         if self.crop_type == "absolute_range":
             clip = _resized(clip, _one_of(_CROPPED_EDGES, generator), _CROPPED_LONGER_EDGE)
             low, high = (int(edge) for edge in self.crop_size)
@@ -102,17 +98,15 @@ class ClipAugmentation:
         return tvf.crop(clip[0], top, left, *size), tvf.crop(clip[1], top, left, *size)
 
 
-def _resized(
-    clip: tuple[tv_tensors.Video, tv_tensors.Mask], shorter_edge: int, longer_edge: int
-) -> tuple[tv_tensors.Video, tv_tensors.Mask]:
-    """A mask's pixel is the one of the larger mask that lies at its centre."""
+def _resized(clip: Clip, shorter_edge: int, longer_edge: int) -> Clip:
+    """Resize frames with interpolation, and masks by sampling at the centres of the new pixels."""
     frames, masks = clip
-    size = resized_size(tuple(frames.shape[-2:]), shorter_edge, longer_edge)
+    size = resized_size((frames.shape[-2], frames.shape[-1]), shorter_edge, longer_edge)
     if masks.shape[0]:
-        exact = tvf.resize(masks.as_subclass(Tensor), list(size), InterpolationMode.NEAREST_EXACT)
+        masks = tvf.resize(masks, list(size), InterpolationMode.NEAREST_EXACT)
     else:
-        exact = masks.new_zeros((*masks.shape[:-2], *size))
-    return resize(frames, size), tv_tensors.wrap(exact, like=masks)
+        masks = masks.new_zeros((*masks.shape[:-2], *size))
+    return resize(frames, size), masks
 
 
 def _uniform(low: float, high: float, generator: torch.Generator) -> float:

@@ -1,49 +1,64 @@
-"""Images annotated as COCO is, as clips of a camera that moves: pseudo-clips."""
+"""Images annotated as in COCO: as clips of a moving camera (pseudo-clips), and their categories as those of videos."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from mdqe.annotations.training_ import IMAGES, Item
-from mdqe.data.annotated import AnnotatedClips
+from mdqe.annotations.reader import IMAGES
+from mdqe.data.annotated import AnnotatedClips, Item
+from mdqe.errors import InputError
 from mdqe.targets import ClipTargets
 
-COCO_TO: dict[str, dict[int, int]] = {
-    "ytvis_2019": {
-        1: 1, 2: 21, 3: 6, 4: 21, 5: 28, 7: 17, 8: 29, 9: 34, 17: 14, 18: 8, 19: 18, 21: 15, 22: 32, 23: 20, 24: 30,
-        25: 22, 35: 33, 36: 33, 41: 5, 42: 27, 43: 40,
-    },
-    "ytvis_2021": {
-        1: 26, 2: 23, 3: 5, 4: 23, 5: 1, 7: 36, 8: 37, 9: 4, 16: 3, 17: 6, 18: 9, 19: 19, 21: 7, 22: 12, 23: 2, 24: 40,
-        25: 18, 34: 14, 35: 31, 36: 31, 41: 29, 42: 33, 43: 34,
-    },
-    "ovis": {
-        1: 1, 2: 21, 3: 25, 4: 22, 5: 23, 6: 25, 8: 25, 9: 24, 17: 3, 18: 4, 19: 5, 20: 6, 21: 7, 22: 8, 23: 9, 24: 10,
-        25: 11,
-    },
+_COUNTERPARTS = {
+    "bicycle": ("motorbike",), "motorcycle": ("motorbike",), "car": ("sedan", "vehical"), "bus": ("vehical",),
+    "truck": ("vehical",), "frisbee": ("flying disc",), "skis": ("snowboard",),
 }  # fmt: skip
-"""COCO's category ids as those of video data sets, for `category_map`; other categories of COCO have no counterpart."""
+"""What COCO's categories are mapped to, as in the paper's code, where the target has no category of the same name."""
+
+
+def map_categories(own: Mapping[int, str], names: Sequence[str], ids: Sequence[int]) -> dict[int, int]:
+    """From the category ids of a file to those of a target, for `category_map`.
+
+    Categories are matched by name; case and underscores do not matter. COCO's categories, recognised by their names,
+    are mapped to YouTube-VIS and OVIS as in the paper's code: some have a counterpart with another name; "mouse", which
+    is a computer mouse, has none; and "bird" has none where birds are divided into several categories, as in OVIS.
+
+    Args:
+        own: names by id of the file.
+        names, ids: of the target.
+
+    Raises:
+        InputError: they have no category in common.
+    """
+    target = {_plain(name): one for name, one in zip(names, ids, strict=True)}
+    plain = {one: _plain(name) for one, name in own.items()}
+    counterparts: Mapping[str, tuple[str, ...]] = {}
+    if {*_COUNTERPARTS, "mouse", "keyboard", "bird"} <= set(plain.values()):  # COCO
+        counterparts = _COUNTERPARTS
+        target.pop("mouse", None)
+        if "poultry" in target:
+            target.pop("bird", None)
+    mapped = {}
+    for one, name in plain.items():
+        found = next((choice for choice in (name, *counterparts.get(name, ())) if choice in target), None)
+        if found is not None:
+            mapped[one] = target[found]
+    if not mapped:
+        raise InputError(f"none of its categories is one of {', '.join(names[:10])}, …")
+    return mapped
+
+
+def _plain(name: str) -> str:
+    return name.casefold().replace("_", " ").strip()
 
 
 class PseudoClips(AnnotatedClips):
     """Clips of T views of one image.
 
-    `augmentation` is drawn anew for every frame, so that the image moves; smaller frames have zeros right and below.
-    Labels, boxes and what is left out are as in `VideoClips`.
-
-    Args:
-        annotations: the JSON file.
-        images: the folder that its "file_name"s are relative to.
-        clip_length: T.
-        augmentation: of each frame; None leaves all as they are.
-        category_ids: the category id of each label; None: the file's own, in ascending order.
-        category_map: from the file's category ids to those of `category_ids`, such as COCO_TO["ovis"]; what it lacks is
-            left out.
-        check_images, skip_bad, progress: as in `VideoClips`.
-
-    Raises:
-        DataError, OSError, ValueError: as `VideoClips`.
+    `augmentation` is drawn separately for each frame, so that the objects move. Smaller frames are padded with zeros on
+    the right and at the bottom. Labels and boxes are as in `VideoClips`, and crowds and images without objects are left
+    out. Arguments and errors are as in `AnnotatedClips`.
     """
 
     layout = IMAGES
@@ -51,7 +66,7 @@ class PseudoClips(AnnotatedClips):
     def _draw(self, item: Item, frames: Sequence[int], generator: torch.Generator) -> tuple[Tensor, ClipTargets]:
         (frame,) = frames
         image = self._read(item, frame)[None].permute(0, 3, 1, 2)  # (1, 3, H, W), channels last
-        labels, masks = map(torch.from_numpy, self.annotations.draw(item, frames))  # (K,), (K, 1, H, W)
+        labels, masks = map(torch.from_numpy, self.objects.draw(item, frames))  # (K,), (K, 1, H, W)
         views = [(image, masks)] * self.clip_length
         if self.augmentation is not None:
             views = [self.augmentation(image, masks, generator) for _ in views]

@@ -1,4 +1,4 @@
-"""Image files for training, looked at beforehand so that none fails hours later."""
+"""Image files for training, checked before training starts so that a run does not fail hours later."""
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -6,15 +6,14 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mdqe.annotations.problems import DataError
-from mdqe.video.frames import VideoError
+from mdqe.errors import InputError
 from mdqe.video.images import load_image
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _THREADS = 8
-_AT_ONCE = 4096
+_PER_BATCH = 4096
 _TURNED = range(5, 9)  # EXIF orientations that exchange height and width
 
 
@@ -22,27 +21,29 @@ def read_image(path: str | Path) -> "Tensor":
     """An image file as (H, W, 3) uint8, RGB, as inference reads it.
 
     Raises:
-        DataError: it is missing or damaged.
+        InputError: the file is missing or damaged.
     """
-    import torch  # whoever checks headers alone does without
+    import torch  # not needed to check headers
 
     try:
         return torch.from_numpy(load_image(path))
     except FileNotFoundError as error:
-        raise DataError(f"{path} is missing") from error
-    except VideoError as error:
-        raise DataError(str(error)) from error
+        raise InputError(f"{path} is missing") from error
 
 
 def image_problems(images: Iterable[tuple[Path, tuple[int, int]]]) -> Iterator[tuple[str, str] | None]:
-    """For each image file, of which (H, W) is expected: None, or what kind of problem it has and which.
+    """The problem of each image file: a kind of problem and an example for `Problems.add`, or None.
 
-    Headers alone are read, by several threads, and the last bytes; only a file that ends unlike a JPEG is decoded.
+    Several threads read the header and the last bytes of each file. Only a file that does not end like a JPEG is
+    decoded.
+
+    Args:
+        images: paths, and the expected (H, W) of each.
     """
     images = iter(images)
     with ThreadPoolExecutor(_THREADS) as pool:
-        while many := list(islice(images, _AT_ONCE)):
-            yield from pool.map(_problem, many)
+        while batch := list(islice(images, _PER_BATCH)):
+            yield from pool.map(_problem, batch)
 
 
 def _problem(image: tuple[Path, tuple[int, int]]) -> tuple[str, str] | None:
@@ -61,7 +62,7 @@ def _problem(image: tuple[Path, tuple[int, int]]) -> tuple[str, str] | None:
         return "images are missing", str(path)
     except UnidentifiedImageError:
         return "files are not images", str(path)
-    except DataError as error:
+    except InputError as error:
         return "images are damaged", str(error)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         return "images are damaged", f"{path} ({error})"

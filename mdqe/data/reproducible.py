@@ -1,9 +1,9 @@
-"""Random numbers and a sine that come out the same, bit for bit, on every machine.
+"""Random numbers and a sine with the same bits on every machine.
 
-NumPy promises the raw integers of PCG64 for ever, but not the streams of its distributions; and its sines and
-exponentials come from whatever library or vector unit is there, which may differ in the last bit. What is drawn from a
-seed is therefore built from those integers and from sums, products, quotients and square roots alone, each of which
-IEEE 754 rounds in one way only. Neither matrix products nor sums over an axis: they may be fused or reordered.
+NumPy guarantees the raw integers of PCG64, but not the streams of its distributions. Its sine depends on the math
+library and the vector unit, and may differ in the last bit. Everything drawn from a seed is therefore computed from
+these integers by sums, products, quotients and square roots, which IEEE 754 rounds in one way only. Matrix products and
+sums over an axis are avoided, because they may be fused or reordered.
 """
 
 from collections.abc import Sequence
@@ -14,8 +14,8 @@ import numpy as np
 T = TypeVar("T")
 
 
-class Draws:
-    """An endless row of random numbers that its key names; keys that differ anywhere give unrelated rows.
+class RandomStream:
+    """An endless stream of random numbers. Different keys give independent streams.
 
     Args:
         key: whole numbers, 0 … 2⁶⁴ − 1 each.
@@ -37,22 +37,22 @@ class Draws:
         return low + (high - low) * (raw.astype(np.float64) * 2.0**-53)
 
     def below(self, stop: int) -> int:
-        """A whole number of 0 … stop − 1."""
+        """A whole number from 0 to stop − 1."""
         return (self._bits.random_raw() >> 32) * stop >> 32
 
     def between(self, first: int, last: int) -> int:
-        """A whole number of first … last."""
+        """A whole number from first to last, both included."""
         return first + self.below(last - first + 1)
 
-    def pick(self, options: Sequence[T]) -> T:
+    def choice(self, options: Sequence[T]) -> T:
         """One of the options."""
         return options[self.below(len(options))]
 
     def chance(self, probability: float) -> bool:
-        """True that often."""
+        """True with this probability."""
         return self.uniform() < probability
 
-    def order(self, count: int) -> list[int]:
+    def permutation(self, count: int) -> list[int]:
         """The numbers 0 … count − 1 in random order."""
         return np.argsort(self._bits.random_raw(count), kind="stable").tolist()
 

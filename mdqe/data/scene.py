@@ -1,32 +1,31 @@
-"""Scenes of the synthetic set: which shapes there are, how they move, and how the camera looks at them.
+"""Scenes of the synthetic set: the shapes, their motion, and the camera.
 
-Lengths are in units of the picture's shorter edge, x to the right and y down, from the middle of the picture as the
-camera first sees it; angles are in turns, times in frames. Nothing here depends on the number of pixels: the same scene
-can be drawn in any size of its proportions.
+Lengths are in units of the frame's shorter edge; x points right and y down, from the centre of the camera's first view.
+Angles are in turns and times in frames. Nothing here depends on the number of pixels: a scene can be rendered at any
+resolution of the same aspect ratio.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from mdqe.data.reproducible import Draws, cosine, sine
-from mdqe.data.shapes import CATEGORIES
-from mdqe.data.texture import Texture, draw_ground, draw_texture
+from mdqe.data.reproducible import RandomStream, cosine, sine
+from mdqe.data.shapes import CATEGORIES, Texture, draw_ground, draw_texture
 from mdqe.errors import InputError
 
-_BLOCK = 20  # scenes among which the share of alike ones is exact
+_BLOCK = 20  # number of consecutive scenes with an exact share of scenes with similar shapes
 
 
 @dataclass(frozen=True)
 class Difficulty:
-    """How hard scenes are.
+    """The difficulty of scenes.
 
     Attributes:
-        objects: the fewest and the most shapes of a scene.
-        similarity: share of the scenes whose shapes are all of one category and most of one texture; exact in every
-            20 scenes.
-        occlusion: share of a scene's shapes that are sent to cross one another, in twos and threes, each pair at one
-            place at one time. The others meet by chance only.
+        objects: minimum and maximum number of shapes in a scene.
+        similarity: share of scenes with similar shapes: all of one category, and most with one texture. The share is
+            exact in every 20 scenes.
+        occlusion: share of the shapes in a scene that are planned to cross others, in groups of two or three that meet
+            at one place and time. The other shapes meet only by chance.
 
     Raises:
         ValueError: a value out of range.
@@ -39,10 +38,10 @@ class Difficulty:
     def __post_init__(self) -> None:
         first, last = self.objects
         if not 1 <= first <= last <= 40:
-            raise InputError(f"objects is {first} to {last}; expected the fewest and the most, 1 to 40")
+            raise InputError(f"objects is {first} to {last}, expected a minimum and a maximum from 1 to 40")
         for name in ("similarity", "occlusion"):
             if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"{name} is {getattr(self, name)}; expected 0 to 1")
+                raise InputError(f"{name} is {getattr(self, name)}, expected 0 to 1")
 
 
 DIFFICULTIES = {
@@ -54,18 +53,18 @@ DIFFICULTIES = {
 
 @dataclass(frozen=True)
 class Body:
-    """A shape of a scene. Arrays are (frames,), float64.
+    """A shape in a scene. Arrays are (frames,) float64.
 
     Attributes:
-        label: its category's place in CATEGORIES.
-        texture: its texture's place in the scene's.
-        offset: where on the texture its centre is.
-        tone: its brightness, of 1.
+        label: index of its category in CATEGORIES.
+        texture: index of its texture in the scene.
+        offset: position of its centre on the texture.
+        tone: its brightness, relative to 1.
         x, y: its centre.
-        angle: how far it is turned.
-        radius: its outline's unit.
-        stretch: how much wider than its radius it is along its own first axis, and narrower along the second.
-        bends: how its outline swells and shrinks: of the second and third harmonic, strength and phase, (2, 2, frames).
+        angle: its rotation.
+        radius: the unit of its outline.
+        stretch: factor of its size along its own first axis; its size along the second axis is divided by it.
+        bends: deformation of its outline: cosine and sine parts of the second and third harmonic, (2, 2, frames).
     """
 
     label: int
@@ -82,7 +81,7 @@ class Body:
 
 @dataclass(frozen=True)
 class Camera:
-    """Where the camera looks and how closely, (frames,) each."""
+    """Centre and zoom of the view, (frames,) each."""
 
     x: np.ndarray
     y: np.ndarray
@@ -91,13 +90,13 @@ class Camera:
 
 @dataclass(frozen=True)
 class Scene:
-    """All there is to draw, for every frame.
+    """A scene, for all frames.
 
     Attributes:
-        bodies: the shapes; one's place here is its identity.
-        depths: (bodies,) their identities from the farthest to the nearest.
+        bodies: the shapes. The index of a shape is its identity.
+        depths: (bodies,) their indices from the farthest to the nearest.
         textures: of the bodies.
-        ground: the background's texture.
+        ground: the texture of the background.
         camera: the view.
     """
 
@@ -109,100 +108,102 @@ class Scene:
 
 
 def draw_scene(seed: int, index: int, frames: int, half: tuple[float, float], difficulty: Difficulty) -> Scene:
-    """Scene `index` of the endless row that `seed` names.
+    """Draw scene `index` of a seed at random.
 
     Args:
         seed, index: whole numbers, 0 … 2⁶⁴ − 1.
-        frames: its length.
-        half: half the picture's width and height.
-        difficulty: how hard it is.
+        frames: the length of the scene.
+        half: half the width and half the height of the frame.
+        difficulty: of the scene.
     """
-    draws = Draws(seed, index)
-    count = draws.between(*difficulty.objects)
-    looks, textures = _draw_looks(draws, count, _alike(seed, index, difficulty.similarity))
-    ground = draw_ground(draws)
+    random = RandomStream(seed, index)
+    count = random.between(*difficulty.objects)
+    looks, textures = _draw_looks(random, count, _is_similar(seed, index, difficulty.similarity))
+    ground = draw_ground(random)
     time = np.arange(frames, dtype=np.float64)
     size = min(1.0, 5 / (count + 1)) if count > 5 else 1.0
-    meetings = _draw_meetings(draws, count, frames, half, difficulty.occlusion)
+    meetings = _draw_meetings(random, count, frames, half, difficulty.occlusion)
     bodies = []
     for (label, texture), (moment, x, y) in zip(looks, meetings, strict=True):
-        radius = size * draws.uniform(0.13, 0.21)
+        radius = size * random.uniform(0.13, 0.21)
         bodies.append(
             Body(
                 label,
                 texture,
-                offset=(draws.uniform(), draws.uniform()),
-                tone=draws.uniform(0.93, 1.05),
-                x=_path(draws, time, moment, x, half[0]),
-                y=_path(draws, time, moment, y, half[1]),
-                angle=draws.uniform() + draws.uniform(-0.008, 0.008) * time + _sway(draws, time, 0.04),
-                radius=radius * (1 + _sway(draws, time, 0.12)),
-                stretch=1 + _sway(draws, time, 0.14),
-                bends=np.stack([_draw_bend(draws, time, 0.09), _draw_bend(draws, time, 0.07)]),
+                offset=(random.uniform(), random.uniform()),
+                tone=random.uniform(0.93, 1.05),
+                x=_draw_path(random, time, moment, x, half[0]),
+                y=_draw_path(random, time, moment, y, half[1]),
+                angle=random.uniform() + random.uniform(-0.008, 0.008) * time + _draw_sway(random, time, 0.04),
+                radius=radius * (1 + _draw_sway(random, time, 0.12)),
+                stretch=1 + _draw_sway(random, time, 0.14),
+                bends=np.stack([_draw_bend(random, time, 0.09), _draw_bend(random, time, 0.07)]),
             )
         )
-    return Scene(tuple(bodies), tuple(draws.order(count)), textures, ground, _draw_camera(draws, time))
+    depths = tuple(random.permutation(count))
+    return Scene(tuple(bodies), depths, textures, ground, _draw_camera(random, time))
 
 
-def _alike(seed: int, index: int, similarity: float) -> bool:
-    """Whether the shapes of a scene are alike: for exactly that share of every _BLOCK scenes, in random order."""
+def _is_similar(seed: int, index: int, similarity: float) -> bool:
+    """Whether the scene has similar shapes: true for exactly this share of every _BLOCK scenes, in random order."""
     block, place = divmod(index, _BLOCK)
-    return Draws(seed, block, 1).order(_BLOCK)[place] < round(_BLOCK * similarity)
+    return RandomStream(seed, block, 1).permutation(_BLOCK)[place] < round(_BLOCK * similarity)
 
 
-def _draw_looks(draws: Draws, count: int, alike: bool) -> tuple[list[tuple[int, int]], tuple[Texture, ...]]:
-    """Category and place of the texture of every shape, and the textures."""
-    if not alike:
-        labels = [draws.below(len(CATEGORIES)) for _ in range(count)]
-        return list(zip(labels, range(count), strict=True)), tuple(draw_texture(draws) for _ in range(count))
-    label = draws.below(len(CATEGORIES))
-    strays = draws.between(0, (count - 1) // 2)  # most have texture 0, some have their own
-    textures = tuple(draw_texture(draws) for _ in range(1 + strays))
-    return [(label, max(0, i - count + 1 + strays)) for i in draws.order(count)], textures
+def _draw_looks(random: RandomStream, count: int, similar: bool) -> tuple[list[tuple[int, int]], tuple[Texture, ...]]:
+    """The category and the index of the texture of every shape, and the textures."""
+    if not similar:
+        labels = [random.below(len(CATEGORIES)) for _ in range(count)]
+        return list(zip(labels, range(count), strict=True)), tuple(draw_texture(random) for _ in range(count))
+    label = random.below(len(CATEGORIES))
+    strays = random.between(0, (count - 1) // 2)  # number of shapes with their own texture; the others have texture 0
+    textures = tuple(draw_texture(random) for _ in range(1 + strays))
+    return [(label, max(0, i - count + 1 + strays)) for i in random.permutation(count)], textures
 
 
 def _draw_meetings(
-    draws: Draws, count: int, frames: int, half: tuple[float, float], occlusion: float
+    random: RandomStream, count: int, frames: int, half: tuple[float, float], occlusion: float
 ) -> list[tuple[float, float, float]]:
-    """Per shape a time and a place where it is then: the same, but for a little, for those that shall cross."""
-    order = draws.order(count)
+    """For each shape a time and its place (x, y) at this time. Shapes that cross have nearly the same."""
+    order = random.permutation(count)
     crossing = round(count * occlusion)
     meetings = [(0.0, 0.0, 0.0)] * count
     while order:
-        group = min(draws.between(2, 3), crossing, len(order)) if crossing >= 2 else 1
-        if crossing - group == 1:  # nobody is left over to meet no one
+        group = min(random.between(2, 3), crossing, len(order)) if crossing >= 2 else 1
+        if crossing - group == 1:  # the last crossing shape would have no other to meet
             group = min(group + 1, len(order))
         crossing -= group
-        moment = draws.uniform(0.15, 0.85) * (frames - 1)
-        x, y = draws.uniform(-0.55, 0.55) * half[0], draws.uniform(-0.5, 0.5) * half[1]
+        moment = random.uniform(0.15, 0.85) * (frames - 1)
+        x, y = random.uniform(-0.55, 0.55) * half[0], random.uniform(-0.5, 0.5) * half[1]
         for _ in range(group):
-            meetings[order.pop()] = moment, x + draws.uniform(-0.06, 0.06), y + draws.uniform(-0.06, 0.06)
+            meetings[order.pop()] = moment, x + random.uniform(-0.06, 0.06), y + random.uniform(-0.06, 0.06)
     return meetings
 
 
-def _path(draws: Draws, time: np.ndarray, moment: float, place: float, half: float) -> np.ndarray:
-    """To and fro along one axis, through `place` at `moment`, at nearly full speed then."""
-    reach, period = half * draws.uniform(0.3, 0.62), draws.uniform(30.0, 66.0)
-    phase = draws.uniform(-0.12, 0.12) + draws.pick((0.0, 0.5))
+def _draw_path(random: RandomStream, time: np.ndarray, moment: float, place: float, half: float) -> np.ndarray:
+    """An oscillation along one axis that passes `place` at `moment`, nearly at full speed."""
+    reach, period = half * random.uniform(0.3, 0.62), random.uniform(30.0, 66.0)
+    phase = random.uniform(-0.12, 0.12) + random.choice((0.0, 0.5))
     path = reach * sine((time - moment) / period + phase)
     return place + path - reach * float(sine(np.array(phase)))
 
 
-def _sway(draws: Draws, time: np.ndarray, strength: float) -> np.ndarray:
-    """A slow swing about 0, at most that strong."""
-    return strength * draws.uniform(0.2, 1.0) * sine(time / draws.uniform(16.0, 48.0) + draws.uniform())
+def _draw_sway(random: RandomStream, time: np.ndarray, strength: float) -> np.ndarray:
+    """A slow oscillation around 0 with at most this amplitude."""
+    return strength * random.uniform(0.2, 1.0) * sine(time / random.uniform(16.0, 48.0) + random.uniform())
 
 
-def _draw_bend(draws: Draws, time: np.ndarray, strength: float) -> np.ndarray:
-    """(2, frames): cosine and sine parts of an outline's harmonic that breathes and wanders round it."""
-    size = strength * draws.uniform(0.3, 1.0) * (0.6 + 0.4 * sine(time / draws.uniform(10.0, 30.0) + draws.uniform()))
-    phase = draws.uniform() + draws.uniform(-0.015, 0.015) * time
+def _draw_bend(random: RandomStream, time: np.ndarray, strength: float) -> np.ndarray:
+    """(2, frames): cosine and sine parts of a harmonic of an outline; its amplitude and its phase vary with time."""
+    strength = strength * random.uniform(0.3, 1.0)
+    size = strength * (0.6 + 0.4 * sine(time / random.uniform(10.0, 30.0) + random.uniform()))
+    phase = random.uniform() + random.uniform(-0.015, 0.015) * time
     return np.stack((size * cosine(phase), size * sine(phase)))
 
 
-def _draw_camera(draws: Draws, time: np.ndarray) -> Camera:
-    """Pans and zooms slowly; in half of the scenes a hand shakes it."""
-    x, y, closer = _sway(draws, time, 0.2), _sway(draws, time, 0.12), _sway(draws, time, 0.12)
-    shake = draws.uniform(0.002, 0.009) if draws.chance(0.5) else 0.0
-    trembling = draws.uniform(-shake, shake, size=(2, len(time)))
+def _draw_camera(random: RandomStream, time: np.ndarray) -> Camera:
+    """A camera that pans and zooms slowly. In half of the scenes it shakes."""
+    x, y, closer = _draw_sway(random, time, 0.2), _draw_sway(random, time, 0.12), _draw_sway(random, time, 0.12)
+    shake = random.uniform(0.002, 0.009) if random.chance(0.5) else 0.0
+    trembling = random.uniform(-shake, shake, size=(2, len(time)))
     return Camera(x - x[:1] + trembling[0], y - y[:1] + trembling[1], 1 + closer)

@@ -1,9 +1,9 @@
-"""Average precision and recall of YouTube-VIS: matching results to objects, and the curve over a category's results.
+"""Average precision and recall of YouTube-VIS: the matching of results to objects, and the curve of a category.
 
-The procedure is the official evaluator's. Within a video and category each result, best first, takes the free object of
-the largest IoU of at least the threshold; an object out of the range of areas or a crowd is taken only if there is no
-other, and then the result counts neither way, and so does a free result that is itself out of the range. The precision
-at a recall is the largest at that or any greater recall, read off at 101 recalls.
+The procedure is that of the official evaluator. Within a video and category, results are matched in descending order of
+their scores, each to the unmatched object with the largest IoU of at least the threshold. Crowds and objects outside
+the range of areas are matched only if there is no other; the result is then ignored. An unmatched result outside the
+range is ignored too. The precision at a recall is the largest precision at this or any greater recall, at 101 recalls.
 """
 
 from collections.abc import Sequence
@@ -14,20 +14,20 @@ import numpy as np
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0.0, 1.0, 101)
 MAX_RESULTS = (1, 10, 100)
-"""Of a video and category, the best so many take part."""
+"""Recall is computed with this many best results per video and category."""
 
 
 class Matches(NamedTuple):
     """The results and objects of one video and category, under R ranges and the T IoU thresholds."""
 
     scores: np.ndarray
-    """(D,), best first, at most the largest of `MAX_RESULTS`."""
+    """(D,), in descending order; at most the largest of `MAX_RESULTS`."""
     matched: np.ndarray
-    """(R, T, D) bool: has an object."""
+    """(R, T, D) bool: the result is matched to an object."""
     ignored: np.ndarray
-    """(R, T, D) bool: counts neither way."""
+    """(R, T, D) bool: the result is ignored."""
     objects: np.ndarray
-    """(R,): objects that count."""
+    """(R,): the number of objects that are not ignored."""
 
 
 class Curve(NamedTuple):
@@ -36,7 +36,7 @@ class Curve(NamedTuple):
     precision: np.ndarray
     """(T, 101)."""
     recall: np.ndarray
-    """(T, 3): with the best 1, 10 and 100 results of a video."""
+    """(T, 3): with the best 1, 10 and 100 results per video."""
 
 
 def match(
@@ -47,9 +47,9 @@ def match(
     Args:
         scores: (D,), in the order of the file.
         ious: (D, G).
-        crowd: (G,) bool: may be taken by many results.
-        ignored_objects: (R, G) bool, crowds included.
-        outside: (R, D) bool: results that count neither way where they match nothing.
+        crowd: (G,) bool: may be matched to many results.
+        ignored_objects: (R, G) bool, including crowds.
+        outside: (R, D) bool: results that are ignored if unmatched.
     """
     order = np.argsort(-scores, kind="stable")[: MAX_RESULTS[-1]]
     scores, ious, outside = scores[order], ious[order], outside[:, order]
@@ -64,7 +64,7 @@ def match(
         counted = able & ~ignored_objects[:, None]
         preferred = np.where(counted.any(axis=2, keepdims=True), counted, able)
         value = np.where(preferred, ious[d], -1.0)
-        best = value.shape[2] - 1 - value[..., ::-1].argmax(axis=2)  # (R, T): of equal ones the last
+        best = value.shape[2] - 1 - value[..., ::-1].argmax(axis=2)  # (R, T): the last of equal ones
         found = preferred.any(axis=2)
         matched[..., d] = found
         ignored[..., d] = found & np.take_along_axis(ignored_objects, best, axis=1)
@@ -75,7 +75,7 @@ def match(
 
 
 def curves(parts: Sequence[Matches]) -> list[Curve | None]:
-    """A category's curve under each range, from its videos in order of their ids; None where no object counts."""
+    """A category's curve under each range, from its videos in order of their ids; None if all objects are ignored."""
     objects = np.sum([part.objects for part in parts], axis=0)  # (R,)
     scores = np.concatenate([part.scores for part in parts])
     rank = np.concatenate([np.arange(len(part.scores)) for part in parts])
@@ -87,7 +87,7 @@ def curves(parts: Sequence[Matches]) -> list[Curve | None]:
 
 
 def _curve(true: np.ndarray, false: np.ndarray, rank: np.ndarray, objects: int) -> Curve:
-    """From results (T, D), best first, and their rank (D,) within their video."""
+    """The curve of results (T, D) in descending order of scores, with their rank (D,) within their video."""
     recall = np.stack([(true & (rank < most)).sum(axis=1) / objects for most in MAX_RESULTS], axis=1)
     right, wrong = true.cumsum(axis=1), false.cumsum(axis=1)
     precision = right / (right + wrong + np.spacing(1))
@@ -95,6 +95,6 @@ def _curve(true: np.ndarray, false: np.ndarray, rank: np.ndarray, objects: int) 
     at = np.zeros((len(true), len(RECALLS)))
     for line, reached, values in zip(at, right / objects, precision, strict=True):
         index = np.searchsorted(reached, RECALLS)
-        held = index < len(values)
-        line[held] = values[index[held]]
+        reached_at = index < len(values)
+        line[reached_at] = values[index[reached_at]]
     return Curve(at, recall)

@@ -1,16 +1,16 @@
-"""Identity over time: HOTA, IDF1 and identity switches.
+"""Metrics of identities over time: HOTA, IDF1 and identity switches.
 
-All three match per frame, by the IoU of masks, the objects and tracks of one category of a video, and are counted over
-all videos and categories together.
+All three match the objects and tracks of one category of a video in each frame by the IoU of masks, and count over all
+videos and categories together.
 
-- HOTA (Luiten et al., IJCV 2021): at 19 thresholds α = 0.05 … 0.95, the root of detection accuracy DetA times
-  association accuracy AssA; averaged over α.
-- IDF1 (Ristani et al., 2016): each object has at most one track for the whole video, such that as many frames as
-  possible have an IoU of at least 0.5; F1 of those frames.
-- Identity switches (Bernardin and Stiefelhagen, 2008): per frame an object keeps the track it had in the frame before
-  if their IoU is at least 0.5; the others are matched so that the sum of IoUs, each at least 0.5, is largest. A switch
-  is counted when an object is matched to another track than when it was last matched, however long ago. Frames without
-  any object or any track are passed over.
+- HOTA (Luiten et al., IJCV 2021): the square root of detection accuracy DetA times association accuracy AssA at 19
+  thresholds α = 0.05 … 0.95, averaged over α.
+- IDF1 (Ristani et al., 2016): each object has at most one track for the whole video, so that the number of frames with
+  an IoU of at least 0.5 is largest; IDF1 is the F1 of these frames.
+- Identity switches (Bernardin and Stiefelhagen, 2008): in each frame, an object keeps the track of the previous frame
+  if their IoU is at least 0.5. The others are matched so that the sum of IoUs, each at least 0.5, is largest. A switch
+  is counted if an object is matched to another track than at its last match, however long ago that was. Frames without
+  any object or without any track are skipped.
 """
 
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ from scipy.optimize import linear_sum_assignment
 
 HOTA_THRESHOLDS = np.arange(1, 20) / 20
 MATCH = 0.5
-"""IoU of a match, for IDF1 and switches."""
+"""The minimum IoU of a match, for IDF1 and switches."""
 _EPSILON = np.finfo(float).eps
 
 
@@ -29,22 +29,22 @@ class IdentityCounts:
     """Counts that add up over videos and categories."""
 
     objects: int = 0
-    """Masks of objects: (object, frame) pairs."""
+    """The number of masks of objects, that is, of (object, frame) pairs."""
     tracks: int = 0
-    """Masks of tracks."""
+    """The number of masks of tracks."""
     switches: int = 0
     identical: int = 0
-    """Masks that IDF1 takes as right."""
+    """The number of masks that are correct for IDF1."""
     true: np.ndarray = field(default_factory=lambda: np.zeros(len(HOTA_THRESHOLDS), np.int64))
-    """Matched masks at each threshold of HOTA."""
+    """The number of matched masks at each threshold of HOTA."""
     association: np.ndarray = field(default_factory=lambda: np.zeros(len(HOTA_THRESHOLDS)))
-    """Sum over them of their association's IoU."""
+    """The sum of their association IoUs."""
 
     def __add__(self, other: "IdentityCounts") -> "IdentityCounts":
         return IdentityCounts(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
 
     def summary(self) -> dict[str, float]:
-        """HOTA, DetA, AssA, IDF1, IDP, IDR, from 0 to 1, and IDSW, a count; −1 where there are no objects."""
+        """HOTA, DetA, AssA, IDF1, IDP and IDR, from 0 to 1, −1 if there are no objects; and IDSW, a count."""
         if not self.objects:
             return dict.fromkeys(("HOTA", "DetA", "AssA", "IDF1", "IDP", "IDR"), -1.0) | {"IDSW": 0}
         detection = self.true / (self.objects + self.tracks - self.true)
@@ -83,10 +83,10 @@ def compare_identities(ious: np.ndarray, object_areas: np.ndarray, track_areas: 
 
 
 def without_crowds(ious: np.ndarray, inside: np.ndarray, areas: np.ndarray) -> np.ndarray:
-    """The areas (D, T) of tracks, 0 where a mask belongs to a crowd: unmatched, and more than half of it inside one.
+    """The areas (D, T) of tracks, 0 where a mask is unmatched and more than half of it is inside a crowd.
 
     Args:
-        ious: (G, D, T) with the objects that are no crowds.
+        ious: (G, D, T) with the objects that are not crowds.
         inside: (C, D, T): pixels shared with each crowd.
         areas: (D, T).
     """
@@ -98,7 +98,7 @@ def without_crowds(ious: np.ndarray, inside: np.ndarray, areas: np.ndarray) -> n
 
 
 def _associate(frames: np.ndarray, objects: np.ndarray, tracks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """HOTA's matches of the IoUs (T, G, D): how many at each threshold, and the sum of their association's IoUs."""
+    """HOTA's matches of the IoUs (T, G, D): their number at each threshold, and the sum of their association IoUs."""
     sums = frames.sum(axis=2, keepdims=True) + frames.sum(axis=1, keepdims=True) - frames  # (T, G, D)
     potential = np.divide(frames, sums, out=np.zeros_like(frames), where=sums > _EPSILON).sum(axis=0)
     alignment = potential / np.maximum(objects[:, None] + tracks - potential, _EPSILON)  # (G, D)
@@ -111,7 +111,7 @@ def _associate(frames: np.ndarray, objects: np.ndarray, tracks: np.ndarray) -> t
 
 
 def _count_switches(frames: np.ndarray) -> int:
-    """Identity switches from the IoUs (T, G, D), 0 where no match is allowed."""
+    """The number of identity switches, from the IoUs (T, G, D), 0 where no match is allowed."""
     last = np.full(frames.shape[1], -1)  # (G,): the track of each object's last match
     before = np.full(frames.shape[1], -1)  # and of the frame before
     switches = 0
@@ -126,11 +126,11 @@ def _count_switches(frames: np.ndarray) -> int:
 
 
 def _assign(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns of the one-to-one pairs above 0 whose sum is largest."""
+    """Rows and columns of the one-to-one pairs with values above 0 whose sum is largest."""
     able = values > 0
     if (able.sum(axis=0) > 1).any() or (able.sum(axis=1) > 1).any():
         rows, columns = linear_sum_assignment(values, maximize=True)
-        held = able[rows, columns]
-        return rows[held], columns[held]
+        paired = able[rows, columns]
+        return rows[paired], columns[paired]
     rows, columns = np.nonzero(able)
     return rows, columns

@@ -1,6 +1,7 @@
-"""Areas and intersections of the tracks of a video, from run lengths to numbers without a mask in between.
+"""Areas and intersections of the tracks of a video, computed from RLEs without decoding them.
 
-The compiled library `_C_rle` does it where it was built; else NumPy does, several times slower, with the same numbers.
+The compiled library `_C_rle` computes them where it was built. Otherwise NumPy does, several times slower, with the
+same results.
 """
 
 import ctypes
@@ -9,7 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mdqe.annotations.reading_ import Track
+from mdqe.annotations.masks import to_rle
+from mdqe.annotations.reader import VIDEOS, Track, compress_tracks
 from mdqe.errors import InputError
 from mdqe.results import rle
 from mdqe.results.rle import compiled_library, pointer
@@ -32,17 +34,17 @@ def overlap(
     """Compare the masks of results and objects of one video.
 
     Args:
-        results, objects: each the name of their file, for the error, and the tracks.
+        results, objects: the name of the file in errors, and the tracks.
         size: (height, width) of the frames.
         frames: T.
 
     Raises:
-        ValueError: counts that are not run lengths of that size; names the file, the record and the frame.
+        InputError: counts that are not an RLE of that size. The message names the file, the record and the frame.
     """
     tracks = [*results[1], *objects[1]]
-    held = [i * frames + t for i, track in enumerate(tracks) for t, one in enumerate(track.masks) if one is not None]
-    places = np.array(held, np.int64)  # (M,): track and frame of each mask
-    counts = [one for track in tracks for one in track.masks if one is not None]
+    masks = [one for track in tracks for one in track.masks]
+    places = np.array([i for i, one in enumerate(masks) if one is not None], np.int64)  # (M,), of tracks x frames
+    counts = [to_rle(one, size) for one in masks if one is not None]
     number = len(results[1])
     compiled = compiled_library() is not None and size[0] * size[1] < 2**31
     compute = _compute_compiled if compiled else _compute
@@ -50,7 +52,7 @@ def overlap(
         areas, shared = compute(counts, places, size, (number, len(tracks) - number, frames))
     except (ValueError, TypeError):
         for name, part in (results, objects):
-            find_damage(name, part, size)
+            compress_tracks(name, VIDEOS, part, size)
         raise
     return Overlap(areas[:number], areas[number:], shared)
 
@@ -58,10 +60,13 @@ def overlap(
 def _compute(
     counts: Sequence[rle.Counts], places: np.ndarray, size: tuple[int, int], shape: tuple[int, int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Areas (D + G, T) and shared pixels (D, G, T) of masks at `places` (M,); shape is (D, G, T)."""
+    """Areas (D + G, T) and shared pixels (D, G, T) of masks at `places` (M,) among D + G tracks x T frames.
+
+    `shape` is (D, G, T).
+    """
     results, objects, frames = shape
-    lengths, number = rle.runs(counts, size)
-    # Runs as positions in one line of pixels: frame by frame, each column by column.
+    lengths, number = rle.run_lengths(counts, size)
+    # Runs as positions in one row of all pixels: frame by frame, each column by column.
     ends = np.cumsum(lengths) + np.repeat((places % frames - np.arange(len(places))) * size[0] * size[1], number)
     drawn = rle.foreground(number) & (lengths > 0)
     starts, ends = (ends - lengths)[drawn], ends[drawn]
@@ -75,7 +80,7 @@ def _compute(
     for j in range(objects):
         mine = slice(*bounds[[(results + j) * frames, (results + j + 1) * frames]])
         if mine.stop > mine.start:
-            # The object's pixels before each position: it rises by one a pixel within runs and is level between them.
+            # The number of the object's pixels before each position increases within runs and is constant between.
             covered = np.cumsum(ends[mine] - starts[mine])
             knots = np.stack([starts[mine], ends[mine]], axis=1).ravel()
             before = np.stack([covered - (ends[mine] - starts[mine]), covered], axis=1).ravel()
@@ -87,7 +92,7 @@ def _compute(
 def _compute_compiled(
     counts: Sequence[rle.Counts], places: np.ndarray, size: tuple[int, int], shape: tuple[int, int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """As `_compute`."""
+    """The same as `_compute`."""
     results, objects, frames = shape
     try:
         text = "".join(counts).encode("ascii")  # type: ignore[arg-type]
@@ -104,14 +109,3 @@ def _compute_compiled(
     if damaged >= 0:
         raise InputError(f"mask {damaged} is damaged")
     return areas, shared
-
-
-def find_damage(name: str, tracks: Sequence[Track], size: tuple[int, int]) -> None:
-    """Raise the error that names the first mask that cannot be decoded."""
-    for track in tracks:
-        for t, one in enumerate(track.masks):
-            try:
-                rle.runs([] if one is None else [one], size)
-            except (ValueError, TypeError) as error:
-                reason = str(error).replace("counts of mask 0", "counts")
-                raise InputError(f'{name}: {track.where}: "segmentations" in frame {t}: {reason}') from None

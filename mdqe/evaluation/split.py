@@ -1,21 +1,21 @@
-"""A development split of a training set, whose test labels are hidden: by video, with the categories in proportion."""
+"""Development splits of training sets, by video and with the categories in proportion."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from mdqe.annotations.reading_ import Annotations, read_annotations
-from mdqe.annotations.records import Source, load_json
+from mdqe.annotations.files import Loaded, Source, load_json
+from mdqe.annotations.reader import VIDEOS, Video, read_annotations
 from mdqe.errors import InputError
 
 
 def split(source: Source, *, share: float = 0.1, seed: int = 0) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Two sets of one: the videos to train on and those to develop on.
+    """Divide a set in two: the videos to train on and those to develop on.
 
-    Videos are drawn at random, then exchanged between the two, each time the pair that helps most, until no exchange
-    brings the objects of each category nearer to their share: the sum over categories of (objects − wanted)² / wanted
-    is a local minimum. The same seed gives the same split.
+    Videos are drawn at random. Then pairs are exchanged between the two sets, each time the pair that helps most, until
+    no exchange brings the number of objects of each category closer to its share: the sum over categories of
+    (objects − wanted)² / wanted is at a local minimum. The same seed gives the same split.
 
     Args:
         source: a path or the loaded JSON.
@@ -23,43 +23,44 @@ def split(source: Source, *, share: float = 0.1, seed: int = 0) -> tuple[dict[st
         seed: of the draw.
 
     Returns:
-        Both as JSON documents, with all categories and everything else that the source has.
+        Both sets as JSON documents, with all categories and everything else that the source contains.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is not such a file, or one of the two would have no video.
+        InputError: it is not such a file, or one of the two sets would have no video.
     """
     name, document = load_json(source, "annotations")
-    annotations = read_annotations(source)
-    videos = len(annotations.videos)
-    number = round(share * videos) if 0 < share < 1 else 0
-    if not 0 < number < videos:
-        raise InputError(f"{name}: a share of {share} of {videos} videos leaves one side empty")
-    counts = _count(annotations)
+    annotations = read_annotations(Loaded(name, document))
+    annotations.expect(VIDEOS)
+    videos = [annotations.videos[number] for number in sorted(annotations.videos)]
+    number = round(share * len(videos)) if 0 < share < 1 else 0
+    if not 0 < number < len(videos):
+        raise InputError(f"{name}: a share of {share} of {len(videos)} videos leaves one side empty")
+    counts = _count(videos, list(annotations.categories))
     second = _balance(counts, number, np.random.default_rng(seed))
-    chosen = {one for one, held in zip(annotations.videos, second, strict=True) if held}
+    chosen = {one.id for one, is_second in zip(videos, second, strict=True) if is_second}
     return _part(document, annotations.videos.keys() - chosen), _part(document, chosen)
 
 
-def _count(annotations: Annotations) -> np.ndarray:
-    """Objects (V, K) of each video and category that has any."""
-    column = {category: k for k, category in enumerate(annotations.categories)}
-    counts = np.zeros((len(annotations.videos), len(column)))
-    for v, video in enumerate(annotations.videos.values()):
+def _count(videos: Sequence[Video], categories: Sequence[int]) -> np.ndarray:
+    """Objects (V, K) of each video and of each category that has objects."""
+    column = {category: k for k, category in enumerate(categories)}
+    counts = np.zeros((len(videos), len(column)))
+    for v, video in enumerate(videos):
         for one in video.objects:
             counts[v, column[one.category]] += 1
     return counts[:, counts.any(axis=0)]
 
 
 def _balance(counts: np.ndarray, number: int, random: np.random.Generator) -> np.ndarray:
-    """Which of the V videos (V,) bool are the `number` of the second set."""
+    """(V,) bool: the videos of the second set, `number` of V."""
     second = np.zeros(len(counts), bool)
     second[random.permutation(len(counts))[:number]] = True
     wanted = counts.sum(axis=0) * number / len(counts)
     while True:
         inside, outside = np.flatnonzero(second), np.flatnonzero(~second)
         surplus = counts[second].sum(axis=0) - wanted  # (K,)
-        # Of each exchange the change of the sum, for the categories one by one, to bound the memory: (inside, outside).
+        # The change of the sum for each exchange, (inside, outside); category by category, to limit the memory.
         change = np.zeros((len(inside), len(outside)))
         for k in range(counts.shape[1]):
             step = counts[outside, k] - counts[inside, k][:, None]
@@ -71,7 +72,7 @@ def _balance(counts: np.ndarray, number: int, random: np.random.Generator) -> np
 
 
 def _part(document: Mapping[str, Any], videos: set[int]) -> dict[str, Any]:
-    """The document with those videos alone, in its own order."""
+    """The document with only these videos, in its own order."""
     return {
         **document,
         "videos": [one for one in document["videos"] if one["id"] in videos],

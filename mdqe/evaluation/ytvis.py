@@ -1,22 +1,24 @@
-"""The numbers of YouTube-VIS and OVIS: `evaluate`."""
+"""The metrics of YouTube-VIS and OVIS: `evaluate`."""
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from mdqe.annotations.reading_ import Annotations, Results, Track, Video, read_annotations, read_results
-from mdqe.annotations.records import Source
+from mdqe.annotations.files import Source
+from mdqe.annotations.reader import VIDEOS, Annotations, Track, Video, read_annotations
+from mdqe.annotations.results import Results, read_results
 from mdqe.evaluation.average_precision import IOU_THRESHOLDS, MAX_RESULTS, Curve, Matches, curves, match
 from mdqe.evaluation.identity import IdentityCounts, compare_identities, without_crowds
 from mdqe.evaluation.overlap import overlap
 from mdqe.evaluation.video_score import Paired, best_of_tracks, pair
 
 AREAS = {"": (0, 1e10), "s": (0, 128**2), "m": (128**2, 256**2), "l": (256**2, 1e10)}
-"""Pixels of all, small, medium and large objects of YouTube-VIS, both ends included."""
+"""Pixels of all, small, medium and large objects of YouTube-VIS, including both ends."""
 OCCLUSIONS = {"_so": (0, 0.25), "_mo": (0.25, 0.5), "_ho": (0.5, 1)}
-"""Degrees of slightly, moderately and heavily occluded objects, both ends included."""
+"""Degrees of slightly, moderately and heavily occluded objects, including both ends."""
 
 
 def evaluate(
@@ -31,46 +33,57 @@ def evaluate(
     """Compare results with annotations.
 
     Args:
-        annotations: a path or the loaded JSON, in the form of YouTube-VIS. With the "occlusion" labels of OVIS, the
-            numbers by degree of occlusion are given too.
-        results: a path or the loaded JSON: the list that YouTube-VIS' server takes.
+        annotations: a path or the loaded JSON, in the form of YouTube-VIS; or what `read_annotations` made of it. With
+            the "occlusion" labels of OVIS, metrics by degree of occlusion are included.
+        results: a path or the loaded JSON: the list that the server of YouTube-VIS accepts.
         identity: compute HOTA, IDF1 and identity switches.
-        score_threshold: for those, which need a decision: results with this score or more count, and of several results
-            with one "track_id" in a video the best alone. Results without a "track_id" are each a track of its own.
-        per_video: give the numbers of each video alone too.
-        precision_curves: give the precision at 101 recalls too.
+        score_threshold: of these metrics, which need a decision: they use results with at least this score, and only
+            the best result of each "track_id" in a video. A result without a "track_id" is a track of its own.
+        per_video: include the metrics of each video alone.
+        precision_curves: include the precision at 101 recalls.
 
     Returns:
-        Numbers from 0 to 1, as the official evaluators give them, −1.0 where there is no object to count:
+        Metrics from 0 to 1, as the official evaluators compute them, −1.0 where there is no object to count:
 
         - "AP" (mean over IoU thresholds 0.5 … 0.95 and categories), "AP50", "AP75"; "APs", "APm", "APl" of small
-          (area up to 128²), medium and large objects (from 256²); "AR1", "AR10", "AR100" with so many results per video
-          and category; "ARs", "ARm", "ARl";
+          (area up to 128²), medium and large objects (from 256²); "AR1", "AR10", "AR100" with the best 1, 10 and 100
+          results per video and category; "ARs", "ARm", "ARl". The area of an object is the mean of its "areas" over the
+          frames where they are not 0; without "areas", that of its masks;
         - "AP_so", "AP_mo", "AP_ho", "AR_so", "AR_mo", "AR_ho" where every object has occlusion labels: objects whose
           degree, the mean of the upper half of their frames' degrees (none 0, slight 0.25, severe 0.75), is within
           0 … 0.25, 0.25 … 0.5 and 0.5 … 1;
-        - "HOTA", "DetA", "AssA", "IDF1", "IDP", "IDR" and "IDSW", the number of identity switches: their definitions
-          are in `mdqe.evaluation.identity`;
-        - "per_category": by category id, its "name", how many "objects" (no crowds) and "results" it has, and the same
-          numbers;
-        - "per_video", if asked for: the same by the id of the video, and its "score" with how many "objects" and
-          "tracks" (from `score_threshold`) it has and how many objects are "found": see `mdqe.evaluation.video_score`;
-        - "precision_curves", if asked for: by the id of each category that has an object, an array (10, 101) of
-          precisions at the IoU thresholds 0.5, 0.55, … and the recalls 0, 0.01, …; AP is their mean.
+        - "HOTA", "DetA", "AssA", "IDF1", "IDP", "IDR" and "IDSW", the number of identity switches: see
+          `mdqe.evaluation.identity`;
+        - "per_category": by category id, its "name", the number of "objects" (without crowds) and of "results", and the
+          same metrics;
+        - "per_video", if requested: the same by the id of the video, its "score", the number of "objects", of "tracks"
+          (from `score_threshold`) and of objects that are "found": see `mdqe.evaluation.video_score`;
+        - "precision_curves", if requested: by the id of each category that has an object, an array (10, 101) of
+          precisions at the IoU thresholds 0.5, 0.55, … and the recalls 0, 0.01, …; their mean is AP.
 
     Raises:
         OSError: a file cannot be read.
-        ValueError: malformed JSON or records; one line names the file, the record and the field.
+        InputError: a file is not JSON or has invalid records; the message names the file, the record and the field.
 
     Warns:
-        UserWarning: results of unknown categories, which count for nothing; no results at all; annotations of which
-            only some have occlusion labels, or one of which has the id 0.
+        UserWarning: results of unknown categories, which are ignored; no results at all; occlusion labels on only some
+            of the annotations; an annotation with the id 0.
     """
     truth = read_annotations(annotations)
+    truth.expect(VIDEOS, "; evaluate_coco compares images")
     found = read_results(results, truth)
-    occlusion = truth.occlusion
+    warn_of_id_0(truth)
+    has_labels = [one.occlusion is not None for one in truth.objects]
+    occlusion = bool(has_labels) and all(has_labels)
+    if any(has_labels) and not occlusion:
+        warnings.warn(
+            f"{truth.name}: {has_labels.count(False)} of {len(has_labels)} annotations have no occlusion labels; "
+            "there are no metrics by degree of occlusion",
+            stacklevel=2,
+        )
     videos = {
-        number: _compare_video(truth, found, number, occlusion, score_threshold, identity) for number in truth.videos
+        number: _compare_video(truth, found, number, occlusion, score_threshold, identity)
+        for number in sorted(truth.videos)
     }
     numbers = _summarize(videos.values(), truth, occlusion, identity)
     if per_video:
@@ -84,6 +97,16 @@ def evaluate(
     if not precision_curves:
         del numbers["precision_curves"]
     return numbers
+
+
+def warn_of_id_0(truth: Annotations) -> None:
+    """Warn of an annotation that the official evaluators treat in another way."""
+    for one in truth.objects:
+        if one.id == 0:
+            warnings.warn(
+                f"{truth.name}: {one.label}: matches with the id 0 count here; the official evaluator ignores them",
+                stacklevel=3,
+            )
 
 
 @dataclass(frozen=True)
@@ -100,7 +123,7 @@ class _Compared:
 def _compare_video(
     truth: Annotations, found: Results, number: int, occlusion: bool, score_threshold: float, identity: bool
 ) -> dict[int, _Compared]:
-    """By category, all that the numbers need of a video; its score and identities from results of that score."""
+    """A video by category; results from `score_threshold` count for its score and for identities."""
     video, tracks = truth.videos[number], found.tracks[number]
     chosen = best_of_tracks(tracks, score_threshold)
     compared = {}
@@ -121,14 +144,16 @@ def _compare(
     chosen: np.ndarray,
     identity: bool,
 ) -> _Compared:
-    """One category of a video; of the results `chosen` (N,) bool take part in its score and the identities."""
+    """One category of a video; the results `chosen` (N,) bool count for its score and identities."""
     objects, tracks = truth[1], found[1]
     track_areas, object_areas, shared = overlap(found, truth, video.size, video.length)
     common = shared.sum(axis=2)
     union = track_areas.sum(axis=1)[:, None] + object_areas.sum(axis=1) - common
     ious = np.divide(common, union, out=np.zeros(common.shape), where=union > 0)
-    crowd = np.array([one.crowd for one in objects], bool)
-    ignored, outside = _ranges(objects, _mean_areas(track_areas), occlusion)
+    crowd = np.array([one.is_crowd for one in objects], bool)
+    sizes = _mean_areas(object_areas)
+    sizes = np.array([size if one.area is None else one.area for one, size in zip(objects, sizes, strict=True)], float)
+    ignored, outside = _ranges(objects, crowd, sizes, _mean_areas(track_areas), occlusion)
     matches = match(np.array([one.score for one in tracks], float), ious, crowd, ignored, outside)
     inside = common[chosen][:, crowd] / np.maximum(track_areas[chosen].sum(axis=1), 1)[:, None]
     paired = pair(ious[chosen][:, ~crowd], inside)
@@ -138,14 +163,21 @@ def _compare(
 
 
 def _mean_areas(areas: np.ndarray) -> np.ndarray:
-    """(D,): means of areas (D, T) over the frames where they are not 0."""
+    """(D,): the means of areas (D, T) over the frames where they are not 0."""
     return areas.sum(axis=1) / np.maximum((areas > 0).sum(axis=1), 1)
 
 
-def _ranges(objects: list[Track], areas: np.ndarray, occlusion: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Per range, the objects (R, G) that are ignored and the results (R, D) that are ignored where they match none."""
-    crowd = np.array([one.crowd for one in objects], bool)
-    sizes = np.array([one.area for one in objects], float)
+def _ranges(
+    objects: list[Track], crowd: np.ndarray, sizes: np.ndarray, areas: np.ndarray, occlusion: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """For each range, the objects (R, G) that are ignored, and the results (R, D) that are ignored if unmatched.
+
+    Args:
+        objects: G annotations.
+        crowd, sizes: (G,) bool, and their areas.
+        areas: (D,) of the results.
+        occlusion: include the ranges of occlusion.
+    """
     ignored = [crowd | (sizes < low) | (sizes > high) for low, high in AREAS.values()]
     outside = [(areas < low) | (areas > high) for low, high in AREAS.values()]
     if occlusion:
@@ -158,7 +190,7 @@ def _ranges(objects: list[Track], areas: np.ndarray, occlusion: bool) -> tuple[n
 def _compare_identities(
     shared: np.ndarray, object_areas: np.ndarray, track_areas: np.ndarray, crowd: np.ndarray
 ) -> IdentityCounts:
-    """From the pixels (D, G, T) that tracks and objects share, their areas, and which objects are crowds."""
+    """Compare identities by the pixels (D, G, T) that tracks and objects share; `crowd` (G,) bool."""
     shared = shared.transpose(1, 0, 2)  # (G, D, T)
     union = object_areas[:, None] + track_areas - shared
     ious = np.divide(shared, union, out=np.zeros(shared.shape), where=union > 0)
@@ -171,7 +203,7 @@ def _compare_identities(
 def _summarize(
     videos: Iterable[dict[int, _Compared]], truth: Annotations, occlusion: bool, identity: bool
 ) -> dict[str, Any]:
-    """The dictionary that `evaluate` returns, of some videos."""
+    """The metrics of some videos, as `evaluate` returns them."""
     per_category = {}
     parts: dict[int, list[_Compared]] = {category: [] for category in truth.categories}
     for video in videos:
@@ -194,17 +226,17 @@ def _summarize(
 
 
 def _numbers(categories: Iterable[list[Curve | None]], occlusion: bool) -> dict[str, float]:
-    """Averages over the categories that have a curve, of each range."""
+    """The averages over the categories that have a curve, for each range."""
     categories = [one for one in categories if one]
     keys = [*AREAS, *(OCCLUSIONS if occlusion else ())]
-    held = {key: [curve for one in categories if (curve := one[i]) is not None] for i, key in enumerate(keys)}
+    defined = {key: [curve for one in categories if (curve := one[i]) is not None] for i, key in enumerate(keys)}
 
     def precision(key: str, threshold: slice | int = slice(None)) -> float:
-        return float(np.mean([one.precision[threshold] for one in held[key]])) if held[key] else -1.0
+        return float(np.mean([one.precision[threshold] for one in defined[key]])) if defined[key] else -1.0
 
     def recall(key: str, most: int = MAX_RESULTS[-1]) -> float:
         at = MAX_RESULTS.index(most)
-        return float(np.mean([one.recall[:, at] for one in held[key]])) if held[key] else -1.0
+        return float(np.mean([one.recall[:, at] for one in defined[key]])) if defined[key] else -1.0
 
     half, three_quarters = (int(np.abs(IOU_THRESHOLDS - value).argmin()) for value in (0.5, 0.75))
     numbers = {"AP": precision(""), "AP50": precision("", half), "AP75": precision("", three_quarters)}

@@ -1,16 +1,17 @@
-"""DAVIS: Annotations/480p/VIDEO/00000.png, palette images of the numbers of objects, and JPEGImages/480p/VIDEO beside.
+"""DAVIS: palette images of object ids in Annotations/480p/VIDEO/00000.png, and frames in JPEGImages/480p/VIDEO.
 
-The level of resolutions ("480p") may be missing. 255 is void: neither object nor background. DAVIS 2016 has one object,
-which is 255 in a greyscale image. The format: https://davischallenge.org.
+The level of resolutions ("480p") may be missing. 255 is void: neither object nor background. DAVIS 2016 has one object
+with the value 255 in greyscale images. The format: https://davischallenge.org.
 """
 
 from pathlib import Path
 
 import numpy as np
 
+from mdqe.annotations.files import FRAMES
 from mdqe.annotations.problems import Problems
 from mdqe.errors import InputError
-from mdqe.importing.id_png import IMAGES, masks, open_folders
+from mdqe.importing.id_png import masks, open_folders
 from mdqe.importing.source import OBJECT, Shape, Source, image_root, video_folders
 from mdqe.video.images import opened_image
 
@@ -19,17 +20,17 @@ _VOID = 255
 
 
 def recognises(source: Path) -> bool:
-    """Whether there are both folders."""
-    return (source / ANNOTATIONS).is_dir() and (source / IMAGES).is_dir()
+    """Whether both folders exist."""
+    return (source / ANNOTATIONS).is_dir() and (source / FRAMES).is_dir()
 
 
 def open_source(source: Path, images: Path | None, notes: Problems) -> Source:
     """A source of such folders.
 
     Args:
-        source: the folder with Annotations in it, that folder, or the one of a resolution in it.
-        images: the folder that stands in the place of JPEGImages.
-        notes: takes void pixels and images without annotations.
+        source: the folder that contains Annotations, that folder, or the folder of a resolution in it.
+        images: the folder to use instead of JPEGImages.
+        notes: receives frames with void pixels, and images without annotations.
     """
 
     def shapes(path: Path, numbers: np.ndarray) -> list[Shape]:
@@ -41,7 +42,7 @@ def open_source(source: Path, images: Path | None, notes: Problems) -> Source:
         return [Shape(number, OBJECT, counts) for number, counts in found if number != _VOID]
 
     annotations, level = _find(source)
-    root = image_root(images, annotations.parent / IMAGES)
+    root = image_root(images, annotations.parent / FRAMES)
     frames = root / level.relative_to(annotations)
     folders = [(folder.name, paths, frames / folder.name) for folder, paths in video_folders(level, ".png").items()]
     if missing := [folder for *_, folder in folders if not folder.is_dir()]:
@@ -50,7 +51,7 @@ def open_source(source: Path, images: Path | None, notes: Problems) -> Source:
 
 
 def _find(source: Path) -> tuple[Path, Path]:
-    """The folder Annotations, and the one in it, or itself, that holds the folders of the videos."""
+    """The folder Annotations, and the folder in it, or itself, that contains the folders of the videos."""
     level = source / ANNOTATIONS
     if not level.is_dir():
         level = source.resolve()

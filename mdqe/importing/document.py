@@ -1,4 +1,4 @@
-"""Frames of any format, gathered as the JSON of YouTube-VIS: masks as run lengths, one frame's pixels at a time."""
+"""Frames of any format, collected as YouTube-VIS JSON with RLE masks; the pixels of one frame are decoded at a time."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -15,24 +15,24 @@ from mdqe.results import rle
 
 
 class _Key(NamedTuple):
-    """What makes shapes one object."""
+    """Shapes with equal keys are one object."""
 
     category: str
     identity: int | str
-    crowd: bool
+    is_crowd: bool
 
 
-class Gathering:
-    """Reads the frames of a source and makes the document of them.
+class DocumentBuilder:
+    """Reads the frames of a source and builds the document.
 
     Args:
-        source: what to read.
-        notes: takes what is left out, and what is worth a look.
+        source: the source.
+        notes: receives what is left out, and what should be checked.
         categories: names in the order of their ids 1, 2, …; others are left out. None: those of the source, or all that
-            occur, by name.
+            occur, in alphabetical order.
 
     Raises:
-        ValueError: a category that is named twice.
+        InputError: a category is named twice.
     """
 
     def __init__(self, source: Source, notes: Problems, categories: Sequence[str] | None = None) -> None:
@@ -45,32 +45,32 @@ class Gathering:
         self._objects: list[tuple[int, _Key, tuple[int, int], list[str | None]]] = []
 
     def __len__(self) -> int:
-        """How many frames there are."""
+        """The number of frames."""
         return sum(video.length for video in self.source.videos)
 
     def read(self) -> Iterator[str]:
-        """Read every frame; yields their files.
+        """Read all frames; yields their files.
 
         Raises:
-            OSError, ValueError: something is missing or wrong; one line names it.
+            OSError, InputError: something is missing or invalid; the message names it.
         """
         for number, video in enumerate(self.source.videos, 1):
             yield from self._read_video(number, video)
 
     def document(self) -> dict[str, Any]:
-        """What has been read.
+        """The document of the frames that have been read.
 
         Raises:
-            ValueError: there is no object in it.
+            InputError: it contains no object.
         """
         names = sorted({key.category for _, key, *_ in self._objects})
         ids = self._ids if self._ids is not None else {name: i for i, name in enumerate(names, 1)}
         if not self._objects:
-            raise InputError("; ".join([f"no object is left of {len(self._videos)} videos", *self.notes.lines()]))
+            raise InputError("; ".join([f"no object is left in {len(self._videos)} videos", *self.notes.lines()]))
         annotations: list[dict[str, Any]] = []
         for number, key, size, masks in self._objects:
             head: dict[str, Any] = {"id": len(annotations) + 1, "video_id": number, "category_id": ids[key.category]}
-            head |= {"iscrowd": int(key.crowd), "height": size[0], "width": size[1], "track_id": key.identity}
+            head |= {"iscrowd": int(key.is_crowd), "height": size[0], "width": size[1], "track_id": key.identity}
             annotations.append({**head, **frame_lists(masks, size)})
         categories = [{"id": number, "name": name} for name, number in sorted(ids.items(), key=lambda one: one[1])]
         return {"videos": self._videos, "categories": categories, "annotations": annotations}
@@ -102,11 +102,11 @@ class Gathering:
         self._objects += kept
 
     def _join(self, frame: Frame) -> dict[_Key, str | None]:
-        """A mask for each object of a frame, None where it has no pixel."""
+        """A mask for each object of a frame, None if it has no pixel."""
         parts: dict[_Key, list[str]] = defaultdict(list)
         for shape in frame.shapes:
-            parts[_Key(shape.category, shape.identity, shape.crowd)].append(shape.counts)
-        joined = {key: held[0] if len(held) == 1 else union(held, frame.size) for key, held in parts.items()}
+            parts[_Key(shape.category, shape.identity, shape.is_crowd)].append(shape.counts)
+        joined = {key: rles[0] if len(rles) == 1 else union(rles, frame.size) for key, rles in parts.items()}
         areas = rle.area(list(joined.values()), frame.size)
         if areas.sum() > 0 and _overlap(list(joined.values()), frame.size):
             self.notes.add("frames in which objects overlap, kept as they are", frame.file)
@@ -124,7 +124,7 @@ class Gathering:
 
 
 def _overlap(counts: Sequence[str], size: tuple[int, int]) -> bool:
-    """Whether a pixel is in two masks; decoded one by one, to bound the memory."""
+    """Whether a pixel is in two masks, which are decoded one by one to limit the memory."""
     covered = np.zeros(size, bool)
     for one in counts:
         (mask,) = rle.decode([one], size)

@@ -1,4 +1,4 @@
-"""The formats by name, and which one a source is in."""
+"""The formats by name, and how the format of a source is recognised."""
 
 from collections.abc import Collection, Sequence
 from importlib import import_module
@@ -9,7 +9,7 @@ from typing import Any
 from mdqe.annotations.problems import Problems
 from mdqe.errors import InputError
 from mdqe.importing import FORMATS
-from mdqe.importing.document import Gathering
+from mdqe.importing.document import DocumentBuilder
 from mdqe.importing.source import Source
 
 
@@ -21,30 +21,30 @@ def import_annotations(
     categories: Sequence[str] | None = None,
     notes: Problems | None = None,
 ) -> dict[str, Any]:
-    """Annotations of videos in another format as a YouTube-VIS document.
+    """Convert annotations of videos in another format to a YouTube-VIS document.
 
     Args:
         source: a file or folder.
-        format: one of FORMATS; None: the one that it is recognised as.
-        images: the folder of the frames; None: where the format has it.
+        format: one of FORMATS; None: recognise it.
+        images: the folder of the frames; None: the standard folder of the format.
         categories: names in the order of their ids 1, 2, …; others are left out. None: those of the source, or all that
-            occur, by name.
-        notes: takes what is left out, and what is worth a look.
+            occur, in alphabetical order.
+        notes: receives what is left out, and what should be checked.
 
     Returns:
-        "videos", "categories" and "annotations", as training and evaluation read them. The files of the frames are
-        relative to `images`; "track_id" of an annotation is what the source calls the object.
+        "videos", "categories" and "annotations", for training and evaluation. The files of the frames are relative to
+        `images`; "track_id" of an annotation is the name of the object in the source.
 
     Raises:
-        OSError, ValueError: something is missing, or wrong; one line names the file, the record and the field.
-        ImportError: pillow is not installed.
+        OSError, InputError: something is missing or invalid. The message names the file, the record and the field.
+        DependencyError: Pillow is not installed.
     """
     notes = Problems() if notes is None else notes
     opened = open_source(Path(source), format, None if images is None else Path(images), notes)
-    gathering = Gathering(opened, notes, categories)
-    for _ in gathering.read():
+    builder = DocumentBuilder(opened, notes, categories)
+    for _ in builder.read():
         pass
-    return gathering.document()
+    return builder.document()
 
 
 def open_source(
@@ -60,11 +60,11 @@ def open_source(
 
     Args:
         source, format, images, notes: as in `import_annotations`.
-        videos: names of those to read; None: all.
-        ignore: numbers in PNG images of ids that are no objects, besides 0.
+        videos: the names of the videos to read; None: all.
+        ignore: pixel values of id-png that are not objects, in addition to 0.
 
     Raises:
-        OSError, ValueError: as `import_annotations`.
+        OSError, InputError: as in `import_annotations`.
     """
     if not source.exists():
         raise FileNotFoundError(f"no such file or folder: {source}")
@@ -72,7 +72,7 @@ def open_source(
     if name not in FORMATS:
         raise InputError(f"format is {name!r}; expected one of {', '.join(FORMATS)}")
     if ignore and name != "id-png":
-        raise InputError(f"numbers to ignore are for id-png; {source} is read as {name}")
+        raise InputError(f"values to ignore are for id-png; {source} is read as {name}")
     options = {"ignore": ignore} if ignore else {}
     opened = _module(name).open_source(source, images, notes, **options)
     if not opened.videos:
@@ -80,7 +80,7 @@ def open_source(
     if videos is None:
         return opened
     if missing := [one for one in videos if one not in {video.name for video in opened.videos}]:
-        raise InputError(f"{source} has no video {missing[0]!r}, which was asked for")
+        raise InputError(f"{source} has no video {missing[0]!r}")
     return opened._replace(videos=[video for video in opened.videos if video.name in videos])
 
 
@@ -88,13 +88,13 @@ def recognise(source: Path) -> str:
     """The name of the format of a source.
 
     Raises:
-        ValueError: it is in none, or may be in several.
+        InputError: no format, or several formats, fit the source.
     """
     found = [name for name in FORMATS if _module(name).recognises(source)]
     if not found:
-        raise InputError(f"{source} is in no format that is known; --format names one of {', '.join(FORMATS)}")
+        raise InputError(f"{source} is not in a known format; --format names one of {', '.join(FORMATS)}")
     if len(found) > 1:
-        raise InputError(f"{source} may be {' or '.join(found)}; --format names the one it is")
+        raise InputError(f"{source} may be {' or '.join(found)}; --format names the right one")
     return found[0]
 
 

@@ -1,10 +1,11 @@
-"""PNG images whose pixels are the numbers of objects: a folder per video, an image per frame, 0 where nothing is."""
+"""PNG images whose pixel values are object ids: a folder per video, an image per frame; 0 is background."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from mdqe.annotations.files import FRAMES
 from mdqe.annotations.problems import Problems
 from mdqe.errors import InputError
 from mdqe.importing.source import (
@@ -22,8 +23,7 @@ from mdqe.importing.source import (
 from mdqe.results import rle
 from mdqe.video.images import opened_image
 
-IMAGES = "JPEGImages"
-_AT_ONCE = 16  # masks in memory
+_PER_BATCH = 16  # masks in memory
 _CHANNELS = ("1", "L", "P", "I", "I;16", "I;16B")
 
 
@@ -34,22 +34,22 @@ def recognises(source: Path) -> bool:
 
 
 def open_source(source: Path, images: Path | None, notes: Problems, ignore: Collection[int] = ()) -> Source:
-    """A source of such images; every number but 0 and those to ignore is an object."""
+    """A source of such images; all pixel values except 0 and those of `ignore` are objects."""
 
     def shapes(path: Path, numbers: np.ndarray) -> list[Shape]:
         found = [(number, counts) for number, counts in masks(numbers) if number not in ignore]
         if len(ignore) and np.isin(numbers, list(ignore)).any():
-            notes.add("frames with numbers that were to be ignored, left out", str(path))
+            notes.add("frames with ignored pixel values, left out", str(path))
         elif numbers.max() == 255 and len(found) > 1:
-            notes.add("frames with an object 255 among others; --ignore 255 leaves it out", str(path))
+            notes.add("frames with an object 255 and others; --ignore 255 leaves it out", str(path))
         return [Shape(number, OBJECT, counts) for number, counts in found]
 
-    root = image_root(images, source / IMAGES, source.parent / IMAGES)
+    root = image_root(images, source / FRAMES, source.parent / FRAMES)
     return open_folders(in_folders_of_images(source, root), root, notes, shapes)
 
 
 def in_folders_of_images(source: Path, root: Path) -> Iterator[tuple[str, list[Path], Path]]:
-    """Name, PNG images and folder of frames of each video of a source."""
+    """The name, the PNG images and the folder of the frames of each video of a source."""
     for folder, paths in video_folders(source, ".png").items():
         if folder.resolve() != root.resolve():
             name = folder.resolve().name
@@ -62,10 +62,13 @@ def open_folders(
     notes: Problems,
     shapes: Callable[[Path, np.ndarray], list[Shape]],
 ) -> Source:
-    """Videos of PNG images, each by its name, those images, and the folder of its frames in `root`.
+    """A source of videos of PNG images. A frame has the name of its PNG image; frames without one are left out.
 
-    `shapes` makes them of an image's path and numbers (H, W). A frame's image has the name of its PNG image. Images
-    without one are left out: nothing says that they are empty.
+    Args:
+        folders: the name of each video, its PNG images, and the folder of its frames in `root`.
+        root: the folder of all frames.
+        notes: receives the frames that are left out.
+        shapes: makes the shapes from the path and the pixel values (H, W) of a PNG image.
     """
 
     def frames(paths: Sequence[Path], files: dict[str, str], folder: Path) -> Iterator[Frame]:
@@ -74,7 +77,7 @@ def open_folders(
                 raise FileNotFoundError(f"{path} has no frame: there is no image {path.stem} in {folder}")
             numbers = read_numbers(path)
             if numbers is None:
-                raise InputError(f"{path} has colours; expected one channel, the numbers of objects")
+                raise InputError(f"{path} has colours; expected one channel with object ids")
             yield Frame(files[path.stem], numbers.shape, shapes(path, numbers))
 
     videos = []
@@ -86,22 +89,22 @@ def open_folders(
 
 
 def read_numbers(path: Path) -> np.ndarray | None:
-    """The numbers (H, W) of an image, whole and not negative; None where it has colours.
+    """The pixel values (H, W) of an image, int64; None if it has colours.
 
     Raises:
-        VideoError, FileNotFoundError, ImportError: as `mdqe.video.images.load_image`.
+        VideoError, FileNotFoundError, DependencyError: as `mdqe.video.images.load_image`.
     """
     with opened_image(path) as image:
         return np.asarray(image).astype(np.int64) if image.mode in _CHANNELS else None
 
 
 def masks(numbers: np.ndarray) -> list[tuple[int, str]]:
-    """The numbers in an image (H, W) but 0, in ascending order, each with the run lengths of its pixels."""
+    """The values in an image (H, W) except 0, in ascending order, each with the RLE of its pixels."""
     columns = np.ascontiguousarray(numbers.T)  # (W, H)
-    held = np.unique(columns)
-    held = held[held != 0]
+    values = np.unique(columns)
+    values = values[values != 0]
     counts = []
-    for start in range(0, len(held), _AT_ONCE):
-        chunk = held[start : start + _AT_ONCE]
+    for start in range(0, len(values), _PER_BATCH):
+        chunk = values[start : start + _PER_BATCH]
         counts += rle.encode((columns == chunk[:, None, None]).transpose(0, 2, 1))  # (chunk, H, W)
-    return list(zip(held.tolist(), counts, strict=True))
+    return list(zip(values.tolist(), counts, strict=True))

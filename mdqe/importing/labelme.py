@@ -1,32 +1,32 @@
-"""LabelMe: a JSON file per frame, with shapes; those of one label and group_id are one object, in all frames.
+"""LabelMe: a JSON file per frame, with shapes; shapes with the same label and group_id are one object in all frames.
 
-A folder per video, or one folder of one video. The format: https://github.com/wkentaro/labelme.
+The source is a folder per video, or the folder of one video. The format: https://github.com/wkentaro/labelme.
 """
 
 import base64
 import binascii
 import io
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
-from mdqe.annotations.masks import shrink
-from mdqe.annotations.problems import DataError, Problems
-from mdqe.annotations.records import Record, is_number, kind, load_json, short
+from mdqe.annotations.files import load_json
+from mdqe.annotations.problems import Problems
+from mdqe.annotations.records import Record, is_finite, kind, short
+from mdqe.errors import InputError
 from mdqe.importing.source import (
     Frame,
     Shape,
     Source,
     Video,
-    counts_of,
     image_files,
     image_folder,
     image_root,
     image_size,
     note_unannotated,
+    polygon_rle,
     video_folders,
 )
 from mdqe.results import rle
@@ -48,15 +48,15 @@ def open_source(source: Path, images: Path | None, notes: Problems) -> Source:
 
     Args:
         source: a folder of JSON files, or of a folder of them per video.
-        images: the folder of the frames; beside the JSON files if it is not given.
-        notes: takes shapes without a group_id, shapes of other kinds than polygons, rectangles and masks, and images
-            without a JSON file.
+        images: the folder of the frames; by default, they are beside the JSON files.
+        notes: receives shapes without a group_id, shapes other than polygons, rectangles and masks, and images without
+            a JSON file.
     """
     root = image_root(images, source)
     videos = []
     for folder, paths in video_folders(source, ".json").items():
-        held = folder if images is None else image_folder(root, folder.resolve().name)
-        files = image_files(root, held)
+        frames = folder if images is None else image_folder(root, folder.resolve().name)
+        files = image_files(root, frames)
         note_unannotated(notes, files, {path.stem for path in paths})
         videos.append(Video(folder.resolve().name, len(paths), _frames(paths, files, root, notes)))
     return Source(root, videos)
@@ -81,7 +81,7 @@ def _frames(paths: Sequence[Path], files: Mapping[str, str], root: Path, notes: 
 
 
 def _image(file: Record, path: Path, files: Mapping[str, str]) -> str:
-    """The image of a JSON file: the one of its name, else the one that it names itself."""
+    """The image of a JSON file: the one with the same name, otherwise the one that it names."""
     own = PurePosixPath(str(file.value.get("imagePath") or "").replace("\\", "/"))
     found = files.get(path.stem, files.get(own.stem))
     if found is None:
@@ -90,18 +90,18 @@ def _image(file: Record, path: Path, files: Mapping[str, str]) -> str:
 
 
 def _shape(record: Record, size: tuple[int, int], notes: Problems) -> Shape | None:
-    """A shape, None where it is left out."""
+    """A shape; None if it is left out."""
     label, group = record.get("label"), record.value.get("group_id")
     if not isinstance(label, str):
         record.fail("label", f"{kind(label)}; expected a string")
-    where = f"{record.name}: {record.where}"
+    name = f"{record.file}: {record.label}"
     if group is None:
-        notes.add("shapes without a group_id, left out", f"{where} ({label})")
+        notes.add("shapes without a group_id, left out", f"{name} ({label})")
         return None
     identity = record.integer("group_id")
     form = record.value.get("shape_type") or "polygon"
     if form not in ("polygon", "rectangle", "mask"):
-        notes.add("shapes that are no polygon, rectangle or mask, left out", f"{where} ({form})")
+        notes.add("shapes other than polygons, rectangles and masks, left out", f"{name} ({form})")
         return None
     points = _points(record, 3 if form == "polygon" else 2)
     if form == "mask":
@@ -109,25 +109,25 @@ def _shape(record: Record, size: tuple[int, int], notes: Problems) -> Shape | No
     if form == "rectangle":
         (left, top), (right, bottom) = points[:2]
         points = [[left, top], [right, top], [right, bottom], [left, bottom]]
-    (counts,) = counts_of([shrink([[one for point in points for one in point]])], size)
-    if isinstance(counts, DataError):
-        record.fail("points", str(counts))
-    return Shape(identity, label, counts)
+    try:
+        return Shape(identity, label, polygon_rle([[one for point in points for one in point]], size))
+    except InputError as error:
+        record.fail("points", f"invalid: {error}")
 
 
-def _points(record: Record, least: int) -> list[list[float]]:
+def _points(record: Record, minimum: int) -> list[list[float]]:
     points = record.items("points")
-    if len(points) < least:
-        record.fail("points", f"a list of {len(points)}; expected {least} or more of [x, y]")
+    if len(points) < minimum:
+        record.fail("points", f"a list of {len(points)}; expected {minimum} or more of [x, y]")
     for point in points:
         pair = isinstance(point, list) and len(point) == 2
-        if not pair or not all(is_number(one) and math.isfinite(one) for one in point):
-            record.fail("points", f"{short(point)} among others; expected [x, y]")
+        if not pair or not all(map(is_finite, point)):
+            record.fail("points", f"a list with {short(point)}; expected [x, y]")
     return list(points)
 
 
 def _mask(record: Record, points: list[list[float]], size: tuple[int, int]) -> str:
-    """The run lengths of a mask, a PNG image in base64 whose upper left corner is the first point."""
+    """The RLE of a mask, a PNG image in base64 whose upper left corner is the first point."""
     left, top = (round(one) for one in points[0])
     data: Any = record.get("mask")
     try:
@@ -136,12 +136,12 @@ def _mask(record: Record, points: list[list[float]], size: tuple[int, int]) -> s
         record.fail("mask", f"{short(data)}; expected a PNG image in base64")
     try:
         with opened_image(io.BytesIO(content)) as image:
-            held = np.asarray(image.convert("L")) > 0
+            pixels = np.asarray(image.convert("L")) > 0
     except VideoError:
-        record.fail("mask", "no PNG image in base64")
-    height, width = held.shape
+        record.fail("mask", "not a PNG image in base64")
+    height, width = pixels.shape
     if left < 0 or top < 0 or top + height > size[0] or left + width > size[1]:
-        record.fail("mask", f"{width}x{height} large at {left}, {top}, not within the image's {size[1]}x{size[0]}")
+        record.fail("mask", f"{width}x{height} at {left}, {top}, which is not within the image of {size[1]}x{size[0]}")
     mask = np.zeros(size, bool)
-    mask[top : top + height, left : left + width] = held
+    mask[top : top + height, left : left + width] = pixels
     return rle.encode(mask[None])[0]

@@ -1,7 +1,7 @@
-"""MOTS text files, of KITTI MOTS and MOTSChallenge: a line for each object and frame, with its mask as run lengths.
+"""MOTS text files, of KITTI MOTS and MOTSChallenge: a line for each object and frame, with its mask as an RLE.
 
-"time_frame object_id class_id image_height image_width rle", separated by blanks. Class 1 is car, 2 pedestrian, and 10
-marks regions to ignore. The format: https://www.vision.rwth-aachen.de/page/mots.
+A line is "time_frame object_id class_id image_height image_width rle". Class 1 is car, 2 is pedestrian, and 10 marks
+regions to ignore. The format: https://www.vision.rwth-aachen.de/page/mots.
 """
 
 from collections import defaultdict
@@ -33,8 +33,8 @@ _FRAMES = "img1"
 
 
 class _Line(NamedTuple):
-    where: str
-    """How errors name it."""
+    label: str
+    """What errors call it."""
     object: int
     kind: int
     size: tuple[int, int]
@@ -42,7 +42,7 @@ class _Line(NamedTuple):
 
 
 def recognises(source: Path) -> bool:
-    """Whether it is a text file, or a folder of them or of folders with gt/gt.txt."""
+    """Whether it is a text file, a folder of such files, or a folder of folders with gt/gt.txt."""
     first = next(iter(_text_files(source).values()), None)
     if first is None:
         return False
@@ -58,10 +58,10 @@ def open_source(source: Path, images: Path | None, notes: Problems) -> Source:
     MOTSChallenge.
 
     Args:
-        source: VIDEO.txt or a folder of those, whose frames are in folders of the same names in `images`; or a folder
-            of VIDEO/gt/gt.txt, whose frames are in VIDEO/img1.
+        source: VIDEO.txt or a folder of such files, whose frames are in folders of the same names in `images`; or a
+            folder of VIDEO/gt/gt.txt, whose frames are in VIDEO/img1.
         images: the folder of the frames of all videos.
-        notes: takes the regions to ignore.
+        notes: receives the regions to ignore.
     """
     challenge = source.is_dir() and not video_folders(source, ".txt").get(source)
     root = image_root(images, source if challenge else source.parent / "JPEGImages", source.parent / "images")
@@ -70,16 +70,16 @@ def open_source(source: Path, images: Path | None, notes: Problems) -> Source:
         folder = root / name / _FRAMES
         files = image_files(root, folder if folder.is_dir() else image_folder(root, name))
         if not files:
-            raise FileNotFoundError(f"{root / name} has no images of {path}; --images names the folder of all")
+            raise FileNotFoundError(f"{root / name} has no images for {path}; --images names the folder of all")
         by_number = numbers(files)
         for file in sorted(set(files.values()) - set(by_number.values())):
-            notes.add("images whose names end in no number, left out", file)
+            notes.add("images whose names do not end in a number, left out", file)
         videos.append(Video(name, len(by_number), _frames(path, by_number, root, notes)))
     return Source(root, videos, CATEGORIES)
 
 
 def expected_class() -> str:
-    """The classes, for an error."""
+    """The classes, for an error message."""
     return f"expected {', '.join(f'{number} ({name})' for number, name in CATEGORIES.items())} or {IGNORED} (to ignore)"
 
 
@@ -97,41 +97,41 @@ def _frames(path: Path, by_number: Mapping[int, str], root: Path, notes: Problem
     lines = defaultdict(list)
     for number, line in _lines(path):
         if number not in by_number:
-            raise InputError(f'{line.where}: "time_frame" is {number}; no image in {root} for it has this number')
+            raise InputError(f'{line.label}: "time_frame" is {number}; no image in {root} has this number')
         lines[number].append(line)
-    size = next((held[0].size for held in lines.values()), None)
+    size = next((part[0].size for part in lines.values()), None)
     for number, file in by_number.items():
         shapes = []
         for line in lines[number]:
             if line.size != size:
                 raise InputError(
-                    f"{line.where}: the image is {list(line.size)} large, before it was {list(size or ())}"
+                    f"{line.label}: the size of the image is {list(line.size)}; before, it was {list(size or ())}"
                 )
             if line.kind == IGNORED:
-                notes.add("regions to ignore, left out", line.where)
+                notes.add("regions to ignore, left out", line.label)
             else:
                 shapes.append(Shape(line.object, CATEGORIES[line.kind], line.counts))
         yield Frame(file, size or image_size(root / file), shapes)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, _Line]]:
-    """The lines of a file, each after the number of its frame."""
+    """The lines of a file, each with the number of its frame."""
     try:
         text = path.read_text(encoding="ascii")
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is no text file of MOTS: {error}") from None
+        raise InputError(f"{path} is not a text file of MOTS: {error}") from None
     for i, line in enumerate(text.splitlines(), 1):
-        where, fields = f"{path}: line {i}", line.split(" ")
+        label, fields = f"{path}: line {i}", line.split(" ")
         if len(fields) != len(_FIELDS):
-            raise InputError(f"{where} has {len(fields)} fields; expected {' '.join(_FIELDS)}, separated by blanks")
+            raise InputError(f"{label} has {len(fields)} fields; expected {' '.join(_FIELDS)}, separated by spaces")
         for key, value in zip(_FIELDS[:-1], fields, strict=False):
             if not value.isdecimal():
-                raise InputError(f'{where}: "{key}" is {value!r}; expected a whole number')
+                raise InputError(f'{label}: "{key}" is {value!r}; expected a whole number')
         number, identity, kind, height, width = map(int, fields[:-1])
         if kind not in CATEGORIES and kind != IGNORED:
-            raise InputError(f'{where}: "class_id" is {kind}; {expected_class()}')
+            raise InputError(f'{label}: "class_id" is {kind}; {expected_class()}')
         try:
-            rle.runs(fields[-1:], (height, width))
+            rle.run_lengths(fields[-1:], (height, width))
         except ValueError as error:
-            raise InputError(f'{where}: "rle": {str(error).replace(" of mask 0", "")}') from None
-        yield number, _Line(where, identity, kind, (height, width), fields[-1])
+            raise InputError(f'{label}: "rle": {str(error).replace(" of mask 0", "")}') from None
+        yield number, _Line(label, identity, kind, (height, width), fields[-1])

@@ -1,4 +1,4 @@
-"""MOTS images, of KITTI MOTS and MOTSChallenge: 16-bit PNG images, 1000 times the class plus the number of the object.
+"""MOTS images, of KITTI MOTS and MOTSChallenge: 16-bit PNG images with pixel values 1000 · class + instance.
 
 The format: https://www.vision.rwth-aachen.de/page/mots.
 """
@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from mdqe.annotations.files import FRAMES
 from mdqe.annotations.problems import Problems
 from mdqe.errors import InputError
-from mdqe.importing.id_png import IMAGES, in_folders_of_images, masks, open_folders, read_numbers
+from mdqe.importing.id_png import in_folders_of_images, masks, open_folders, read_numbers
 from mdqe.importing.mots import CATEGORIES, IGNORED, expected_class
 from mdqe.importing.source import Shape, Source, image_root, video_folders
 
@@ -17,7 +18,7 @@ _CLASS = 1000
 
 
 def recognises(source: Path) -> bool:
-    """Whether every object of the first image that has any has a number of such a kind."""
+    """Whether all pixel values of the first image with objects have a known class."""
     for paths in video_folders(source, ".png").values():
         for path in paths:
             numbers = read_numbers(path)
@@ -29,7 +30,7 @@ def recognises(source: Path) -> bool:
 
 
 def open_source(source: Path, images: Path | None, notes: Problems) -> Source:
-    """A source of such images: a folder per video, and the frames in folders of the same names in `images`."""
+    """A source of such images: a folder per video, with the frames in a folder of the same name in `images`."""
 
     def shapes(path: Path, numbers: np.ndarray) -> list[Shape]:
         found = []
@@ -38,10 +39,10 @@ def open_source(source: Path, images: Path | None, notes: Problems) -> Source:
             if kind == IGNORED:
                 notes.add("regions to ignore, left out", str(path))
             elif kind not in CATEGORIES:
-                raise InputError(f"{path}: number {number}: class is {kind}; {expected_class()}")
+                raise InputError(f"{path}: value {number}: class is {kind}; {expected_class()}")
             else:
                 found.append(Shape(number, CATEGORIES[kind], counts))
         return found
 
-    root = image_root(images, source / IMAGES, source.parent / IMAGES)
+    root = image_root(images, source / FRAMES, source.parent / FRAMES)
     return open_folders(in_folders_of_images(source, root), root, notes, shapes)._replace(categories=CATEGORIES)

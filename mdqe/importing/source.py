@@ -1,17 +1,18 @@
-"""What every format becomes on its way to YouTube-VIS JSON, a frame at a time; and how formats find their files."""
+"""The common form of all formats, one frame at a time, and how formats find their files."""
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from mdqe.annotations.masks import Segment, decode, pack
-from mdqe.annotations.problems import DataError, Problems
+from mdqe.annotations.masks import Mask, decode, pack, read_mask
+from mdqe.annotations.problems import Problems
+from mdqe.errors import InputError
 from mdqe.results import rle
 from mdqe.video.images import is_image, natural_key
 
 OBJECT = "object"
-"""The category of objects whose format has none."""
+"""The category of objects in formats without categories."""
 
 
 class Shape(NamedTuple):
@@ -21,12 +22,12 @@ class Shape(NamedTuple):
     """The same in every frame of the video, among the objects of a category."""
     category: str
     counts: str
-    """Its mask, as compressed run lengths."""
-    crowd: bool = False
+    """Its mask, as a compressed RLE."""
+    is_crowd: bool = False
 
 
 class Frame(NamedTuple):
-    """A frame and what is in it."""
+    """A frame and its shapes."""
 
     file: str
     """Relative to the folder of images, with forward slashes."""
@@ -50,11 +51,11 @@ class Source(NamedTuple):
     """The folder that the frames' files are relative to."""
     videos: list[Video]
     categories: Mapping[int, str] | None = None
-    """Names by id, where the format says them."""
+    """Names by id, if the format has them."""
 
 
 def video_folders(source: Path, suffix: str) -> dict[Path, list[Path]]:
-    """Files with a suffix in natural order, by their folder: of each folder in `source` that has any, else its own."""
+    """Files with a suffix in natural order, by folder: the folders in `source` that have any, otherwise `source`."""
 
     def files(folder: Path) -> list[Path]:
         found = (path for path in folder.iterdir() if path.suffix.lower() == suffix and not path.name.startswith("."))
@@ -63,15 +64,15 @@ def video_folders(source: Path, suffix: str) -> dict[Path, list[Path]]:
     if not source.is_dir():
         return {}
     folders = sorted((path for path in source.iterdir() if path.is_dir()), key=natural_key)
-    found = {folder: held for folder in folders if (held := files(folder))}
+    found = {folder: paths for folder in folders if (paths := files(folder))}
     return found or ({source: own} if (own := files(source)) else {})
 
 
 def image_root(given: Path | None, *choices: Path) -> Path:
-    """The folder of all frames: the one that is given, or the first of the choices that is there.
+    """The folder of all frames: the given one, or the first of the choices that exists.
 
     Raises:
-        FileNotFoundError: it is not there.
+        FileNotFoundError: it does not exist.
     """
     found = given if given is not None else next((one for one in choices if one.is_dir()), None)
     if found is None:
@@ -82,53 +83,61 @@ def image_root(given: Path | None, *choices: Path) -> Path:
 
 
 def image_folder(root: Path, name: str) -> Path:
-    """The folder of a video's frames: the one of its name, or `root` itself where that holds images.
+    """The folder of a video's frames: the one with its name, or `root` itself if that contains images.
 
     Raises:
-        FileNotFoundError: it is neither.
+        FileNotFoundError: there are no frames in either.
     """
     if (root / name).is_dir():
         return root / name
     if any(is_image(path) for path in root.iterdir()):
         return root
-    raise FileNotFoundError(f"no such folder: {root / name}, for the frames of {name}; --images names that of all")
+    raise FileNotFoundError(
+        f"no such folder: {root / name}, for the frames of {name}; --images names the folder of all"
+    )
 
 
 def image_files(root: Path, folder: Path) -> dict[str, str]:
-    """Images of a folder in natural order, relative to `root`, by their names without extension."""
+    """The images of a folder in natural order, relative to `root`, by their names without extension."""
     paths = sorted(filter(is_image, folder.iterdir()), key=natural_key)
     return {path.stem: path.relative_to(root).as_posix() for path in paths}
 
 
 def note_unannotated(notes: Problems, files: Mapping[str, str], annotated: Collection[str]) -> None:
-    """Note the images, of `image_files`, that have no annotations: nothing says that they are empty."""
+    """Note the images, of `image_files`, that have no annotations; they may or may not contain objects."""
     for stem, file in files.items():
         if stem not in annotated:
             notes.add("images without annotations, left out", file)
 
 
 def numbers(files: Mapping[str, str]) -> dict[int, str]:
-    """Of `image_files`, those whose names end in a number, by it: "frame_000012" has 12."""
+    """The images, of `image_files`, whose names end in a number, by this number: 12 for "frame_000012"."""
     return {int(found[0]): file for stem, file in files.items() if (found := re.search(r"[0-9]+$", stem))}
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """H and W of an image, turned as its EXIF orientation says."""
+    """H and W of an image, with its EXIF orientation applied."""
     from mdqe.video.images import load_image
 
     height, width = load_image(path).shape[:2]
     return height, width
 
 
-def counts_of(segments: Sequence[Segment], size: tuple[int, int]) -> Iterator[str | DataError]:
-    """Compressed run lengths of masks that a file holds as polygons or run lengths; what is wrong with each that is."""
-    for packed in pack(segments, size):
-        if isinstance(packed, DataError):
-            yield packed
-        else:
-            yield rle.encode(decode([packed], size))[0]
+def compressed(masks: Sequence[Mask | None], size: tuple[int, int]) -> Iterator[str | InputError]:
+    """Masks of a file as compressed RLEs; an error instead of an invalid mask."""
+    for packed in pack(masks, size):
+        yield packed if isinstance(packed, InputError) else rle.encode(decode([packed], size))[0]
+
+
+def polygon_rle(polygons: Any, size: tuple[int, int]) -> str:
+    """The compressed RLE of polygons, as in COCO's files or packed.
+
+    Raises:
+        InputError: they are not polygons, or extend far beyond the frame.
+    """
+    return str(next(compressed([read_mask(polygons, list(size))], size)))
 
 
 def union(counts: Iterable[str], size: tuple[int, int]) -> str:
-    """The run lengths of all masks' pixels."""
+    """The RLE of the union of masks."""
     return rle.encode(rle.decode(list(counts), size).any(axis=0, keepdims=True))[0]

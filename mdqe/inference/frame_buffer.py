@@ -1,20 +1,23 @@
-"""Encoded frames: what the clips of a video need of each frame, computed once however many clips see it."""
+"""Encoding of the frames of a video: each frame is resized and encoded once, for all clips that contain it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from mdqe.modeling.decoder import LayerValues
 from mdqe.modeling.encoder import SpatialShapes
-from mdqe.modeling.network import Network
-from mdqe.modeling.preprocess import padded_size
+from mdqe.modeling.network import Network, evaluation_mode
+from mdqe.modeling.preprocess import as_frame, padded_size, resize, resized_size
 from mdqe.modeling.query_init import FrameQueries
 
-MIN_SPARE = 5  # frames of room beyond what clips need, so that few appends move what is held
+MIN_SPARE = 5  # spare rows of the buffer, so that few appends move the frames in it
+CACHED_PIXELS = 2**18  # pixels per batch on a CPU: their widest activations need 32 MiB
 
 
 class EncodedFrames(NamedTuple):
@@ -23,12 +26,12 @@ class EncodedFrames(NamedTuple):
     first: int
     """Index of the first frame in the video."""
     size: tuple[int, int]
-    """(height, width) of the frames as the model sees them, without padding."""
+    """(height, width) of the resized frames without padding."""
     spatial_shapes: SpatialShapes
     values: tuple[LayerValues, ...]
     """Per decoder layer, (1, frames, N, H, C / H)."""
     queries: FrameQueries
-    """Each frame's own queries, before association."""
+    """The queries of each frame before association."""
     mask_features: Tensor
     """(1, M, frames, h, w)."""
 
@@ -39,14 +42,14 @@ class EncodedFrames(NamedTuple):
 
     def clip(self, start: int, end: int) -> EncodedFrames:
         """Frames [start, end) of the video, without copying."""
-        window = slice(start - self.first, end - self.first)
-        return self.map(lambda x: x[:, window])._replace(first=start)
+        rows = slice(start - self.first, end - self.first)
+        return self.map(lambda x: x[:, rows])._replace(first=start)
 
     def map(self, function: Callable[..., Tensor], *others: EncodedFrames) -> EncodedFrames:
-        """`function` of every tensor (1, frames, …), and of those of the same name in `others`."""
+        """Apply `function` to every tensor (1, frames, …), together with the tensors of the same name in `others`."""
 
         def each(parts: Iterable[Iterable[Tensor | None]]) -> Iterator[Any]:
-            """Named tuples of tensors, or None in all of them at once → the tensors of one such tuple."""
+            """Named tuples with tensors, or None in all of them → the fields of one such tuple."""
             for first, *rest in zip(*parts, strict=True):
                 yield None if first is None else function(first, *rest)
 
@@ -58,55 +61,8 @@ class EncodedFrames(NamedTuple):
         )
 
 
-class FrameBuffer:
-    """The frames that clips to come still need, in tensors made once: to append a frame moves no other, most times.
-
-    Args:
-        clip_length: most frames of a clip; one less are still needed when further ones come.
-        frames_at_once: most frames that come together.
-    """
-
-    def __init__(self, clip_length: int, frames_at_once: int) -> None:
-        self._room = clip_length - 1 + max(frames_at_once, MIN_SPARE)
-        self._held: EncodedFrames | None = None  # `_room` frames, until the first ones tell their sizes
-
-    @property
-    def first(self) -> int:
-        """Number of the frame that the first row is for."""
-        return 0 if self._held is None else self._held.first
-
-    def restore(self, frames: EncodedFrames, first: int) -> None:
-        """Put frames into an empty buffer whose first row is for frame number `first`, so that all lie as they lay."""
-        self._held = frames.map(lambda x: x.new_empty(1, self._room, *x.shape[2:]))._replace(first=first)
-        _put(frames, self._held)
-
-    def append(self, new: EncodedFrames, start: int) -> None:
-        """Add frames after the last one; those before number `start` are not needed any more."""
-        if self._held is None:
-            return self.restore(new, new.first)
-        frames = new.mask_features.shape[2]
-        if new.first + frames > self._held.first + self._room:
-            start = min(start, new.first)
-            kept = self._held.clip(start, new.first)
-            if new.first - start > start - self._held.first:  # where they lie and where they go overlap
-                kept = kept.map(torch.clone)
-            self._held = self._held._replace(first=start)
-            _put(kept, self._held)
-        _put(new, self._held)
-
-    def clip(self, start: int, end: int) -> EncodedFrames:
-        """Frames [start, end) of the video, without copying; valid until the next `append`."""
-        assert self._held is not None, "no frames yet"
-        return self._held.clip(start, end)
-
-
-def _put(frames: EncodedFrames, into: EncodedFrames) -> None:
-    row = frames.first - into.first
-    into.map(lambda x, y: x[:, row : row + y.shape[1]].copy_(y), frames)
-
-
 def encode_frames(model: Network, frames: Tensor, first: int) -> EncodedFrames:
-    """Encode resized frames (n, 3, H, W) uint8, the first of which is number `first` of the video."""
+    """Encode resized frames (n, 3, H, W) uint8; `first` is the index of the first one in the video."""
     size = (frames.shape[-2], frames.shape[-1])
     tokens = model.encode(frames[None].to(model.device))
     return EncodedFrames(
@@ -117,3 +73,145 @@ def encode_frames(model: Network, frames: Tensor, first: int) -> EncodedFrames:
         model.query_init.select(tokens.memory, tokens.spatial_shapes),
         model.mask_head(tokens.memory, tokens.spatial_shapes),
     )
+
+
+class FrameBuffer:
+    """The encoded frames that later clips need, in tensors that are allocated once. Most appends move no frames.
+
+    Args:
+        clip_length: maximum number of frames of a clip. One frame less is still needed when new frames arrive.
+        batch_size: maximum number of frames per append.
+    """
+
+    def __init__(self, clip_length: int, batch_size: int) -> None:
+        self._capacity = clip_length - 1 + max(batch_size, MIN_SPARE)
+        self._rows: EncodedFrames | None = None  # `_capacity` frames, allocated with the first ones
+
+    @property
+    def first(self) -> int:
+        """Index in the video of the frame in the first row."""
+        return 0 if self._rows is None else self._rows.first
+
+    def restore(self, frames: EncodedFrames, first: int) -> None:
+        """Put frames into the rows that they had in a buffer with this `first`."""
+        self._rows = frames.map(lambda x: x.new_empty(1, self._capacity, *x.shape[2:]))._replace(first=first)
+        _copy(frames, self._rows)
+
+    def append(self, new: EncodedFrames, start: int) -> None:
+        """Add frames after the last one. Frames before index `start` are no longer needed."""
+        if self._rows is None:
+            return self.restore(new, new.first)
+        if new.first + new.mask_features.shape[2] > self._rows.first + self._capacity:
+            start = min(start, new.first)
+            kept = self._rows.clip(start, new.first)
+            if new.first - start > start - self._rows.first:  # the old and the new rows overlap
+                kept = kept.map(torch.clone)
+            self._rows = self._rows._replace(first=start)
+            _copy(kept, self._rows)
+        _copy(new, self._rows)
+
+    def clip(self, start: int, end: int) -> EncodedFrames:
+        """Frames [start, end) of the video, without copying; valid until the next `append`."""
+        assert self._rows is not None, "no frames yet"
+        return self._rows.clip(start, end)
+
+
+def _copy(frames: EncodedFrames, into: EncodedFrames) -> None:
+    row = frames.first - into.first
+    into.map(lambda x, y: x[:, row : row + y.shape[1]].copy_(y), frames)
+
+
+class FrameEncoder:
+    """Takes the frames of a video one by one, encodes them in batches and keeps those that later clips need.
+
+    It keeps the resized frames too. A saved session contains them instead of their features. A resumed session encodes
+    them again in the same batches, so its results are equal to the bit. The file is a hundred times smaller than with
+    features and does not depend on how this version computes them.
+
+    Args:
+        model: the network.
+        batch_size: number of frames per batch; 0: chosen at the first frame, see `default_batch_size`.
+
+    Attributes:
+        frame_size: (height, width) of the frames before resizing; None before the first one.
+        size: (height, width) of the resized frames.
+        num_frames, num_encoded: number of frames that were added, and of those that were encoded.
+        frames: the last frames, (3, H, W) resized.
+        buffer: the last encoded frames.
+    """
+
+    def __init__(self, model: Network, batch_size: int) -> None:
+        self.model, self.batch_size = model, batch_size
+        self.frame_size: tuple[int, int] | None = None
+        self.size = (0, 0)
+        self.num_frames = self.num_encoded = 0
+        self.clear()
+
+    def clear(self) -> None:
+        """Release all frames."""
+        self.frames: deque[Tensor] = deque()
+        self.buffer = FrameBuffer(self.model.config.test_clip_length, self.batch_size)
+
+    def add(self, frame: np.ndarray | Tensor) -> None:
+        """Take the next frame, (H, W, 3) uint8, and copy it.
+
+        Raises:
+            InputError: another type or shape, or another size than the first frame.
+        """
+        frame = as_frame(frame, self.num_frames, self.frame_size)
+        if self.frame_size is None:
+            self._begin((frame.shape[0], frame.shape[1]))
+        self.frames.append(resize(frame.permute(2, 0, 1), self.size).clone())  # (3, H, W)
+        self.num_frames += 1
+
+    def has_batch(self, last: bool = False) -> bool:
+        """Whether a whole batch, or with `last` at least one frame, is not encoded yet."""
+        return self.num_frames - self.num_encoded >= (1 if last else self.batch_size)
+
+    def encode_batch(self, next_clip: int) -> None:
+        """Encode the next frames, at most a batch. Frames before index `next_clip` are no longer needed."""
+        done = self.num_encoded - (self.num_frames - len(self.frames))  # encoded frames in `frames`
+        batch = torch.stack(list(self.frames)[done : done + self.batch_size])  # (n, 3, H, W)
+        self.buffer.append(encode_frames(self.model, batch, self.num_encoded), next_clip)
+        self.num_encoded += len(batch)
+        self.drop_frames(next_clip)
+
+    def drop_frames(self, next_clip: int) -> None:
+        """Drop the resized frames before index `next_clip`, in whole batches."""
+        needed = next_clip // max(self.batch_size, 1) * self.batch_size
+        while self.num_frames - len(self.frames) < needed:
+            self.frames.popleft()
+
+    @torch.inference_mode()
+    def restore(
+        self, frame_size: tuple[int, int], frames: Sequence[Tensor], num_frames: int, num_encoded: int, first_row: int
+    ) -> None:
+        """Continue from the attributes of another encoder; `first_row` is `buffer.first`."""
+        self._begin(frame_size)
+        self.frames.extend(frames)
+        self.num_frames, self.num_encoded = num_frames, num_encoded
+        first = num_frames - len(frames)
+        with evaluation_mode(self.model):
+            for start in range(first, num_encoded, self.batch_size):
+                end = min(start + self.batch_size, num_encoded)
+                encoded = encode_frames(self.model, torch.stack(list(frames[start - first : end - first])), start)
+                if start == first:
+                    self.buffer.restore(encoded.clip(max(start, first_row), end), first_row)
+                else:
+                    self.buffer.append(encoded, first)
+
+    def _begin(self, frame_size: tuple[int, int]) -> None:
+        c = self.model.config
+        self.frame_size = frame_size
+        self.size = resized_size(frame_size, c.test_shorter_edge, c.test_longer_edge)
+        self.batch_size = self.batch_size or default_batch_size(self.model.device, self.size)
+        self.clear()
+
+
+def default_batch_size(device: torch.device, size: tuple[int, int]) -> int:
+    """Number of frames of `size` to encode together: 16 on a GPU; on a CPU at most 4, as many as its cache can hold.
+
+    glibc returns freed blocks of 32 MiB and more to the system. To get them back page by page takes longer than to fill
+    them.
+    """
+    return 16 if device.type != "cpu" else min(max(CACHED_PIXELS // (size[0] * size[1]), 1), 4)

@@ -1,4 +1,4 @@
-"""Instances of a single image: what the COCO stage of training is judged by. No tracker takes part."""
+"""Instances of a single image by the COCO protocol, without a tracker. It validates the COCO stage of training."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from mdqe.modeling.network import Network, evaluation_mode
 from mdqe.modeling.preprocess import as_frame, resize, resized_size
 from mdqe.results.instances import VideoInstances
 
-CHUNK_PIXELS = 2**24  # pixels of mask held at once
+CHUNK_PIXELS = 2**24  # maximum number of mask pixels per chunk
 
 
 def segment_image(model: Network, image: Any, output_size: tuple[int, int] | None = None) -> VideoInstances:
-    """The instances of one image; see `MDQE.segment_image`."""
+    """Find the instances of one image; see `MDQE.segment_image`."""
     c = model.config
     image = as_frame(image, 0)
     size = resized_size(tuple(image.shape[:2]), c.test_shorter_edge, c.test_longer_edge)
@@ -45,8 +45,10 @@ def segment_image(model: Network, image: Any, output_size: tuple[int, int] | Non
 class ImageDetections(NamedTuple):
     """Instances of one image, best first.
 
-    scores: (N,). labels: (N,) int64. boxes: (N, 4) xyxy in pixels of the output, right and bottom exclusive, zeros
-    where the mask is empty. masks: (N, H, W) bool.
+    scores: (N,).
+    labels: (N,) int64.
+    boxes: (N, 4) xyxy in pixels of the output, right and bottom exclusive; zeros where the mask is empty.
+    masks: (N, H, W) bool.
     """
 
     scores: Tensor
@@ -63,17 +65,18 @@ def filter_image(
     *,
     score_threshold: float = 0.05,
 ) -> ImageDetections:
-    """Every (query, class) pair above the threshold, weighted by mask quality and by overlap with better queries.
+    """Keep (query, class) pairs above the threshold, with scores weighted by mask quality and overlap with better ones.
 
     Args:
         class_scores: (Q, K), after the sigmoid.
         mask_logits: (Q, h, w), at stride 4 over the padded image.
-        frame_size: (height, width) of the image as the model saw it, without padding.
-        output_size: (height, width) of the masks returned.
-        score_threshold: least class score of a query before weighting (the best always stays) and of a pair after it.
+        frame_size: (height, width) of the resized image without padding.
+        output_size: (height, width) of the returned masks.
+        score_threshold: minimum class score of a query before weighting and of a pair after weighting. The best query
+            passes the first of these always.
 
     Raises:
-        ValueError: misshapen input, or a frame larger than its mask.
+        ValueError: a tensor of the wrong shape, or a frame larger than its mask.
     """
     _check_shapes(class_scores, mask_logits, frame_size, output_size)
     best = class_scores.amax(dim=1)
@@ -95,17 +98,18 @@ def filter_image(
     queries, labels = (class_scores > score_threshold).nonzero(as_tuple=True)
     scores, order = class_scores[queries, labels].sort(descending=True, stable=True)
     queries, labels = queries[order], labels[order]
-    shown, rows = queries.unique(return_inverse=True)  # a query of several classes is resized once
-    parts = [
-        F.interpolate(fine[:, None], size=tuple(output_size), mode="bilinear", align_corners=False)[:, 0] > 0
-        for fine in _frame_logits(mask_logits[shown], frame_size, output_size)
-    ]
-    masks = torch.cat(parts)  # (shown, H, W)
+    distinct, rows = queries.unique(return_inverse=True)  # a query with several classes is resized once
+    masks = torch.cat(
+        [
+            F.interpolate(fine[:, None], size=tuple(output_size), mode="bilinear", align_corners=False)[:, 0] > 0
+            for fine in _frame_logits(mask_logits[distinct], frame_size, output_size)
+        ]
+    )  # (distinct, H, W)
     return ImageDetections(scores, labels, mask_boxes(masks)[rows], masks[rows])
 
 
 def _frame_logits(logits: Tensor, frame_size: tuple[int, int], output_size: tuple[int, int]) -> Iterator[Tensor]:
-    """Logits (n, height, width) of the frame without padding, a few queries at a time."""
+    """Yield the logits (n, height, width) of the frame without padding, in chunks of queries."""
     height, width = frame_size
     pixels = max(MASK_STRIDE**2 * logits.shape[-2] * logits.shape[-1], output_size[0] * output_size[1])
     for chunk in logits.split(max(CHUNK_PIXELS // pixels, 1)):
@@ -115,12 +119,11 @@ def _frame_logits(logits: Tensor, frame_size: tuple[int, int], output_size: tupl
 def _check_shapes(
     class_scores: Tensor, mask_logits: Tensor, frame_size: tuple[int, int], output_size: tuple[int, int]
 ) -> None:
-    if class_scores.dim() != 2 or 0 in class_scores.shape:
-        raise InputError(f"class_scores must be (Q, K), none empty, got {tuple(class_scores.shape)}")
-    if mask_logits.dim() != 3 or len(mask_logits) != len(class_scores):
-        raise InputError(f"mask_logits must be ({len(class_scores)}, h, w), got {tuple(mask_logits.shape)}")
-    limit = tuple(MASK_STRIDE * side for side in mask_logits.shape[-2:])
-    if not all(1 <= side <= most for side, most in zip(frame_size, limit, strict=True)):
-        raise InputError(f"frame_size must lie within the masks' {limit}, got {tuple(frame_size)}")
+    given = (tuple(class_scores.shape), tuple(mask_logits.shape))
+    if class_scores.dim() != 2 or 0 in given[0] or mask_logits.dim() != 3 or given[0][0] != given[1][0]:
+        raise ValueError(f"class_scores and mask_logits must be (Q, K), not empty, and (Q, h, w), got {given}")
+    limit = (MASK_STRIDE * mask_logits.shape[-2], MASK_STRIDE * mask_logits.shape[-1])
+    if not (1 <= frame_size[0] <= limit[0] and 1 <= frame_size[1] <= limit[1]):
+        raise ValueError(f"frame_size must be within the masks' {limit}, got {tuple(frame_size)}")
     if len(output_size) != 2 or min(output_size) < 1:
-        raise InputError(f"output_size must be (height, width) in pixels, got {tuple(output_size)}")
+        raise InputError(f"output_size is {output_size}, expected (height, width) in pixels")

@@ -1,11 +1,11 @@
-"""Frames to tensors and results to segmentation maps, by the names that `transformers` uses; it is not needed here."""
+"""Frames → tensors and results → segmentation maps, with the names of `transformers`, which is not needed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,25 +14,26 @@ from torch.nn import functional as F
 
 from mdqe.config import MDQEConfig
 from mdqe.errors import InputError
-from mdqe.inference.postprocess import MASK_STRIDE, filter_clip
-from mdqe.inference.windows import window_masks
-from mdqe.modeling.network import ClipOutput
+from mdqe.inference.postprocess import MASK_STRIDE, filter_clip, window_masks
 from mdqe.modeling.preprocess import as_frame, normalize, resize, resized_size
 from mdqe.results import rle
 from mdqe.results.instances import VideoInstances
 from mdqe.weights.folder import CONFIG_FILE, read_config
 from mdqe.weights.source import open_source
 
+if TYPE_CHECKING:
+    from mdqe.modeling.network import ClipOutput
+
 
 class MDQEImageProcessor:
-    """What a model with this configuration takes in, and what becomes of its results.
+    """Prepares the inputs of a model with this configuration and post-processes its results.
 
-    `processor(video)` gives `pixel_values`, resized, normalised and padded; `post_process_instance_segmentation` gives
-    every frame's `segmentation` and `segments_info`, as Mask2Former's processor in `transformers` does, with ids that
-    last over the video.
+    `processor(video)` returns `pixel_values`: resized, normalised and padded frames. For every frame,
+    `post_process_instance_segmentation` returns `segmentation` and `segments_info`, as Mask2Former's image processor in
+    `transformers` does, but with ids that persist over the video.
 
     Args:
-        config: of the model.
+        config: configuration of the model.
     """
 
     model_input_names = ("pixel_values", "sizes")
@@ -51,28 +52,28 @@ class MDQEImageProcessor:
         local_files_only: bool = False,
         **config_overrides: Any,
     ) -> MDQEImageProcessor:
-        """The processor of a model; arguments and errors as in `MDQE.from_pretrained`. Loads no weights."""
+        """Create the processor of a model without loading its weights. Arguments as in `MDQE.from_pretrained`."""
         fetch = open_source(
             id_or_folder, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
         )
         return cls(read_config(fetch(CONFIG_FILE)).replace(**config_overrides))
 
     def __call__(self, videos: Any, *, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
-        """Prepare one video or several of as many frames.
+        """Prepare one video, or several videos with the same number of frames.
 
         Args:
-            videos: a frame, that is an (H, W, 3) uint8 RGB array or tensor or a PIL image; a video, that is a
-                (T, H, W, 3) array or tensor, a list of frames, or a path or other thing that
-                `mdqe.video.read.open_frames` opens; or a list of videos.
-            dtype: of the pixel values; give float64 to a model in float64.
+            videos: a frame: an (H, W, 3) uint8 RGB array or tensor, or a PIL image; a video: a (T, H, W, 3) array or
+                tensor, a list of frames, or a path or another source for `mdqe.video.read.open_frames`; or a list of
+                videos.
+            dtype: of the pixel values; float64 for a model in float64.
 
         Returns:
-            pixel_values: (B, T, 3, H, W), zeros right and below.
-            sizes: (height, width) of each video's frames inside the padding; `model(**inputs)` takes these two.
-            original_sizes: (height, width) as the frames came: `target_sizes` of the post-processing.
+            pixel_values: (B, T, 3, H, W), with zeros on the right and at the bottom.
+            sizes: (height, width) of the frames of each video inside the padding. `model(**inputs)` takes these two.
+            original_sizes: (height, width) of the given frames: `target_sizes` of the post-processing.
 
         Raises:
-            ValueError: no frames; frames of another type, shape or of changing size; videos of different lengths.
+            InputError: no frames; frames of another type or shape, or of different sizes; videos of different lengths.
         """
         c = self.config
         mean, std = (torch.tensor(v, dtype=dtype) for v in (c.pixel_mean, c.pixel_std))
@@ -107,53 +108,55 @@ class MDQEImageProcessor:
         return_coco_annotation: bool = False,
         return_binary_maps: bool = False,
     ) -> list[dict[str, Any]]:
-        """One dictionary per frame.
+        """Convert results to one dictionary per frame.
 
         Args:
-            outputs: of `model.segment`, of `session.push` or `model.stream`, whose ids last over the video; or of
-                `model(**inputs)`, whose ids last over the clip.
-            threshold: least score of a segment.
+            outputs: of `model.segment`, `session.push` or `model.stream`, with ids that persist over the video; or of
+                `model(**inputs)`, with ids that persist over the clip.
+            threshold: minimum score of a segment.
             target_sizes: (height, width) of the maps, one for each clip or result, or one for all. None: the size of
-                the result, or of the padded frames. For `model(**inputs)` give its `original_sizes`: the padding is cut
-                away by them.
-            return_coco_annotation: run lengths of each segment instead of a map.
-            return_binary_maps: a mask of each segment instead of a map; masks may overlap.
+                the result, or of the padded frames. For `model(**inputs)` pass its `original_sizes`, which also removes
+                the padding.
+            return_coco_annotation: return the RLE of each segment instead of a map.
+            return_binary_maps: return a mask of each segment instead of a map; masks may overlap.
 
         Returns:
             For every frame, clip by clip:
-            - "segmentation": (H, W) int32 of segment ids, −1 where there is none; the best one's where they overlap.
-              Or a list of {"size", "counts"}, or (N, H, W) bool, in the order of "segments_info".
-            - "segments_info": of each segment that is seen in the frame, best first: "id", the track's, "label_id",
-              "was_fused" (never) and "score".
+            - "segmentation": (H, W) int32 of segment ids, −1 for background; where segments overlap, the id of the best
+              one. Or a list of {"size", "counts"}, or (N, H, W) bool, in the order of "segments_info".
+            - "segments_info": the visible segments, best first: "id" of the track, "label_id", "was_fused" (always
+              False) and "score".
 
         Raises:
-            ValueError: both kinds of output are asked for, or target_sizes of another number.
+            InputError: both kinds of output are requested, or the number of target_sizes is wrong.
         """
+        from mdqe.modeling import network  # it loads timm
+
         if return_coco_annotation and return_binary_maps:
             raise InputError("return_coco_annotation and return_binary_maps are both True, expected at most one")
         if isinstance(outputs, VideoInstances):
             outputs = [outputs]
-        number = len(outputs.mask_features) if isinstance(outputs, ClipOutput) else len(outputs)
+        number = len(outputs.mask_features) if isinstance(outputs, network.ClipOutput) else len(outputs)
         if target_sizes is not None and len(target_sizes) not in (1, number):
             raise InputError(f"target_sizes has {len(target_sizes)} entries, expected 1 or {number}")
         sizes: Sequence[tuple[int, int] | None] = [None] * number
         if target_sizes is not None:
             sizes = [(height, width) for height, width in target_sizes] * (number // len(target_sizes))
-        if isinstance(outputs, ClipOutput):
+        if isinstance(outputs, network.ClipOutput):
             outputs = [self._instances(outputs, clip, size) for clip, size in enumerate(sizes)]
-        described: list[dict[str, Any]] = []
+        frames: list[dict[str, Any]] = []
         for instances, size in zip(outputs, sizes, strict=True):
             instances = instances.above(threshold)
             instances = instances[np.argsort(-instances.scores, kind="stable")]
             for frame in range(instances.num_frames):
                 segments = instances[instances.present[:, frame]]
                 masks = _resized(segments.frame_masks(frame), size)
-                seen = masks.any(axis=(1, 2))  # the smallest may vanish
-                described.append(_describe(segments[seen], masks[seen], return_coco_annotation, return_binary_maps))
-        return described
+                visible = masks.any(axis=(1, 2))  # small segments may vanish
+                frames.append(_describe(segments[visible], masks[visible], return_coco_annotation, return_binary_maps))
+        return frames
 
     def _instances(self, outputs: ClipOutput, clip: int, original: tuple[int, int] | None) -> VideoInstances:
-        """The instances of one clip of a batch, at the original size or that of the padded frames."""
+        """The instances of one clip of a batch, at the original size or, if None, that of the padded frames."""
         c, last = self.config, outputs.layers[-1]
         features = outputs.mask_features[clip]
         found = filter_clip(
@@ -176,10 +179,9 @@ def _videos(source: Any) -> Iterator[Any]:
     """The videos of a source, each an iterable of frames."""
     from mdqe.video.read import Frames, open_frames
 
-    axes = len(getattr(source, "shape", ()))
-    if axes == 3 or _is_image(source):
+    if _axes(source) == 3:
         yield [source]
-    elif axes == 5 or (isinstance(source, list | tuple) and source and not _is_frame(source[0])):
+    elif _axes(source) == 5 or (isinstance(source, list | tuple) and source and _axes(source[0]) not in (2, 3)):
         for video in source:
             yield from _videos(video)
     elif isinstance(source, str | PathLike | Frames):
@@ -188,17 +190,13 @@ def _videos(source: Any) -> Iterator[Any]:
         yield source
 
 
-def _is_image(source: Any) -> bool:
-    """Whether it is a PIL image, without importing PIL."""
-    return hasattr(source, "convert") and hasattr(source, "getbands")
-
-
-def _is_frame(source: Any) -> bool:
-    return _is_image(source) or len(getattr(source, "shape", ())) in (2, 3)
+def _axes(source: Any) -> int:
+    """Number of axes of an array or tensor; 3 for a PIL image, without importing PIL; 0 for others."""
+    return 3 if hasattr(source, "getbands") else len(getattr(source, "shape", ()))
 
 
 def _resized(masks: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
-    """Masks (N, H, W) bool at another size by the nearest pixel."""
+    """Masks (N, H, W) bool, resized by nearest-neighbour interpolation."""
     if size is None or masks.shape[1:] == size:
         return masks
     if not len(masks):
@@ -206,20 +204,20 @@ def _resized(masks: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
     return F.interpolate(torch.from_numpy(masks)[:, None].byte(), size=size)[:, 0].bool().numpy()
 
 
-def _describe(segments: VideoInstances, masks: np.ndarray, as_runs: bool, as_maps: bool) -> dict[str, Any]:
+def _describe(segments: VideoInstances, masks: np.ndarray, as_rle: bool, as_maps: bool) -> dict[str, Any]:
     """The dictionary of one frame: N segments, best first, and their masks (N, H, W)."""
+    segmentation: Any
+    if as_rle:
+        segmentation = [rle.to_coco(counts, masks.shape[1:]) for counts in rle.encode(masks)]
+    elif as_maps:
+        segmentation = torch.from_numpy(masks)
+    else:
+        segmentation = torch.full(masks.shape[1:], -1, dtype=torch.int32)
+        for track, mask in zip(segments.track_ids[::-1], masks[::-1], strict=True):  # the best one overwrites others
+            segmentation[torch.from_numpy(mask)] = int(track)
+    rows = zip(segments.track_ids, segments.labels, segments.scores, strict=True)
     info = [
         {"id": int(track), "label_id": int(label), "was_fused": False, "score": round(float(score), 6)}
-        for track, label, score in zip(segments.track_ids, segments.labels, segments.scores, strict=True)
+        for track, label, score in rows
     ]
-    if as_runs:
-        return {
-            "segmentation": [rle.to_coco(counts, masks.shape[1:]) for counts in rle.encode(masks)],
-            "segments_info": info,
-        }
-    if as_maps:
-        return {"segmentation": torch.from_numpy(masks), "segments_info": info}
-    segmentation = torch.full(masks.shape[1:], -1, dtype=torch.int32)
-    for track, mask in zip(segments.track_ids[::-1], masks[::-1], strict=True):  # the best is painted last
-        segmentation[torch.from_numpy(mask)] = int(track)
     return {"segmentation": segmentation, "segments_info": info}

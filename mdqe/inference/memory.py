@@ -1,7 +1,7 @@
-"""What the tracker remembers: sums of mask logits per frame, of class scores per track, embeddings of the last clips.
+"""The tracker's memory: sums of mask logits per frame, sums of class scores per track, embeddings of the last clips.
 
-Track ids are int64 tensors on the CPU, unique and ascending, so that finding a track needs no device synchronisation.
-Tensors that outlive a call are never changed in place: calls inside and outside `torch.inference_mode` may alternate.
+Track ids are int64 tensors on the CPU, unique and ascending, so looking up a track needs no device synchronisation.
+Tensors that outlive a call are never changed in place. Calls inside and outside `torch.inference_mode` may alternate.
 """
 
 import math
@@ -12,19 +12,23 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-BLENDED_CLIPS = 3  # newest clips that a track's embedding is averaged over
-CLIP_WEIGHT = 0.25  # log of the weight of a clip's embeddings relative to those of the clip before
+AVERAGED_CLIPS = 3  # number of newest clips over which the embedding of a track is averaged
+CLIP_WEIGHT = 0.25  # log of the weight of a clip's embeddings relative to those of the previous clip
+
+# Names of the tensors and numbers in `TrackMemory.state_dict`, which are also names of attributes.
+_TENSORS = ("last_seen", "embeddings", "class_sums", "class_counts", "carried")
+_NUMBERS = ("clips", "window_clips")
 
 
 class FrameSums(NamedTuple):
-    """Mask logits of the tracks observed in one frame; rows follow `ids`."""
+    """Sums of the mask logits of the tracks observed in one frame; rows follow `ids`."""
 
     ids: Tensor  # (S,)
     sums: Tensor  # (S, h, w)
     counts: Tensor  # (S,) int64, on the CPU
 
     def add(self, ids: Tensor, logits: Tensor) -> "FrameSums":
-        """With one more observation of each track of `ids`: logits (len(ids), h, w)."""
+        """Add one observation of each track in `ids`: logits (len(ids), h, w)."""
         union = torch.cat([self.ids, ids]).unique()
         old, new = torch.searchsorted(union, self.ids), torch.searchsorted(union, ids)
         sums, counts = self.sums.new_zeros(len(union), *self.sums.shape[1:]), torch.zeros_like(union)
@@ -37,170 +41,159 @@ class FrameSums(NamedTuple):
         """(S, h, w)."""
         return self.sums / self.counts.to(self.sums)[:, None, None]
 
-    def as_one(self) -> "FrameSums":
-        """The average, standing as a single observation."""
+    def averaged(self) -> "FrameSums":
+        """Replace the observations of each track by one observation, their mean."""
         return FrameSums(self.ids, self.mean(), torch.ones_like(self.counts))
 
 
-class Sighting(NamedTuple):
-    """Embeddings of the tracks that one clip saw; rows follow `ids`."""
+class ClipEmbeddings(NamedTuple):
+    """Embeddings of the tracks observed in one clip; rows follow `ids`."""
 
     ids: Tensor  # (S,)
     embeddings: Tensor  # (S, E)
 
-    def of(self, ids: Tensor) -> "Sighting":
-        """The part that concerns `ids`."""
+    def select(self, ids: Tensor) -> "ClipEmbeddings":
+        """Keep only tracks in `ids`."""
         keep = torch.isin(self.ids, ids)
-        return Sighting(self.ids[keep], self.embeddings[keep])
+        return ClipEmbeddings(self.ids[keep], self.embeddings[keep])
 
 
-def blend(sightings: Sequence[Sighting]) -> Sighting:
-    """Weighted mean of every track's embeddings over the sightings that have it, the last of them heaviest."""
-    ids = torch.cat([s.ids for s in sightings]).unique()
-    total = sightings[-1].embeddings.new_zeros(len(ids), sightings[-1].embeddings.shape[1])
+def weighted_mean(clips: Sequence[ClipEmbeddings]) -> ClipEmbeddings:
+    """Average the embeddings of each track over the clips that contain it; later clips have larger weights."""
+    ids = torch.cat([clip.ids for clip in clips]).unique()
+    total = clips[-1].embeddings.new_zeros(len(ids), clips[-1].embeddings.shape[1])
     weights = torch.zeros(len(ids), dtype=torch.float64)
-    for age, sighting in enumerate(sightings):
-        rows = torch.searchsorted(ids, sighting.ids)
-        total[rows] += math.exp(CLIP_WEIGHT * age) * sighting.embeddings
-        weights[rows] += math.exp(CLIP_WEIGHT * age)
-    return Sighting(ids, total / weights.to(total)[:, None])
+    for i, clip in enumerate(clips):
+        rows = torch.searchsorted(ids, clip.ids)
+        total[rows] += math.exp(CLIP_WEIGHT * i) * clip.embeddings
+        weights[rows] += math.exp(CLIP_WEIGHT * i)
+    return ClipEmbeddings(ids, total / weights.to(total)[:, None])
 
 
 class TrackMemory:
     """Running sums over one window, carried from window to window.
 
     Args:
-        class_scores (D, K), mask_logits (D, T, h, w), embeddings (D, E): of the first clip; their sizes, types and
-            device are those of the memory.
-        recent_clips: how many clips before a window's end tell a track's embedding in the next.
+        class_scores (D, K), mask_logits (D, T, h, w), embeddings (D, E): of the first clip. The memory has their sizes,
+            types and device.
+        recent_clips: number of clips at the end of a window whose embeddings are carried into the next window.
     """
 
     def __init__(self, class_scores: Tensor, mask_logits: Tensor, embeddings: Tensor, recent_clips: int) -> None:
         none = torch.zeros(0, dtype=torch.int64)
         self.clips = 0  # remembered so far
-        self.last_seen = none  # (N,) value of `clips` when the track was last seen
+        self.last_seen = none  # (N,) value of `clips` when the track was last observed
         self.embeddings = embeddings.new_zeros(0, embeddings.shape[1])  # (N, E) for matching
-        self.frames: dict[int, FrameSums] = {}  # frames of the window and past its end that a clip covered
+        self.frames: dict[int, FrameSums] = {}  # covered frames of the window and past its end
+        self.class_sums = class_scores.new_zeros(0, class_scores.shape[1])  # (N, K) over the window
+        self.class_counts = none  # (N,)
+        self.window_clips = 0  # clips remembered in this window
+        self.carried = none  # tracks that had frames in the window when it began
         self._no_masks = FrameSums(none, mask_logits.new_zeros(0, *mask_logits.shape[2:]), none)
-        self._class_sums = class_scores.new_zeros(0, class_scores.shape[1])  # (N, K) over the window
-        self._class_counts = none  # (N,)
-        self._sightings: deque[Sighting] = deque(maxlen=max(BLENDED_CLIPS, recent_clips))
-        self._window_clips = 0  # sightings made in this window
-        self._carried = none  # tracks that came into the window with frames in it
+        self._recent: deque[ClipEmbeddings] = deque(maxlen=max(AVERAGED_CLIPS, recent_clips))
 
     @property
     def formats(self) -> tuple[Tensor, Tensor, Tensor]:
         """Empty class scores (0, K), masks (0, h, w) and embeddings (0, E)."""
-        return self._class_sums[:0], self._no_masks.sums, self.embeddings[:0]
+        return self.class_sums[:0], self._no_masks.sums, self.embeddings[:0]
 
     def remember(
         self, frames: Sequence[int], ids: Tensor, class_scores: Tensor, mask_logits: Tensor, embeddings: Tensor
     ) -> None:
-        """Add a clip: one row of each tensor per track of `ids`, new tracks counting on from the last."""
+        """Add a clip: one row of each tensor per track in `ids`; ids of new tracks continue from the last one."""
         number = max(len(self.last_seen), int(ids[-1]) + 1 if len(ids) else 0)
         on_device = ids.to(embeddings.device)
         self.clips += 1
-        self.last_seen = _grown(self.last_seen, number).index_fill(0, ids, self.clips)
-        self._window_clips += 1
-        self._sightings.append(Sighting(ids, embeddings))
-        blended = blend(list(self._sightings)[-BLENDED_CLIPS:]).of(ids)
-        self.embeddings = _grown(self.embeddings, number).index_copy(0, on_device, blended.embeddings)
-        self._class_sums = _grown(self._class_sums, number).index_add(0, on_device, class_scores)
-        self._class_counts = _grown(self._class_counts, number).index_add(0, ids, torch.ones_like(ids))
+        self.last_seen = _pad_rows(self.last_seen, number).index_fill(0, ids, self.clips)
+        self.window_clips += 1
+        self._recent.append(ClipEmbeddings(ids, embeddings))
+        mean = weighted_mean(list(self._recent)[-AVERAGED_CLIPS:]).select(ids)
+        self.embeddings = _pad_rows(self.embeddings, number).index_copy(0, on_device, mean.embeddings)
+        self.class_sums = _pad_rows(self.class_sums, number).index_add(0, on_device, class_scores)
+        self.class_counts = _pad_rows(self.class_counts, number).index_add(0, ids, torch.ones_like(ids))
         for t, frame in enumerate(frames):
             self.frames[frame] = self.frames.get(frame, self._no_masks).add(ids, mask_logits[:, t])
 
     def has_tracks(self, frame: int) -> bool:
-        """Whether some track was observed in the frame; a clip that kept nothing covers frames without one."""
+        """Whether any track was observed in the frame. A clip without detections covers frames without tracks."""
         return frame in self.frames and len(self.frames[frame].ids) > 0
 
     def observed(self) -> Tensor:
-        """Ids (M,) of the tracks that any frame has."""
-        return _ids_in(self.frames.values())
+        """Ids (M,) of the tracks observed in any frame."""
+        return _observed_ids(self.frames.values())
 
     def take(self, start: int, end: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Take frames [start, end) out of memory.
+        """Remove frames [start, end) from the memory and return them.
 
         Returns:
-            class_scores: (N, K), averages over the window, 0 where the track was not observed.
-            ids: (M,), the tracks that some of these frames has.
-            mask_logits: (M, end - start, h, w), averages, 0 where the track was not observed.
+            class_scores: (N, K), averages over the window; 0 where the track was not observed.
+            ids: (M,), the tracks observed in any of these frames.
+            mask_logits: (M, end - start, h, w), averages; 0 where the track was not observed.
         """
         inside = {frame: self.frames.pop(frame) for frame in list(self.frames) if frame < end}
-        ids = _ids_in(inside.values())
+        ids = _observed_ids(inside.values())
         size = self._no_masks.sums.shape[1:]
         logits = self._no_masks.sums.new_zeros(len(ids), end - start, *size)
         for frame in list(inside):
-            sums = inside.pop(frame)  # freed once copied: the window is never held twice
+            sums = inside.pop(frame)  # freed once copied, so that the window is never in memory twice
             logits[torch.searchsorted(ids, sums.ids), frame - start] = sums.mean()
         return self._class_means(), ids, logits
 
     def carry_over(self) -> None:
-        """Begin a window with the frames that are left: one observation, the average, of each track that has any."""
+        """Begin a window with the remaining frames. The observations of a track become one, their average."""
         means = self._class_means()
-        self.frames = {frame: sums.as_one() for frame, sums in self.frames.items()}
-        newest = list(self._sightings)
-        if len(newest) > self._window_clips:  # the first is what the window before left
-            newest[0] = newest[0].of(self._carried)
-        self._sightings.clear()
-        self._sightings.append(blend(newest))
-        self._window_clips = 0
-        self._carried = self.observed()
-        self._class_counts = torch.zeros_like(self._class_counts).index_fill(0, self._carried, 1)
-        self._class_sums = means * self._class_counts.to(means)[:, None]
+        self.frames = {frame: sums.averaged() for frame, sums in self.frames.items()}
+        recent = list(self._recent)
+        if len(recent) > self.window_clips:  # the first entry is the average carried from the window before
+            recent[0] = recent[0].select(self.carried)
+        self._recent.clear()
+        self._recent.append(weighted_mean(recent))
+        self.window_clips = 0
+        self.carried = self.observed()
+        self.class_counts = torch.zeros_like(self.class_counts).index_fill(0, self.carried, 1)
+        self.class_sums = means * self.class_counts.to(means)[:, None]
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Everything remembered, by name; numbers as tensors without axes."""
-        state = {name: getattr(self, attribute) for name, attribute in _KEPT.items()}
-        state |= {name: torch.tensor(getattr(self, attribute)) for name, attribute in _COUNTED.items()}
+        """All contents by name; numbers are tensors without axes."""
+        state = {name: getattr(self, name) for name in _TENSORS}
+        state |= {name: torch.tensor(getattr(self, name)) for name in _NUMBERS}
         for frame, sums in self.frames.items():
             state |= {f"frames.{frame}.{name}": tensor for name, tensor in sums._asdict().items()}
-        for age, sighting in enumerate(self._sightings):
-            state |= {f"sightings.{age}.{name}": tensor for name, tensor in sighting._asdict().items()}
+        for i, clip in enumerate(self._recent):  # "sightings" is their name in saved sessions
+            state |= {f"sightings.{i}.{name}": tensor for name, tensor in clip._asdict().items()}
         return state | {"no_masks": self._no_masks.sums}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Tensor], recent_clips: int) -> "TrackMemory":
-        """The memory whose `state_dict` that is.
+        """Create the memory that had this `state_dict`.
 
         Raises:
-            KeyError: the name of a tensor that is missing.
-            ValueError: names of tensors that no memory has.
+            KeyError: a tensor is missing; the argument of the exception is its name.
+            ValueError: a tensor has an unknown name.
         """
         left = dict(state)
         memory = cls(left["class_sums"], left.pop("no_masks")[:, None], left["embeddings"], recent_clips)
-        for name, attribute in _KEPT.items():
-            setattr(memory, attribute, left.pop(name))
-        for name, attribute in _COUNTED.items():
-            setattr(memory, attribute, int(left.pop(name)))
+        for name in _TENSORS:
+            setattr(memory, name, left.pop(name))
+        for name in _NUMBERS:
+            setattr(memory, name, int(left.pop(name)))
         frames = sorted({int(name.split(".")[1]) for name in left if name.startswith("frames.")})
         memory.frames = {t: FrameSums(*(left.pop(f"frames.{t}.{name}") for name in FrameSums._fields)) for t in frames}
-        sightings = sum(name.startswith("sightings.") for name in left) // len(Sighting._fields)
-        for age in range(sightings):
-            memory._sightings.append(Sighting(*(left.pop(f"sightings.{age}.{name}") for name in Sighting._fields)))
+        clips = sum(name.startswith("sightings.") for name in left) // len(ClipEmbeddings._fields)
+        for i in range(clips):
+            memory._recent.append(ClipEmbeddings(*(left.pop(f"sightings.{i}.{x}") for x in ClipEmbeddings._fields)))
         if left:
             raise ValueError(f"unknown tensors {', '.join(sorted(left))}")
         return memory
 
     def _class_means(self) -> Tensor:
-        return self._class_sums / self._class_counts.clamp(min=1).to(self._class_sums)[:, None]
+        return self.class_sums / self.class_counts.clamp(min=1).to(self.class_sums)[:, None]
 
 
-# What a saved memory calls its tensors and its numbers.
-_KEPT = {
-    "last_seen": "last_seen",
-    "embeddings": "embeddings",
-    "class_sums": "_class_sums",
-    "class_counts": "_class_counts",
-    "carried": "_carried",
-}
-_COUNTED = {"clips": "clips", "window_clips": "_window_clips"}
-
-
-def _grown(x: Tensor, number: int) -> Tensor:
-    """With rows of zeros appended, up to `number`."""
+def _pad_rows(x: Tensor, number: int) -> Tensor:
+    """Append rows of zeros, up to `number`."""
     return torch.cat([x, x.new_zeros(number - len(x), *x.shape[1:])])
 
 
-def _ids_in(frames: Iterable[FrameSums]) -> Tensor:
+def _observed_ids(frames: Iterable[FrameSums]) -> Tensor:
     return torch.cat([torch.zeros(0, dtype=torch.int64), *(sums.ids for sums in frames)]).unique()

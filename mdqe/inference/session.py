@@ -1,56 +1,56 @@
-"""A video under way: frames in, one by one, results out as soon as they are final (paper Sec. 3.5)."""
+"""A video in progress: takes frames one by one and returns results as soon as they are final (paper Sec. 3.4)."""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mdqe.errors import InputError
-from mdqe.inference.frame_buffer import FrameBuffer, encode_frames
-from mdqe.inference.postprocess import filter_clip
+from mdqe.inference.frame_buffer import FrameEncoder
+from mdqe.inference.postprocess import ScoreSums, filter_clip, rank_tracks, window_masks
+from mdqe.inference.session_file import SessionState, read_session, write_session
 from mdqe.inference.tracker import ClipTracker, WindowTracks
 from mdqe.inference.views import FrameView, frame_views
-from mdqe.inference.windows import ScoreSums, add_window, select, video_scores, window_masks
 from mdqe.modeling.network import Network, evaluation_mode
-from mdqe.modeling.preprocess import as_frame, resize, resized_size
 from mdqe.results.instances import VideoInstances
 
-CACHED_PIXELS = 2**18  # of frames encoded together on a CPU: 32 MiB hold their widest activations
+_OPTIONS = ("score_threshold", "multi_label", "output_size", "by_window", "keep_all")
 
 
 class VideoSession:
-    """The state of one video under way; `MDQE.start` makes one.
+    """The state of one video in progress; created by `MDQE.start`.
 
-    A frame is final when no clip to come sees it: with clips of T frames at every frame, T − 1 frames later. Its masks
-    and track ids do not change any more. Scores and labels are those so far, so they may differ in later results.
+    A frame is final when no later clip contains it. If a clip of T frames starts at every frame, this is T − 1 frames
+    later. The masks and track ids of a final frame do not change any more. Scores and labels are averages over the
+    frames so far, so they may change in later results.
 
     Args:
-        model: an `MDQE`; its weights must stay as they are while the session lasts.
-        score_threshold: least score, so far, of an instance in a result.
-        multi_label: the benchmark protocol instead: every (track, class) pair above 0.05, at least the 10 best.
-        output_size: (height, width) of the masks; None: that of the frames.
-        by_window: results come in whole windows of the configured length, each with the scores up to its end, instead
-            of as soon as a frame is final.
-        frames_at_once: frames that are encoded together. One is the least delay, more is faster on a GPU. None: 16 on a
-            GPU; on a CPU 1, or up to 4 small ones.
-        keep_all: results before the last hold every track, for a caller that selects when all scores are known.
+        model: an `MDQE`. Its weights must not change during the session.
+        score_threshold: minimum score, so far, of an instance in a result.
+        multi_label: use the benchmark protocol instead: every (track, class) pair above 0.05, at least the 10 best.
+        output_size: (height, width) of the masks; None: the size of the frames.
+        by_window: return whole windows of the configured length, each with the scores up to its end, instead of each
+            frame as soon as it is final.
+        encoder_batch_size: number of frames that are encoded together. 1 has the smallest delay; larger values are
+            faster on a GPU. None: 16 on a GPU; 1 on a CPU, or up to 4 if the frames are small.
+        keep_all: results before the last one contain every track, for callers that select tracks by their final scores.
         on_frame: called with a `FrameView` of every frame, in order.
 
-    Holds the last few frames, encoded and as they came, the tracker's sums of the frames that are not final and, of the
-    whole video, per-track class scores and embeddings.
+    A session keeps the last few frames and their features, the tracker's sums of the frames that are not final, and the
+    class scores and embeddings of all tracks.
 
     Attributes:
-        frame_size: (height, width) of the frames; None before the first.
-        num_frames: frames pushed so far.
+        num_frames: number of frames pushed so far.
+        frame_size: (height, width) of the frames; None before the first one.
 
     Raises:
-        ValueError: a threshold outside [0, 1], a size or a number that is none.
+        InputError: a threshold outside [0, 1], or an invalid size or number.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class VideoSession:
         multi_label: bool = False,
         output_size: tuple[int, int] | None = None,
         by_window: bool = False,
-        frames_at_once: int | None = 1,
+        encoder_batch_size: int | None = 1,
         keep_all: bool = False,
         on_frame: Callable[[FrameView], None] | None = None,
     ) -> None:
@@ -69,160 +69,177 @@ class VideoSession:
             raise InputError(f"score_threshold is {score_threshold}, expected a number from 0 to 1")
         if output_size is not None and (len(output_size) != 2 or min(output_size) < 1):
             raise InputError(f"output_size is {output_size}, expected (height, width) in pixels")
-        if frames_at_once is not None and frames_at_once < 1:
-            raise InputError(f"frames_at_once is {frames_at_once}, expected at least 1")
+        if encoder_batch_size is not None and encoder_batch_size < 1:
+            raise InputError(f"encoder_batch_size is {encoder_batch_size}, expected at least 1")
         c = self.config = model.config
         self.model = model
         self.score_threshold, self.multi_label, self.keep_all = score_threshold, multi_label, keep_all
-        self.output_size = output_size
+        self.output_size = output_size and (output_size[0], output_size[1])
         self.by_window = by_window
-        self.frames_at_once = frames_at_once
         self.on_frame = on_frame
         clips = (c.test_clip_length, c.clip_stride, c.window_length)
         self.tracker = ClipTracker(*clips, c.score_threshold, c.iou_weight, c.similarity_weight)
-        self.frame_size: tuple[int, int] | None = None
-        self.num_frames = 0
-        self._frames: deque[Tensor] = deque()  # the last ones, (3, H, W) resized, whole groups of frames_at_once
-        self._num_encoded = 0
-        self._encoded: FrameBuffer | None = None
-        self._next_clip = 0
-        self._sums: ScoreSums | None = None
-        self._viewed = 0
+        self._encoder = FrameEncoder(model, encoder_batch_size or 0)
+        self._scores = ScoreSums(*torch.zeros(2, 0, c.num_classes))
+        self._next_clip = 0  # index of its first frame
+        self._num_viewed = 0  # frames passed to on_frame
         self._ended = False
 
-    def push(self, frame: np.ndarray | Tensor) -> list[VideoInstances]:
-        """Take the next frame, (H, W, 3) uint8 RGB; return what became final, often one result, at first none.
+    @property
+    def num_frames(self) -> int:
+        """Number of frames pushed so far."""
+        return self._encoder.num_frames
 
-        The frame is copied where it is needed longer: its array may be used for the next one.
+    @property
+    def frame_size(self) -> tuple[int, int] | None:
+        """(height, width) of the frames; None before the first one."""
+        return self._encoder.frame_size
+
+    def push(self, frame: np.ndarray | Tensor) -> list[VideoInstances]:
+        """Take the next frame, (H, W, 3) uint8 RGB; return the results that became final.
+
+        This is usually one result; the first frames return none. The frame is copied, so its array may be reused.
 
         Raises:
-            ValueError: a frame of another type, shape, or size than the first one; the session is then as it was. Or
-                the session has ended.
+            InputError: the frame has another type or shape, or another size than the first one; the session does not
+                change. Or the session has ended.
         """
         self._check_open()
-        frame = as_frame(frame, self.num_frames, self.frame_size)
-        if self.frame_size is None:
-            self._begin((frame.shape[0], frame.shape[1]))
-        self._frames.append(resize(frame.permute(2, 0, 1), self._resized).clone())  # (3, H, W)
-        self.num_frames += 1
-        return self._advance() if self.num_frames - self._num_encoded >= self._group else []
+        self._encoder.add(frame)
+        return self._advance() if self._encoder.has_batch() else []
 
     def flush(self) -> list[VideoInstances]:
-        """No frame follows: return the remaining results. It ends the session.
+        """Return the remaining results after the last frame. This ends the session.
 
         Raises:
-            ValueError: no frame was pushed, or the session has ended.
+            InputError: no frame was pushed, or the session has ended.
         """
         self._check_open()
         if not self.num_frames:
             raise InputError("the video has no frames")
         results = self._advance(last=True)
-        self._ended, self._encoded = True, None
-        self._frames.clear()
+        self._ended = True
+        self._encoder.clear()
         return results
 
+    def run(self, frames: Iterable[np.ndarray | Tensor]) -> Iterator[VideoInstances]:
+        """Push every frame, then flush; yield the results."""
+        for frame in frames:
+            yield from self.push(frame)
+        yield from self.flush()
+
     def class_scores(self) -> Tensor:
-        """Class scores (N, K) of all N tracks over the windows that ended so far; row = track id."""
-        if self._sums is None:
-            return torch.zeros(0, self.config.num_classes)
-        return video_scores(self._sums)
+        """Class scores (N, K) of all N tracks over the windows that have ended; a row index is a track id."""
+        return self._scores.mean_and_peak()
 
     def save(self, path: str | Path) -> None:
-        """Write the state to a safetensors file, whole or not at all; `MDQE.resume` goes on from it.
+        """Write the state to a safetensors file, completely or not at all; `MDQE.resume` continues from it.
 
-        The file holds the last frames (small, as they came), the sums of the tracker, the options, and a digest of the
-        model's weights; no weights, no features.
+        The file contains the last frames after resizing, the sums of the tracker, the options, and a fingerprint of the
+        weights of the model. It contains no weights and no features.
 
         Raises:
-            ValueError: the session has ended.
+            InputError: the session has ended.
             OSError: the file cannot be written.
         """
-        from mdqe.inference.session_file import save_session
+        write_session(Path(path), self.state_dict(), self.model)
 
+    def state_dict(self) -> SessionState:
+        """Return the state of the session, with its options, for `load_state_dict`.
+
+        Raises:
+            InputError: the session has ended.
+        """
         self._check_open()
-        save_session(self, path)
+        encoder = self._encoder
+        encoder.drop_frames(self._next_clip)
+        tensors = {f"tracker.{name}": tensor for name, tensor in self.tracker.state_dict().items()}
+        if encoder.frames:
+            tensors["frames"] = torch.stack(list(encoder.frames))  # (n, 3, H, W) uint8
+        if self._scores.windows:
+            tensors |= {"scores.total": self._scores.total, "scores.peak": self._scores.peak}
+        description = {
+            "options": {name: getattr(self, name) for name in _OPTIONS}
+            | {"encoder_batch_size": encoder.batch_size or None},
+            "counts": {
+                "num_frames": encoder.num_frames,
+                "num_encoded": encoder.num_encoded,
+                "next_clip": self._next_clip,
+                "viewed": self._num_viewed,
+            },
+            "frame_size": self.frame_size,
+            "windows": self._scores.windows,
+            "buffer_start": encoder.buffer.first,
+        }
+        return SessionState(tensors, description)
+
+    def load_state_dict(self, state: SessionState) -> None:
+        """Continue from the state of another session with the same options. This session must be new."""
+        description, counts = state.description, state.description["counts"]
+        if description["frame_size"] is None:
+            return
+        tensors = {name: x.to(self.model.device) if x.is_floating_point() else x for name, x in state.tensors.items()}
+        tracker = {name.removeprefix("tracker."): x for name, x in tensors.items() if name.startswith("tracker.")}
+        self.tracker.load_state_dict(tracker)
+        if description["windows"]:
+            self._scores = ScoreSums(tensors["scores.total"], tensors["scores.peak"], description["windows"])
+        self._next_clip, self._num_viewed = counts["next_clip"], counts["viewed"]
+        height, width = description["frame_size"]
+        sizes = (counts["num_frames"], counts["num_encoded"], description["buffer_start"])
+        self._encoder.restore((height, width), list(tensors.get("frames", ())), *sizes)
 
     def _check_open(self) -> None:
         if self._ended:
             raise InputError("the session has ended with flush(): start another for the next video")
 
-    def _begin(self, size: tuple[int, int]) -> None:
-        """Settle what follows from the frames' (height, width)."""
-        self.frame_size = size
-        self._resized = resized_size(size, self.config.test_shorter_edge, self.config.test_longer_edge)
-        self.frames_at_once = self.frames_at_once or _frames_at_once(self.model.device, self._resized)
-        self._encoded = FrameBuffer(self.config.test_clip_length, self.frames_at_once)
-
-    @property
-    def _group(self) -> int:
-        """Frames that are encoded together; settled by the first frame."""
-        assert self.frames_at_once is not None
-        return self.frames_at_once
-
-    @property
-    def _buffer(self) -> FrameBuffer:
-        """The encoded frames; there from the first frame on."""
-        assert self._encoded is not None
-        return self._encoded
-
     @torch.inference_mode()
     def _advance(self, last: bool = False) -> list[VideoInstances]:
-        """Encode the groups of frames that are full (at last also the others) and run the clips that they complete."""
+        """Encode full batches, with `last` all frames, and process the clips that are complete then."""
         results = []
         length = self.config.test_clip_length
         with evaluation_mode(self.model):
-            while (waiting := self.num_frames - self._num_encoded) >= (1 if last else self._group):
-                self._encode(min(waiting, self._group))
+            while self._encoder.has_batch(last):
+                self._encoder.encode_batch(self._next_clip)
                 results += self._take_final()
-                while self._next_clip + length <= self._num_encoded:
+                while self._next_clip + length <= self._encoder.num_encoded:
                     self._run_clip(self._next_clip, self._next_clip + length)
                     results += self._take_final()
-            # The last clip is the first to reach past the end; it is cut there.
-            if last and self._next_clip < self.num_frames:
+            if last and self._next_clip < self.num_frames:  # the last clip is cut at the end of the video
                 self._run_clip(self._next_clip, self.num_frames)
             if last:
                 results += self._take_window(last=True)
         return results
 
-    def _encode(self, count: int) -> None:
-        kept = self._num_encoded - (self.num_frames - len(self._frames))  # encoded frames among those held
-        new = torch.stack(list(self._frames)[kept : kept + count])  # (count, 3, H, W)
-        self._buffer.append(encode_frames(self.model, new, self._num_encoded), self._next_clip)
-        self._num_encoded += count
-        self._forget_frames()
-
-    def _forget_frames(self) -> None:
-        """Drop the frames that no clip to come sees, in whole groups: as such a resumed session encodes them again."""
-        group = self.frames_at_once or 1
-        needed = self._next_clip // group * group
-        while self.num_frames - len(self._frames) < needed:
-            self._frames.popleft()
-
     def _run_clip(self, start: int, end: int) -> None:
-        """Decode, filter and track frames [start, end)."""
-        clip = self._buffer.clip(start, end)
+        """Process the clip of frames [start, end)."""
+        c = self.config
+        clip = self._encoder.buffer.clip(start, end)
+        # 1. Decode: associate the queries of the frames and predict from them.
         queries, prediction = self.model.decode(clip.queries, clip.values, clip.spatial_shapes)
-        embeddings = prediction.embeddings[0]
+        embeddings = prediction.embeddings[0]  # (Q, C)
+        # 2. Filter: keep the D confident and distinct predictions, with masks at stride 4.
         detections = filter_clip(
             prediction.class_logits[0].sigmoid(),
             prediction.mask_coefficients[0],
             embeddings,
             clip.mask_features[0],
-            score_threshold=self.config.score_threshold,
-            max_detections=10 * self.config.detections_per_image,
+            score_threshold=c.score_threshold,
+            max_detections=10 * c.detections_per_image,
         )
-        ids = self.tracker.update(range(start, end), *detections)
+        # 3. Track: match the detections with the tracks of previous clips.
+        ids = self.tracker.update(range(start, end), *detections)  # (D,)
+        # 4. Report the frames up to the centre of the clip, and further if no later clip contains them.
         if self.on_frame is not None:
-            # Up to the clip's centre, and further where no later clip has the frames.
-            cut = end - start < self.config.test_clip_length
-            shown = end if cut else start + max((end - start - 1) // 2 + 1, self.config.clip_stride)
-            for view in frame_views(clip, range(self._viewed, shown), queries.coords[0], embeddings, detections, ids):
+            cut = end - start < c.test_clip_length
+            stop = end if cut else start + max((end - start - 1) // 2 + 1, c.clip_stride)
+            frames = range(self._num_viewed, stop)
+            for view in frame_views(clip, frames, queries.coords[0], embeddings, detections, ids):
                 self.on_frame(view)
-                self._viewed = view.frame + 1
-        self._next_clip = start + self.config.clip_stride
+                self._num_viewed = view.frame + 1
+        self._next_clip = start + c.clip_stride
 
     def _take_final(self) -> list[VideoInstances]:
-        """Results of the frames before the next clip, and of a window that ends there if another is sure to come."""
+        """Results of the frames before the next clip, and of a window that ends there if another window follows."""
         results = []
         window_length = self.config.window_length
         while self.tracker.window_start + window_length <= self._next_clip < self.num_frames:
@@ -230,60 +247,50 @@ class VideoSession:
         if not self.by_window and self.tracker.next_frame < self._next_clip:
             end = min(self._next_clip, self.tracker.window_start + window_length)
             frames = self.tracker.take_frames(end)
-            results += self._result(frames, add_window(self._sums, frames.class_scores), select_all=self.keep_all)
+            results += self._result(frames, self._scores.add(frames.class_scores), every_track=self.keep_all)
         return results
 
     def _take_window(self, last: bool) -> list[VideoInstances]:
         window = self.tracker.take_window(last)
-        self._sums = add_window(self._sums, window.class_scores)
-        return self._result(window, self._sums, select_all=self.keep_all and not last)
+        self._scores = self._scores.add(window.class_scores)
+        return self._result(window, self._scores, every_track=self.keep_all and not last)
 
-    def _result(self, window: WindowTracks, sums: ScoreSums, select_all: bool) -> list[VideoInstances]:
-        """The frames' result, if there are any: the tracks seen in them that pass by the scores so far."""
-        frames = window.mask_logits.shape[1]
-        if not frames:
+    def _result(self, window: WindowTracks, scores: ScoreSums, every_track: bool) -> list[VideoInstances]:
+        """The result of these frames, if any: the visible tracks that pass the threshold with their scores so far."""
+        num_frames = window.mask_logits.shape[1]
+        if not num_frames:
             return []
-        class_scores = video_scores(sums)
-        chosen = select(class_scores, 0.0 if select_all else self.score_threshold, self.multi_label and not select_all)
-        wanted = torch.isin(window.track_ids, chosen.track_ids)
-        tracks = window.track_ids[wanted]
-        scores, labels = class_scores[tracks].max(-1)
+        # 1. Rank the tracks of the video.
+        threshold, multi_label = (0.0, False) if every_track else (self.score_threshold, self.multi_label)
+        ranked = rank_tracks(scores.mean_and_peak(), threshold, multi_label)
+        # 2. Encode the masks of those that were observed in these frames, one row per track.
+        selected = torch.isin(window.track_ids, ranked.track_ids)
+        tracks = window.track_ids[selected]
         size = self.output_size or self.frame_size
-        assert size is not None  # known from the first frame on
-        masks = window_masks(window.mask_logits[wanted], self._resized, size)
+        assert size is not None  # known since the first frame
+        masks = chain.from_iterable(window_masks(window.mask_logits[selected], self._encoder.size, size))
         result = VideoInstances.from_masks(
-            scores.cpu().double(),
-            labels.cpu(),
+            np.zeros(len(tracks)),
+            np.zeros(len(tracks), np.int64),
             tracks,
-            (mask.cpu().numpy() for mask in chain.from_iterable(masks)),
+            (mask.cpu().numpy() for mask in masks),
             size=size,
-            frames=frames,
+            frames=num_frames,
             first_frame=window.first_frame,
             categories=self.config.categories,
             category_ids=self.config.label_ids,
         )
-        result = result[result.present.any(axis=1)]
-        return [VideoInstances.concatenate([result], **chosen.only(result.track_ids)._asdict())]
+        # 3. Order them by rank, with score and label, without tracks that are not visible.
+        result = result.rows(**ranked._asdict())
+        return [result[result.present.any(axis=1)]]
 
 
-def stream(
-    model: Network,
-    frames: Iterable[np.ndarray | Tensor],
-    *,
-    score_threshold: float = 0.3,
-    multi_label: bool = False,
-    output_size: tuple[int, int] | None = None,
-) -> Iterator[VideoInstances]:
-    """Results window by window; see `MDQE.stream`."""
-    session = VideoSession(
-        model,
-        score_threshold=score_threshold,
-        multi_label=multi_label,
-        output_size=output_size,
-        by_window=True,
-        frames_at_once=None,
-    )
-    yield from _results(session, frames)
+def load_session(model: Network, path: str | Path, on_frame: Callable[[FrameView], None] | None = None) -> VideoSession:
+    """Continue a saved session; see `MDQE.resume`."""
+    state = read_session(Path(path), model)
+    session = VideoSession(model, **state.description["options"], on_frame=on_frame)
+    session.load_state_dict(state)
+    return session
 
 
 def segment(
@@ -292,35 +299,13 @@ def segment(
     *,
     score_threshold: float = 0.3,
     multi_label: bool = False,
-    output_size: tuple[int, int] | None = None,
-    frames_at_once: int | None = None,
-    on_frame: Callable[[FrameView], None] | None = None,
+    encoder_batch_size: int | None = None,
+    **options: Any,
 ) -> VideoInstances:
-    """The instances of a whole video; see `MDQE.segment`, and `VideoSession` for the last two arguments."""
-    session = VideoSession(
-        model,
-        score_threshold=score_threshold,
-        multi_label=multi_label,
-        output_size=output_size,
-        by_window=True,
-        frames_at_once=frames_at_once,
-        keep_all=True,
-        on_frame=on_frame,
-    )
-    windows = list(_results(session, frames))
-    return VideoInstances.concatenate(windows, **select(session.class_scores(), score_threshold, multi_label)._asdict())
-
-
-def _results(session: VideoSession, frames: Iterable[np.ndarray | Tensor]) -> Iterator[VideoInstances]:
-    for frame in frames:
-        yield from session.push(frame)
-    yield from session.flush()
-
-
-def _frames_at_once(device: torch.device, size: tuple[int, int]) -> int:
-    """How many frames of a size to encode together: on a CPU no more than its cache and glibc's heap can hold.
-
-    glibc gives blocks of 32 MiB and more back to the system when they are freed; to get them anew, page by page, takes
-    longer than to fill them.
-    """
-    return 16 if device.type != "cpu" else min(max(CACHED_PIXELS // (size[0] * size[1]), 1), 4)
+    """Find the instances of a whole video; see `MDQE.segment`, and `VideoSession` for the other options."""
+    selection: dict[str, Any] = {"score_threshold": score_threshold, "multi_label": multi_label}
+    options |= {"by_window": True, "keep_all": True, "encoder_batch_size": encoder_batch_size}
+    session = VideoSession(model, **selection, **options)
+    windows = list(session.run(frames))
+    ranked = rank_tracks(session.class_scores(), **selection)
+    return VideoInstances.concatenate(windows, **ranked._asdict())

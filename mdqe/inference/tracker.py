@@ -1,9 +1,9 @@
-"""Near-online tracking: clip detections in, identities and window results out.
+"""Near-online tracking: detections of clips in, track ids and results of windows out (paper Sec. 3.4, Fig. 4).
 
-Clips overlap and arrive in order. Each is matched against the tracks by the overlap of masks in the frames they share
-and by the similarity of query embeddings (the paper's near-online inference). Per frame only the sum and the number of
-the mask logits of the tracks seen there are kept, so memory grows with the tracks of a window, not with its clips or
-the length of the video. The tracker knows nothing of the model: any clip-level segmenter with embeddings can use it.
+Clips overlap and arrive in order. The detections of each clip are matched with the tracks by the overlap of masks in
+shared frames and by the similarity of query embeddings. For each track in a frame, the tracker keeps only the sum and
+the number of its mask logits. Memory therefore grows with the tracks of a window, not with its clips or the length of
+the video. The tracker does not depend on the model: it works with any clip-level segmenter that has embeddings.
 """
 
 import math
@@ -18,18 +18,20 @@ from mdqe.inference.association import match, memory_similarity, pooled_iou
 from mdqe.inference.memory import TrackMemory
 from mdqe.ops.reference import widen
 
-LONG_MEMORY, SHORT_MEMORY = 15, 5  # frames: tracks seen so recently are compared by embedding; the short is at least T
+# Embeddings are compared up to so many frames after a track was last observed; the short memory is at least T. The
+# released code has these two numbers. The paper has one, T_mem = 10 clips (Sec. 3.4, Table 1d).
+LONG_MEMORY, SHORT_MEMORY = 15, 5
 
-# Where the tracker is in the video, and the kinds of these numbers.
-_PLACE = {"window_start": int, "next_frame": int, "last_clip_start": int, "frames_end": int, "ended": bool}
+# Position in the video: attributes in `ClipTracker.state_dict` and their types.
+_POSITION = {"window_start": int, "next_frame": int, "last_clip_start": int, "frames_end": int, "ended": bool}
 
 
 class WindowTracks(NamedTuple):
-    """What one window of the video holds, or some frames of it.
+    """Tracks of a window of the video, or of some frames of it.
 
-    first_frame: index of the first of the frames.
-    class_scores: (N, K), every track so far; 0 for a track without observation in the window.
-    track_ids: (M,) int64 on the CPU, ascending: the tracks with mask logits in some frame of the window.
+    first_frame: index of the first of these frames.
+    class_scores: (N, K) of all tracks so far; 0 for a track that was not observed in the window.
+    track_ids: (M,) int64 on the CPU, ascending: the tracks observed in any of these frames.
     mask_logits: (M, frames, h, w), averages over the clips; 0 in frames where the track was not observed.
     """
 
@@ -40,21 +42,26 @@ class WindowTracks(NamedTuple):
 
 
 class ClipTracker:
-    """Gives the detections of overlapping clips identities that last over a video of any length.
+    """Assigns track ids that persist over a video of any length to the detections of overlapping clips.
 
-    Output windows are frames [0, W), [W, 2W), …; a clip belongs to the window of its first frame and may reach past its
-    end. Call `flush` (or `take_window`) before the first clip of a new window and, with last=True, after the last clip.
+    Output windows are frames [0, W), [W, 2W), … A clip belongs to the window of its first frame and may reach past the
+    end of that window. Call `flush` (or `take_window`) before the first clip of a new window and, with last=True, after
+    the last clip.
 
     Args:
-        test_clip_length: frames T of a clip; a clip may be shorter (the last of a video often is), not longer.
-        clip_stride: frames from the start of one clip to the start of the next.
-        window_length: frames W of an output window, at least `clip_stride`.
-        score_threshold: the detector's own threshold; a detection starts a track if its largest class score is above
-            twice this value (while there is no track at all, every detection starts one).
-        iou_weight, similarity_weight: weights β1, β2 of mask IoU and embedding similarity in the matching score.
+        test_clip_length: number of frames T of a clip; the last clip of a video may be shorter.
+        clip_stride: number of frames from the start of one clip to the start of the next.
+        window_length: number of frames W of an output window, at least `clip_stride`.
+        score_threshold: score threshold of the detector. A detection starts a track if its largest class score is above
+            twice this value. As long as there are no tracks, every detection starts one.
+        iou_weight, similarity_weight: weights β1, β2 of mask IoU and embedding similarity in the score (Eq. 7).
 
-    Tensors may live on any device, in any floating type, the same for all clips; sums are kept in that type, in float32
+    Tensors may be on any device and of any floating-point type, the same for all clips. Sums have that type, or float32
     for half precision.
+
+    Attributes:
+        window_start: index of the first frame of the current window.
+        next_frame: index of the first frame that was not taken yet: `window_start`, unless `take_frames` took some.
     """
 
     def __init__(
@@ -85,61 +92,50 @@ class ClipTracker:
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything: the next clip is the first of a new video."""
-        self._memory: TrackMemory | None = None  # until the first clip tells sizes, type and device
-        self._window_start = 0
-        self._next_frame = 0
-        self._last_clip_start = -1
-        self._frames_end = 0  # one past the last frame given
-        self._ended = False
+        """Forget everything; the next clip is the first of a new video."""
+        self._memory: TrackMemory | None = None  # created at the first clip, which has sizes, type and device
+        self.window_start = self.next_frame = 0
+        self.last_clip_start = -1
+        self.frames_end = 0  # one past the last frame of any clip
+        self.ended = False
 
     @property
     def num_tracks(self) -> int:
-        """Number N of tracks so far; their ids are 0 … N-1, in order of appearance."""
+        """Number N of tracks so far; their ids are 0 … N-1, in order of first appearance."""
         return len(self._memory.last_seen) if self._memory else 0
 
+    def observed_tracks(self) -> Tensor:
+        """Ids (M,) int64 on the CPU, ascending, of the tracks observed in the current window or carried into it."""
+        return self._memory.observed() if self._memory else torch.zeros(0, dtype=torch.int64)
+
     @property
-    def window_start(self) -> int:
-        """Index of the current window's first frame."""
-        return self._window_start
+    def embeddings(self) -> Tensor | None:
+        """Embeddings (N, E) of the tracks for matching, averaged over recent clips; None before the first clip."""
+        return self._memory.embeddings if self._memory else None
 
     @property
     def _recent_clips(self) -> int:
         return (self.test_clip_length - 1) // self.clip_stride
 
-    @property
-    def next_frame(self) -> int:
-        """Index of the first frame that was not taken yet: the window's first, unless `take_frames` took some."""
-        return self._next_frame
-
-    def observed_tracks(self) -> Tensor:
-        """Ids (M,) int64 on the CPU, ascending, of the tracks seen in the current window or carried into it."""
-        return self._memory.observed() if self._memory else torch.zeros(0, dtype=torch.int64)
-
-    @property
-    def embeddings(self) -> Tensor | None:
-        """What each track is compared by: (N, E), an average over its last appearances; None before the first clip."""
-        return self._memory.embeddings if self._memory else None
-
     @torch.no_grad()
     def update(
         self, frame_indices: Sequence[int], class_scores: Tensor, mask_logits: Tensor, embeddings: Tensor
     ) -> Tensor:
-        """Match the D detections of a clip to the tracks, start new tracks, remember the clip.
+        """Match the D detections of a clip with the tracks, start new tracks and remember the clip.
 
         Args:
-            frame_indices: the clip's frames in the video, ascending, at most T; the first lies in the current window
-                and after the first frame of the clip before.
+            frame_indices: indices of the frames in the video, ascending, at most T; the first one is in the current
+                window and after the first frame of the previous clip.
             class_scores: (D, K), probabilities.
-            mask_logits: (D, len(frame_indices), h, w), positive is foreground.
+            mask_logits: (D, len(frame_indices), h, w); positive values are foreground.
             embeddings: (D, E).
 
         Returns:
-            Track ids (D,) int64 on the device of `class_scores`, -1 where the detection was dropped.
+            Track ids (D,) int64 on the device of `class_scores`; -1 for dropped detections.
 
         Raises:
-            ValueError: misshapen or non-finite tensors; frames out of order or outside the window. The tracker is then
-                as it was before the call.
+            ValueError: wrong shapes, non-finite values, or frames out of order or outside the window. The state of the
+                tracker does not change.
         """
         frames = [int(frame) for frame in frame_indices]
         self._check_frames(frames)
@@ -149,18 +145,30 @@ class ClipTracker:
         class_scores, mask_logits, embeddings = map(widen, (class_scores, mask_logits, embeddings))
         if self._memory is None:
             self._memory = TrackMemory(class_scores, mask_logits, embeddings, self._recent_clips)
-        with torch.autocast(device.type, enabled=False):  # sums of thousands of pixels need all their digits
-            ids = self._assign(frames, class_scores, mask_logits, embeddings)
+        ids = torch.arange(len(class_scores))  # without any track, every detection starts one
+        with torch.autocast(device.type, enabled=False):  # sums of thousands of pixels need full precision
+            if self.num_tracks and len(ids):
+                # 1. Score: mask IoU and embedding similarity of every track and detection.
+                tracks, iou, similarity = self._scores(self._memory, frames, mask_logits, embeddings)
+                # 2. Assign: the best one-to-one matching of their weighted sum (Eq. 7).
+                weights = {"iou_weight": self.iou_weight, "similarity_weight": self.similarity_weight}
+                rows, columns, repeats = match(iou, similarity, **weights)
+                ids = torch.full_like(ids, -1)
+                ids[columns] = tracks[rows]
+                # 3. Start tracks: unmatched detections with a high score that do not repeat a track.
+                new = (ids < 0) & ~repeats & (class_scores.amax(dim=1) > 2 * self.score_threshold).cpu()
+                ids[new] = self.num_tracks + torch.arange(int(new.sum()))
+            # 4. Remember: add the clip to the sums of its tracks.
             order = ids.argsort()
             order = order[ids[order] >= 0]
             self._memory.remember(frames, ids[order], class_scores[order], mask_logits[order], embeddings[order])
-        self._last_clip_start, self._frames_end = frames[0], max(self._frames_end, frames[-1] + 1)
+        self.last_clip_start, self.frames_end = frames[0], max(self.frames_end, frames[-1] + 1)
         return ids.to(device)
 
     def flush(self, last: bool = False) -> tuple[Tensor, Tensor]:
-        """End the window: its class scores (N, K) and averaged mask logits (N, frames, h, w) of all N tracks so far.
+        """End the window: return class scores (N, K) and averaged mask logits (N, frames, h, w) of all tracks so far.
 
-        Like `take_window`, with a row of zeros for every track that the window did not see.
+        As `take_window`, with zeros for every track that was not observed in the window.
         """
         _, class_scores, ids, observed = self.take_window(last)
         mask_logits = observed.new_zeros(len(class_scores), *observed.shape[1:])
@@ -169,113 +177,100 @@ class ClipTracker:
 
     @torch.no_grad()
     def take_window(self, last: bool = False) -> WindowTracks:
-        """End the window, carry what reaches past it into the next.
+        """End the window and carry the frames past its end into the next window.
 
         Args:
-            last: no clip follows. The window then extends to the last frame given, be that less or more than W frames.
+            last: no clip follows. The window then ends at the last frame of any clip, before or after W frames.
 
         Raises:
-            ValueError: no clip was given yet, or the last window was taken.
+            ValueError: no clip was given yet, or the last window was already taken.
         """
         memory = self._open_memory()
-        start = self._next_frame
-        end = max(self._frames_end, start) if last else self._window_start + self.window_length
+        start = self.next_frame
+        end = max(self.frames_end, start) if last else self.window_start + self.window_length
         window = WindowTracks(start, *memory.take(start, end))
-        self._ended, self._next_frame = last, end
+        self.ended, self.next_frame = last, end
         if not last:
             memory.carry_over()
-            self._window_start = end
+            self.window_start = end
         return window
 
     @torch.no_grad()
     def take_frames(self, end: int) -> WindowTracks:
-        """Take the window's frames before `end` already now; no clip to come may begin before it.
+        """Take the frames of the window before `end` early. No later clip may begin before `end`.
 
-        Their masks are final. The class scores are the averages over the window's clips so far. `take_window` then
-        gives the rest of the window's frames.
+        The masks of these frames are final. The class scores are averages over the clips of the window so far.
+        `take_window` then returns the other frames of the window.
 
         Raises:
-            ValueError: no clip was given yet, the last window was taken, or `end` lies outside the window's frames that
-                were not taken yet.
+            ValueError: no clip was given yet, the last window was already taken, or `end` is outside the frames of the
+                window that were not taken yet.
         """
         memory = self._open_memory()
-        start, limit = self._next_frame, self._window_start + self.window_length
+        start, limit = self.next_frame, self.window_start + self.window_length
         if not start <= end <= limit:
             raise ValueError(f"end is {end}, expected a frame from {start} to {limit}, the end of the window")
-        self._next_frame = end
+        self.next_frame = end
         return WindowTracks(start, *memory.take(start, end))
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Everything that the tracker remembers of the video, by name, for `load_state_dict`; not its arguments.
+        """Return the state of the tracker in the video by name, for `load_state_dict`, without its arguments.
 
-        Floating-point tensors are on the device of the clips, integers on the CPU.
+        Floating-point tensors are on the device of the clips, integer tensors on the CPU.
         """
-        state = {name: torch.tensor(getattr(self, f"_{name}")) for name in _PLACE}
+        state = {name: torch.tensor(getattr(self, name)) for name in _POSITION}
         memory = {} if self._memory is None else self._memory.state_dict()
         return state | {f"memory.{name}": tensor for name, tensor in memory.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Go on where another tracker with the same arguments was: with the same bits, given the same clips.
+        """Continue from the state of another tracker with the same arguments; later results are equal to the bit.
 
         Raises:
-            ValueError: a tensor is missing or unknown, by name; the tracker is then as it was.
+            ValueError: a tensor is missing or unknown; names it. The state of the tracker does not change.
         """
         memory = {name.removeprefix("memory."): x for name, x in state.items() if name.startswith("memory.")}
-        unknown = sorted(state.keys() - _PLACE - {f"memory.{name}" for name in memory})
+        unknown = sorted(state.keys() - _POSITION - {f"memory.{name}" for name in memory})
         if unknown:
             raise ValueError(f"unknown tensors {', '.join(unknown)}")
         try:
-            place = {f"_{name}": kind(state[name]) for name, kind in _PLACE.items()}
+            position = {name: kind(state[name]) for name, kind in _POSITION.items()}
             loaded = TrackMemory.from_state(memory, self._recent_clips) if memory else None
         except KeyError as error:
             raise ValueError(f"the tensor {error} is missing") from error
         self._memory = loaded
-        vars(self).update(place)
+        vars(self).update(position)
 
     def _open_memory(self) -> TrackMemory:
-        if self._memory is None or self._ended:
-            raise ValueError(
-                f"no window to end: {'the last one was taken' if self._ended else 'no clip was given yet'}"
-            )
+        if self._memory is None or self.ended:
+            reason = "the last one was already taken" if self.ended else "no clip was given yet"
+            raise ValueError(f"no window to end: {reason}")
         return self._memory
 
-    def _assign(self, frames: list[int], class_scores: Tensor, mask_logits: Tensor, embeddings: Tensor) -> Tensor:
-        """Track ids (D,) on the CPU of a clip's detections; new ids count on from the last, -1 where dropped."""
-        number = len(class_scores)
-        if self.num_tracks == 0:
-            return torch.arange(number)
-        ids = torch.full((number,), -1)
-        if number == 0:
-            return ids
-        memory, stride = self._memory, self.clip_stride
-        assert memory is not None  # the first clip was taken above
+    def _scores(
+        self, memory: TrackMemory, frames: list[int], mask_logits: Tensor, embeddings: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Ids (R,) of the tracks that can match this clip, and their IoU (R, D) and similarity (R, D) to detections."""
         shared = [(t, memory.frames[frame]) for t, frame in enumerate(frames) if memory.has_tracks(frame)]
-        age = memory.clips - memory.last_seen  # (N,) clips; 0 for the tracks of the clip before
-        long, short = age < LONG_MEMORY // stride, age < max(self.test_clip_length, SHORT_MEMORY) // stride
-        # The tracks that can have similarity or IoU with this clip, R of them; the others score 0.
+        age = memory.clips - memory.last_seen  # (N,) in clips; 0 for the tracks of the previous clip
+        long = age < LONG_MEMORY // self.clip_stride
+        short = age < max(self.test_clip_length, SHORT_MEMORY) // self.clip_stride
+        # All other tracks have IoU and similarity 0.
         tracks = torch.cat([(long | short).nonzero().flatten(), *(sums.ids for _, sums in shared)]).unique()
-        rows, columns, repeats = match(
-            pooled_iou(tracks, shared, mask_logits),
-            memory_similarity(memory.embeddings[tracks], embeddings, long[tracks], short[tracks]),
-            iou_weight=self.iou_weight,
-            similarity_weight=self.similarity_weight,
-        )
-        ids[columns] = tracks[rows]
-        new = (ids < 0) & ~repeats & (class_scores.amax(dim=1) > 2 * self.score_threshold).cpu()
-        ids[new] = self.num_tracks + torch.arange(int(new.sum()))
-        return ids
+        iou = pooled_iou(tracks, shared, mask_logits)
+        similarity = memory_similarity(memory.embeddings[tracks], embeddings, long[tracks], short[tracks])
+        return tracks, iou, similarity
 
     def _check_frames(self, frames: list[int]) -> None:
-        start, end = self._next_frame, self._window_start + self.window_length
-        if self._ended:
+        start, end = self.next_frame, self.window_start + self.window_length
+        if self.ended:
             raise ValueError("the last window was taken: call reset() before the first clip of another video")
         if not 1 <= len(frames) <= self.test_clip_length:
             raise ValueError(f"a clip has 1 to test_clip_length={self.test_clip_length} frames, got {len(frames)}")
         if any(a >= b for a, b in pairwise(frames)):
             raise ValueError(f"the frames of a clip must ascend, got {frames}")
-        if frames[0] <= self._last_clip_start:
+        if frames[0] <= self.last_clip_start:
             raise ValueError(
-                f"clips must come in order, got one from {frames[0]} after one from {self._last_clip_start}"
+                f"clips must come in order, got one from {frames[0]} after one from {self.last_clip_start}"
             )
         if not start <= frames[0] < end:
             hint = "; flush() ends the window" if frames[0] >= end else ""
@@ -285,13 +280,14 @@ class ClipTracker:
 def _check_clip(
     frames: int, class_scores: Tensor, mask_logits: Tensor, embeddings: Tensor, formats: Sequence[Tensor]
 ) -> None:
-    """The detections of a clip of `frames` frames fit together, and those before them.
+    """Check that the detections of a clip of `frames` frames fit each other and the previous clips.
 
     Args:
-        formats: class scores (0, K), masks (0, h, w) and embeddings (0, E) as the first clip had them; none for it.
+        formats: empty class scores (0, K), masks (0, h, w) and embeddings (0, E) in the format of the first clip; () at
+            the first clip.
 
     Raises:
-        ValueError: misshapen or non-finite tensors, or of another type, size or device than the first clip's.
+        ValueError: wrong shapes, non-finite values, or another type, size or device than in the first clip.
     """
     given = (
         ("class_scores", "(D, K)", class_scores),

@@ -1,7 +1,6 @@
 """Training losses. Names load on first use: `InterInstanceMaskLoss` needs torch alone."""
 
-from importlib import import_module
-from typing import Any
+from mdqe import lazy_names
 
 _HOME = {
     "Criterion": "mdqe.losses.criterion",
@@ -11,15 +10,4 @@ _HOME = {
 }
 
 __all__ = [*_HOME]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'mdqe.losses' has no attribute {name!r}")
-    value = getattr(import_module(_HOME[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy_names(__name__, _HOME)

@@ -1,31 +1,90 @@
-"""Mask losses: the inter-instance mask repulsion loss (paper Sec. 3.4, Eq. 3–6) and the plain one. Torch alone."""
+"""Mask losses: the inter-instance mask repulsion loss (paper Sec. 3.3, Eq. 3–6) and the plain one. Torch alone."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
-from mdqe.boxes import box_iou
-from mdqe.losses.mask_terms import MaskTerms
+from mdqe.boxes import box_iou, mask_boxes
 from mdqe.ops.reference import at_least_float32, widen
 
+MaskLogits = Tensor | tuple[Tensor, Tensor]
+"""Mask logits, or the pair of coefficients and mask features that they are products of."""
+
 MIN_SIDE = 0.05
-"""Boxes count at least this wide and high when neighbours are looked for."""
+"""Boxes are enlarged to at least this width and height before neighbours are searched."""
+_GROUP = 64  # factors of at least ½ per logarithm: 2⁻⁶⁴ is far from underflow
 
 
-class InterInstanceMaskLoss(nn.Module):
-    """BCE and Dice that also push a mask off its neighbours.
+class PlainMaskLoss(nn.Module):
+    """BCE and Dice losses of each mask, without neighbours (paper Eq. 1–2)."""
 
-    An object's neighbours are the other objects of its clip whose boxes overlap its own in some frame. With M its mask
-    and M_o the union of theirs, pixels of M and M_o weigh `alpha` in the BCE, and the Dice counts pixels of M_o outside
-    M as a region that must stay empty. Without neighbours the Dice is the ordinary one; so is the BCE with alpha = 1.
+    alpha = 1.0
+
+    def forward(
+        self,
+        mask_logits: MaskLogits,
+        masks: Tensor,
+        boxes: Tensor | None = None,
+        clip_index: Tensor | None = None,
+        *,
+        matched: Tensor | None = None,
+        normalizer: Tensor | float | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Compute the losses of predicted masks and their objects.
+
+        Args:
+            mask_logits: (K, T, H, W), T = 1 for images; or (N, T, H, W) with `matched`. If the logits are products of
+                coefficients (N, M) and mask features (M, T, H, W), passing the pair saves the memory of N masks.
+            masks: (K, T, H, W) of the objects, in [0, 1]; a pixel above ½ belongs to the object.
+            boxes: (K, T, 4) of the objects, xyxy in [0, 1] of the frame; zeros where absent. None: computed from masks.
+                `PlainMaskLoss` ignores boxes and clip_index.
+            clip_index: (K,) the clip of each object, if several clips are stacked.
+            matched: (N,) the object of each predicted mask, if objects have several masks or none. Objects without a
+                predicted mask are not neighbours.
+            normalizer: divisor of the sums over predicted masks; None: the number of masks, at least 1.
+
+        Returns:
+            BCE and Dice, two scalars in float32 or wider.
+
+        Raises:
+            ValueError: inputs whose shapes do not fit together.
+        """
+        _check(mask_logits, masks, boxes, clip_index, matched)
+        regions = self.regions(masks, boxes, clip_index, matched)
+        source, features = (mask_logits, None) if isinstance(mask_logits, Tensor) else mask_logits
+        features = None if features is None else features.flatten(1)  # (M, P), with the P = T·H·W pixels
+        rows = torch.arange(len(masks), device=masks.device) if matched is None else matched  # (N,)
+        masks = masks.detach().flatten(1).to(at_least_float32(source.dtype))  # (K, P)
+        emphasis, empty = (None, None) if regions is None else (r.flatten(1).to(masks.dtype) for r in regions)  # (K, P)
+        losses = MaskTerms.apply(source.flatten(1), features, rows, masks, emphasis, empty, self.alpha)  # (N,) twice
+        bce, dice = (x.sum() / (max(len(x), 1) if normalizer is None else normalizer) for x in losses)
+        return bce, dice
+
+    def regions(
+        self, masks: Tensor, boxes: Tensor | None, clip_index: Tensor | None = None, matched: Tensor | None = None
+    ) -> tuple[Tensor, Tensor] | None:
+        """Return the pixels with weight alpha in the BCE, and those that must stay empty; None for none."""
+        return None
+
+
+class InterInstanceMaskLoss(PlainMaskLoss):
+    """BCE and Dice losses that also suppress a mask on the neighbours of its object (paper Sec. 3.3, Eq. 3–6).
+
+    The neighbours of an object are the other objects of its clip whose boxes overlap with its box in some frame
+    (Eq. 3). Let M be the mask of an object and M_o the union of its neighbours' masks. The BCE gives the pixels of M
+    and M_o the weight `alpha` (Eq. 4). The Dice loss treats the pixels of M_o outside M as a region that must stay
+    empty (Eq. 5). Without neighbours the Dice loss is the ordinary one; so is the BCE with alpha = 1.
 
     Args:
-        alpha: weight of the pixels of M and M_o; others weigh 1.
-        iou_threshold: boxes of neighbours overlap more than this in some frame [ε].
+        alpha: weight of the pixels of M and M_o; the others have weight 1 [α].
+        iou_threshold: boxes of neighbours have a larger IoU than this in some frame [ε].
 
     Raises:
-        ValueError: alpha not positive, iou_threshold outside [0, 1), or inputs whose shapes do not fit.
+        ValueError: alpha not positive, or iou_threshold outside [0, 1).
     """
 
     def __init__(self, alpha: float = 2.0, iou_threshold: float = 0.1) -> None:
@@ -37,46 +96,18 @@ class InterInstanceMaskLoss(nn.Module):
         self.alpha = alpha
         self.iou_threshold = iou_threshold
 
-    def forward(
-        self,
-        mask_logits: Tensor | tuple[Tensor, Tensor],
-        masks: Tensor,
-        boxes: Tensor | None = None,
-        clip_index: Tensor | None = None,
-        *,
-        matched: Tensor | None = None,
-        normalizer: Tensor | float | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Losses of predicted masks, each with its object.
-
-        Args:
-            mask_logits: (K, T, H, W), T = 1 for images; or (N, T, H, W) with `matched`. Where they are products of
-                coefficients (N, M) and mask features (M, T, H, W), the pair of these saves the memory of all N masks.
-            masks: (K, T, H, W) of the objects, in [0, 1]; above ½ a pixel belongs to the object.
-            boxes: (K, T, 4) of the objects, xyxy in [0, 1] of the frame; zeros where absent. None: those of the masks.
-            clip_index: (K,) the clip of each object, when several clips are stacked.
-            matched: (N,) the object of each predicted mask, when objects have several or none; those with none are
-                nobody's neighbours.
-            normalizer: what the sums over predicted masks are divided by; None: their number, at least 1.
-
-        Returns:
-            BCE and Dice, two scalars in float32 or wider.
-        """
-        _check(mask_logits, masks, boxes, clip_index, matched)
-        *logits, rows, m = _prepare(mask_logits, masks, matched)
-        boxes = _boxes_of(masks) if boxes is None else boxes
-        emphasis, others = (r.flatten(1).to(m.dtype) for r in self.regions(masks, boxes, clip_index, matched))
-        bce, dice = MaskTerms.apply(*logits, rows, m, emphasis, others, self.alpha)
-        return _average(bce, normalizer), _average(dice, normalizer)
-
     @torch.no_grad()
     def regions(
-        self, masks: Tensor, boxes: Tensor, clip_index: Tensor | None = None, matched: Tensor | None = None
+        self, masks: Tensor, boxes: Tensor | None, clip_index: Tensor | None = None, matched: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Where the BCE weighs alpha, M and M_o together, and what the Dice wants empty, M_o outside M.
+        """Return the pixels with weight alpha in the BCE (M or M_o), and those that must stay empty (M_o without M).
 
         Arguments as in `forward`; both results are (K, T, H, W) bool.
         """
+        if boxes is None:
+            height, width = masks.shape[-2:]
+            boxes = mask_boxes(masks > 0.5)  # (K, T, 4) in pixels
+            boxes = boxes / boxes.new_tensor([width, height, width, height])
         near = self.neighbors(boxes, clip_index)
         if matched is not None:
             near = near & near.new_zeros(len(near)).index_fill(0, matched, True)
@@ -86,7 +117,7 @@ class InterInstanceMaskLoss(nn.Module):
         return union, union & (masks < 0.5)  # a pixel of exactly ½ is in neither
 
     def neighbors(self, boxes: Tensor, clip_index: Tensor | None = None) -> Tensor:
-        """Who is whose neighbour, oneself included: (K, K) bool, of boxes (K, T, 4) and clips (K,)."""
+        """Return which objects are neighbours, or the same object: boxes (K, T, 4), clip_index (K,) → (K, K) bool."""
         boxes = widen(boxes)
         center = (boxes[..., :2] + boxes[..., 2:]) / 2
         half = (boxes[..., 2:] - boxes[..., :2]).clamp(min=MIN_SIDE) / 2
@@ -97,59 +128,12 @@ class InterInstanceMaskLoss(nn.Module):
         return near | torch.eye(len(boxes), dtype=torch.bool, device=boxes.device)
 
     def extra_repr(self) -> str:
-        """What `repr` shows."""
+        """Show the arguments in `repr`."""
         return f"alpha={self.alpha}, iou_threshold={self.iou_threshold}"
 
 
-class PlainMaskLoss(nn.Module):
-    """BCE and Dice of every mask by itself; called like `InterInstanceMaskLoss`, for the ablation."""
-
-    def forward(
-        self,
-        mask_logits: Tensor | tuple[Tensor, Tensor],
-        masks: Tensor,
-        boxes: Tensor | None = None,
-        clip_index: Tensor | None = None,
-        *,
-        matched: Tensor | None = None,
-        normalizer: Tensor | float | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """As `InterInstanceMaskLoss.forward`; boxes and clip_index make no difference."""
-        _check(mask_logits, masks, boxes, clip_index, matched)
-        *logits, rows, m = _prepare(mask_logits, masks, matched)
-        bce, dice = MaskTerms.apply(*logits, rows, m, None, None, 1.0)
-        return _average(bce, normalizer), _average(dice, normalizer)
-
-
-def _prepare(
-    mask_logits: Tensor | tuple[Tensor, Tensor], masks: Tensor, matched: Tensor | None
-) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
-    """Logits (N, P), or coefficients (N, M) and features (M, P); each one's object (N,); masks (K, P). P = T·H·W."""
-    rows = torch.arange(len(masks), device=masks.device) if matched is None else matched
-    source, features = (mask_logits.flatten(1), None) if isinstance(mask_logits, Tensor) else mask_logits
-    masks = masks.detach().flatten(1).to(at_least_float32(source.dtype))
-    return source, None if features is None else features.flatten(1), rows, masks
-
-
-def _boxes_of(masks: Tensor) -> Tensor:
-    """Boxes (K, T, 4), xyxy in [0, 1], of masks (K, T, H, W)."""
-    from mdqe.boxes import mask_boxes  # who has boxes needs torch alone
-
-    height, width = masks.shape[-2:]
-    boxes = mask_boxes(masks > 0.5)
-    return boxes / boxes.new_tensor([width, height, width, height])
-
-
-def _average(losses: Tensor, normalizer: Tensor | float | None) -> Tensor:
-    return losses.sum() / (max(len(losses), 1) if normalizer is None else normalizer)
-
-
 def _check(
-    mask_logits: Tensor | tuple[Tensor, Tensor],
-    masks: Tensor,
-    boxes: Tensor | None,
-    clip_index: Tensor | None,
-    matched: Tensor | None,
+    mask_logits: MaskLogits, masks: Tensor, boxes: Tensor | None, clip_index: Tensor | None, matched: Tensor | None
 ) -> None:
     shape = _shape(mask_logits)
     if matched is not None:
@@ -164,7 +148,7 @@ def _check(
         raise ValueError(f"clip_index is {tuple(clip_index.shape)}, expected {shape[:1]}: masks is {shape}")
 
 
-def _shape(mask_logits: Tensor | tuple[Tensor, Tensor]) -> tuple[int, ...]:
+def _shape(mask_logits: MaskLogits) -> tuple[int, ...]:
     if isinstance(mask_logits, Tensor):
         shape = tuple(mask_logits.shape)
         if len(shape) != 4 or not mask_logits.is_floating_point():
@@ -177,3 +161,123 @@ def _shape(mask_logits: Tensor | tuple[Tensor, Tensor]) -> tuple[int, ...]:
             "expected (N, M) and (M, T, H, W)"
         )
     return (len(coefficients), *features.shape[1:])
+
+
+def pixel_blocks(rows: int, pixels: int, device: torch.device) -> list[slice]:
+    """Split pixels into blocks that stay in the cache of a core, or that are enough to keep an accelerator busy.
+
+    Under a compiler, which fuses the arithmetic itself, there is one block.
+    """
+    if torch.compiler.is_compiling():
+        return [slice(None)]
+    width = max(block_elements(device) // max(rows, 1) // _GROUP, 1) * _GROUP
+    return [slice(start, start + width) for start in range(0, pixels, width)]
+
+
+def block_elements(device: torch.device) -> int:
+    """Return the number of elements of a block."""
+    return 1 << (18 if device.type == "cpu" else 25)
+
+
+def certainty(p: Tensor) -> Tensor:
+    """Return max(p, 1 − p) of probabilities."""
+    return (p - 0.5).abs_().add_(0.5)
+
+
+def sum_log(q: Tensor) -> Tensor:
+    """Σ log q over the pixels of q (N, P) in [½, 1]: (N,).
+
+    It takes logarithms of products, because one logarithm per pixel would cost more than the rest of the losses.
+    """
+    whole = q.shape[1] // _GROUP * _GROUP
+    products = q[:, :whole].unflatten(1, (_GROUP, whole // _GROUP)).prod(1)
+    return products.log().sum(1) + q[:, whole:].log().sum(1)
+
+
+class MaskTerms(torch.autograd.Function):
+    """BCE and Dice of every row of logits and its object, without further tensors of rows × pixels.
+
+    With p = sigmoid(x), m = masks, o = others, w = 1 + (alpha − 1) · emphasis of the row's object:
+    BCE = Σ w (softplus(x) − x m) / Σ w, Dice = 1 − (Σ p (2m − o) + Σ o + 1) / (Σ p + Σ m + Σ o + 1).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        source: Tensor,
+        features: Tensor | None,
+        rows: Tensor,
+        masks: Tensor,
+        emphasis: Tensor | None,
+        others: Tensor | None,
+        alpha: float,
+    ) -> tuple[Tensor, Tensor]:
+        """Compute BCE (N,) and Dice (N,).
+
+        Args:
+            source: logits x (N, P), or coefficients (N, M).
+            features: (M, P), with which the coefficients are multiplied; None if source has logits.
+            rows: (N,) the object of each row.
+            masks: (K, P) in [0, 1] of the objects, in the type of the sums.
+            emphasis: (K, P) of zeros and ones, where pixels have the weight alpha; None: nowhere.
+            others: (K, P) of zeros and ones, which pixels must stay empty; None: none.
+            alpha: a positive number.
+        """
+        reward = 2 * masks if others is None else 2 * masks - others
+        bce, shown, overlap = masks.new_zeros(3, len(source)).unbind()
+        for part in pixel_blocks(len(source), masks.shape[1], masks.device):
+            x = _logits(source, features, part, masks.dtype)
+            p = x.sigmoid()
+            shown += p.sum(1)
+            overlap += reward[:, part].index_select(0, rows).mul_(p).sum(1)
+            # softplus(x) − x m = hinge − log q
+            hinge = x.clamp(min=0).sub_(masks[:, part].index_select(0, rows).mul_(x))
+            q = certainty(p)
+            bce += hinge.sum(1) - sum_log(q)
+            if emphasis is not None:
+                e = emphasis[:, part].index_select(0, rows)
+                inside = hinge.mul_(e).sum(1) - sum_log(q.sub_(1).mul_(e).add_(1))
+                bce += (alpha - 1) * inside
+        nothing = masks.new_zeros(len(masks))
+        weight = masks.shape[1] + (nothing if emphasis is None else (alpha - 1) * emphasis.sum(1))[rows]
+        empty = (nothing if others is None else others.sum(1))[rows]
+        numerator = overlap + empty + 1
+        denominator = shown + masks.sum(1)[rows] + empty + 1
+        ctx.save_for_backward(source, features, rows, masks, emphasis, reward, weight, numerator, denominator)
+        ctx.alpha = alpha
+        return bce / weight, 1 - numerator / denominator
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_bce: Tensor, grad_dice: Tensor) -> tuple[Tensor | None, ...]:
+        """Compute the gradients of source and features."""
+        source, features, rows, masks, emphasis, reward, weight, numerator, denominator = ctx.saved_tensors
+        for_bce = (grad_bce / weight)[:, None]
+        for_reward = (grad_dice / denominator)[:, None]
+        for_area = for_reward * (numerator / denominator)[:, None]
+        weights = None if emphasis is None else 1 + (ctx.alpha - 1) * emphasis  # (K, P)
+        grad = torch.empty_like(source) if features is None else torch.zeros_like(source, dtype=masks.dtype)
+        grad_features = None if features is None else torch.empty_like(features)
+        for part in pixel_blocks(len(source), masks.shape[1], masks.device):
+            p = _logits(source, features, part, masks.dtype).sigmoid_()
+            dice = reward[:, part].index_select(0, rows).mul_(-for_reward).add_(for_area)
+            dice.mul_(p - p * p)  # the sigmoid's slope
+            slope = p.sub_(masks[:, part].index_select(0, rows)).mul_(for_bce)
+            if weights is not None:
+                slope.mul_(weights[:, part].index_select(0, rows))
+            slope.add_(dice)
+            if features is None or grad_features is None:
+                grad[:, part] = slope
+            else:
+                with torch.autocast(source.device.type, enabled=False):
+                    grad += slope @ features[:, part].to(slope.dtype).T
+                    grad_features[:, part] = source.to(slope.dtype).T @ slope
+        return grad.to(source.dtype), grad_features, None, None, None, None, None
+
+
+def _logits(source: Tensor, features: Tensor | None, part: slice, dtype: torch.dtype) -> Tensor:
+    """A copy of the logits (N, p) of a block of pixels, in `dtype`."""
+    if features is None:
+        return source[:, part].to(dtype, copy=True)
+    with torch.autocast(source.device.type, enabled=False):
+        return source.to(dtype) @ features[:, part].to(dtype)

@@ -1,4 +1,4 @@
-"""ClipTargets brought to the scales of the model's outputs: boxes in [0, 1], masks at strides 4 and 8."""
+"""Training targets at the scales of the model's outputs: boxes in [0, 1], masks at strides 4 and 8."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mdqe.targets import ClipTargets
 
 
 class ScaledTargets(NamedTuple):
-    """The objects of one clip that are present in some frame, over the padded frame (H, W)."""
+    """The objects of one clip that are present in some frame, relative to the padded frame (H, W)."""
 
     labels: Tensor
     """(K,)."""
@@ -24,25 +24,25 @@ class ScaledTargets(NamedTuple):
     masks: Tensor
     """(K, T, H / 4, W / 4) in [0, 1]."""
     inner: Tensor
-    """(K, T, H / 8, W / 8) bool: more than half covered."""
+    """(K, T, H / 8, W / 8) bool, True where the mask is above ½."""
 
 
 class StackedTargets(NamedTuple):
-    """The objects of several clips in one row of N."""
+    """The N objects of several clips, concatenated."""
 
     labels: Tensor
     """(N,)."""
     boxes: Tensor
     """(N, T, 4) xyxy in [0, 1]; zeros where absent."""
     first: Tensor
-    """(B,) where each clip's objects begin."""
+    """(B,) the index of the first object of each clip."""
 
 
 def check_targets(frames: Tensor, targets: Sequence[ClipTargets]) -> None:
-    """Check that frames (B, T, 3, H, W) and the targets of the B clips fit each other.
+    """Check frames (B, T, 3, H, W) and the targets of the B clips.
 
     Raises:
-        ValueError: they do not; names the shapes.
+        ValueError: they do not fit together; the message names the shapes.
     """
     if frames.ndim != 5 or frames.shape[2] != 3 or len(targets) != len(frames):
         raise ValueError(
@@ -53,23 +53,23 @@ def check_targets(frames: Tensor, targets: Sequence[ClipTargets]) -> None:
         if count != frames.shape[1] or height > frames.shape[3] or width > frames.shape[4]:
             raise ValueError(
                 f"masks of targets[{i}] is {tuple(target.masks.shape)}, expected (K, T, H, W) "
-                f"that fits the frames, {tuple(frames.shape)}"
+                f"within the frames, {tuple(frames.shape)}"
             )
 
 
 def scale_targets(
     targets: ClipTargets, padded_size: tuple[int, int], num_classes: int, dtype: torch.dtype
 ) -> ScaledTargets:
-    """Drop what is never present and resize the rest as bilinear interpolation does.
+    """Drop objects that are never present and resize the masks of the others bilinearly.
 
     Args:
         targets: of one clip.
         padded_size: (H, W) of the padded frames, multiples of 8.
-        num_classes: categories of the model.
-        dtype: of boxes and masks.
+        num_classes: number of categories of the model.
+        dtype: type of the scaled boxes and masks.
 
     Raises:
-        ValueError: a label the model does not have, or masks larger than the padded frames.
+        ValueError: a label that the model does not have, or masks larger than the padded frames.
     """
     height, width = targets.masks.shape[-2:]
     if height > padded_size[0] or width > padded_size[1]:
@@ -83,22 +83,22 @@ def scale_targets(
     boxes = (targets.boxes[kept] / scale).clamp(0, 1)
     boxes = torch.where(present[..., None], boxes, 0).to(dtype)
     masks = F.pad(masks, (0, padded_size[1] - width, 0, padded_size[0] - height))
-    shown = present[..., None, None]
-    fine, coarse = _quarters(masks, 4) * shown, _quarters(masks, 8) * shown
+    visible = present[..., None, None]
+    fine, coarse = _quarters(masks, 4) * visible, _quarters(masks, 8) * visible
     return ScaledTargets(targets.labels[kept], targets.ids[kept], boxes, fine.to(dtype) / 4, coarse > 2)
 
 
 def stack_targets(targets: Sequence[ScaledTargets]) -> StackedTargets:
-    """Labels and boxes of all clips in one row."""
+    """Concatenate the labels and boxes of all clips."""
     labels, boxes = torch.cat([t.labels for t in targets]), torch.cat([t.boxes for t in targets])
     counts = torch.tensor([len(t.labels) for t in targets])
     return StackedTargets(labels, boxes, (counts.cumsum(0) - counts).to(labels.device))
 
 
 def _quarters(masks: Tensor, stride: int) -> Tensor:
-    """How many of the four pixels around the centre of each stride × stride cell are set: (…, H / s, W / s) uint8.
+    """Count the True pixels among the four around the centre of each stride × stride cell: (…, H / s, W / s) uint8.
 
-    Bilinear interpolation by a whole, even factor is their mean.
+    A quarter of the count is the result of bilinear interpolation by an even factor.
     """
     low, high = stride // 2 - 1, stride // 2
     bits = masks.view(torch.uint8)

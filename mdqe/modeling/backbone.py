@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import timm
 import torch
+from einops import rearrange
 from timm.layers import Format, freeze_batch_norm_2d
 from timm.models import FeatureInfo
 from timm.models.resnet import BasicBlock, Bottleneck
@@ -21,12 +22,12 @@ STRIDES = (8, 16, 32)
 
 
 class Backbone(nn.Module):
-    """Feature maps of frames at strides 8, 16 and 32.
+    """Compute feature maps of frames at strides 8, 16 and 32 with a timm model.
 
     Args:
-        name: a timm model, e.g. "resnet50", "convnext_tiny", "swinv2_large_window12_192".
-        frozen_batch_norm: batch norms become constants with buffers instead of parameters.
-        stride_in_1x1: ResNet bottlenecks downsample in their first 1×1 convolution instead of the 3×3.
+        name: a timm model, such as "resnet50", "convnext_tiny" or "swinv2_large_window12_192".
+        frozen_batch_norm: keep batch norms constant; they have buffers instead of parameters.
+        stride_in_1x1: downsample in the first 1×1 convolution of ResNet bottlenecks instead of the 3×3 one.
         drop_path: stochastic depth rate.
         pretrained: start from timm's ImageNet weights.
 
@@ -34,7 +35,7 @@ class Backbone(nn.Module):
         channels: channels of the three maps.
 
     Raises:
-        ValueError: an unknown model, one without these strides, or `stride_in_1x1` on one without bottlenecks.
+        ValueError: an unknown model, a model without these strides, or `stride_in_1x1` for one without bottlenecks.
     """
 
     def __init__(
@@ -54,55 +55,47 @@ class Backbone(nn.Module):
             _move_stride_to_1x1(self.body, name)
         if frozen_batch_norm:
             _fold_norms(self.body)
-            self.body = freeze_batch_norm_2d(self.body)  # those that do not follow a convolution directly
-        # A Swin's last norm per map stands outside timm's trunk.
+            self.body = freeze_batch_norm_2d(self.body)  # the norms that do not directly follow a convolution
+        is_swin = False
         for module in self.body.modules():
             if isinstance(module, SwinTransformerV2Stage):
                 _shift_every_other(module.blocks)
-        is_swin = any(hasattr(m, "relative_coords_table") for m in self.body.modules())
-        self.norms = nn.ModuleList(nn.LayerNorm(c) for c in self.channels) if is_swin else None
-        for module in self.body.modules():
-            # Checkpoints carry this table; timm recomputes it, with the same values, and does not.
+            # Checkpoints contain this table. timm computes the same values and does not save them.
             if "relative_coords_table" in module._buffers:
+                is_swin = True
                 module._non_persistent_buffers_set.discard("relative_coords_table")
+        # timm's Swin has no norm after the maps.
+        self.norms = nn.ModuleList(nn.LayerNorm(c) for c in self.channels) if is_swin else None
 
     def forward(self, frames: Tensor) -> tuple[Tensor, ...]:
-        """Maps (B, C_i, H / s, W / s), s = 8, 16, 32, of normalised frames (B, 3, H, W); H, W multiples of 32."""
+        """Normalised frames (B, 3, H, W), H and W multiples of 32 → maps (B, C_i, H / s, W / s), s = 8, 16, 32."""
         maps = self.body(frames.contiguous(memory_format=torch.channels_last))
         if self.channels_last:
-            maps = [m.permute(0, 3, 1, 2) for m in maps]  # (B, h, w, C) → (B, C, h, w)
+            maps = [rearrange(m, "b h w c -> b c h w") for m in maps]
         if self.norms is None:
             return tuple(maps)
-        return tuple(
-            norm(m.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)  # over C, and back to (B, C, h, w)
-            for norm, m in zip(self.norms, maps, strict=True)
-        )
+        normed = (norm(rearrange(m, "b c h w -> b h w c")) for norm, m in zip(self.norms, maps, strict=True))
+        return tuple(rearrange(m, "b h w c -> b c h w") for m in normed)
 
 
 class FrozenNormConv2d(nn.Conv2d):
     """A convolution and the frozen batch norm after it, in one pass over the frames.
 
-    The norm is a constant scale and shift per channel: scaling the few weights at every call costs nothing beside
-    scaling the activations, and training need not keep those.
+    The norm is a constant scale and shift per channel. Scaling the few weights in every call costs much less than
+    scaling the activations, and training does not store the unscaled activations.
     """
 
     def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
         shape: dict[str, Any] = {
             name: getattr(conv, name) for name in ("kernel_size", "stride", "padding", "dilation", "groups")
         }
-        super().__init__(
-            conv.in_channels,
-            conv.out_channels,
-            **shape,
-            bias=False,
-            device="meta",
-        )
+        super().__init__(conv.in_channels, conv.out_channels, **shape, bias=False, device="meta")
         self.weight = conv.weight
         self.norm = FrozenBatchNorm2d(conv.out_channels, eps=norm.eps)
         self.norm.load_state_dict(norm.state_dict())
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C_in, H, W) → (B, C_out, H', W')."""
+        """Convolve and normalise (B, C_in, H, W) → (B, C_out, H', W')."""
         norm = self.norm
         scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
         shift = norm.bias - norm.running_mean * scale
@@ -111,7 +104,7 @@ class FrozenNormConv2d(nn.Conv2d):
 
 def _fold_norms(body: nn.Module) -> None:
     for parent in list(body.modules()):
-        # In these timm modules children stand in the order in which they are called.
+        # These timm modules list their children in the order of the calls.
         if not isinstance(parent, Bottleneck | BasicBlock | nn.Sequential) and parent is not body:
             continue
         for (name, conv), (norm_name, norm) in pairwise(list(parent.named_children())):
@@ -121,7 +114,7 @@ def _fold_norms(body: nn.Module) -> None:
 
 
 class _PadFirstBlock(SwinTransformerV2Block):
-    """Pads to whole windows before the cyclic shift, as the published weights were trained; timm pads after it."""
+    """Pad to whole windows before the cyclic shift, as for the published weights; timm pads after it."""
 
     def _attn(self, x: Tensor) -> Tensor:
         height, width = x.shape[1:3]
@@ -131,7 +124,7 @@ class _PadFirstBlock(SwinTransformerV2Block):
 
 
 def _shift_every_other(blocks: nn.ModuleList) -> None:
-    # timm drops the shift of stages whose map, at the size of pre-training, was a single window. Video is larger.
+    # timm omits the shift in stages whose map was a single window at the size of pre-training. Videos are larger.
     for i, block in enumerate(blocks):
         assert isinstance(block, SwinTransformerV2Block)
         block.__class__ = _PadFirstBlock
@@ -146,8 +139,8 @@ def _feature_info(body: nn.Module) -> FeatureInfo:
 def _build(name: str, drop_path: float, pretrained: bool) -> nn.Module:
     if not timm.is_model(name):
         near = ", ".join(timm.list_models(f"*{name[:6]}*")[:5])
-        raise InputError(f"backbone {name!r} is not a timm model" + (f"; near it are {near}" if near else ""))
-    with torch.device("meta"):  # to ask what it has, without weights
+        raise InputError(f"backbone {name!r} is not a timm model" + (f"; similar names: {near}" if near else ""))
+    with torch.device("meta"):  # for its feature information, without weights
         info = _feature_info(timm.create_model(name, features_only=True, pretrained=False))
     reductions = info.reduction()
     missing = [s for s in STRIDES if s not in reductions]

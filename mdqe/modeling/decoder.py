@@ -1,9 +1,9 @@
-"""Decoder: frame queries look at their frame, clip queries at the clip, object to instance (paper Sec. 3.3)."""
+"""Decoder: frame queries become clip queries, object to instance (paper Sec. 3.2, Fig. 2b)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +17,10 @@ from mdqe.ops.library import deform_attn_fused
 
 
 class TemporalCrossAttention(MultiScaleDeformableAttention):
-    """TCA: every clip query samples the T frames of the clip, at all levels, around its clip box (paper Sec. 3.3).
+    """TCA: each clip query samples the T frames of a clip, at all levels, around its clip box (paper Sec. 3.2).
 
-    Offsets and weights depend on head, frame and point and are the same at every level; the levels are averaged.
+    The offsets and weights depend on the head, frame and point. They are the same at every level, and the results of
+    the levels are averaged.
 
     Args:
         dim: channels of queries and tokens [C].
@@ -37,12 +38,12 @@ class TemporalCrossAttention(MultiScaleDeformableAttention):
         return self.num_levels
 
     def frames(self, clip_length: int) -> tuple[int, ...]:
-        """The T frames attended to of a clip of any length: centred, evenly spaced, the last one repeated."""
+        """Return the T frames attended to in a clip of any length: centred, evenly spaced, the last one repeated."""
         first, step, last = self._progression(clip_length)
         return tuple(min(first + i * step, last) for i in range(self.num_frames))
 
     def frame_index(self, clip_length: int, device: torch.device) -> Tensor:
-        """`frames` as a tensor (T,); the clip's length may be a symbol, in a program for clips of any length."""
+        """Return `frames` as a tensor (T,). In an exported program the clip length may be a symbol."""
         first, step, last = self._progression(clip_length)
         return (torch.arange(self.num_frames, device=device) * step + first).clamp(max=last)
 
@@ -53,7 +54,7 @@ class TemporalCrossAttention(MultiScaleDeformableAttention):
         return first, step, first + (clip_length - 1 - first) // step * step
 
     def reference_frames(self, clip_length: int, device: torch.device) -> Tensor:
-        """Indices of the frames whose boxes' union is the clip box; past an end of the clip it is that end again."""
+        """Return the frames whose boxes form the clip box; an index beyond an end of the clip repeats that end."""
         before = (self.num_frames - 1) // 2
         center = (clip_length - 1) // 2
         return (torch.arange(-before, self.num_frames, device=device) + center).clamp(0, clip_length - 1)
@@ -71,9 +72,9 @@ class TemporalCrossAttention(MultiScaleDeformableAttention):
             (B, Q, C).
         """
         offsets, logits = self.sampling(query, reference)
+        # The operator sees T·L levels, one per frame and scale; it finds each by its first row in value. The softmax
+        # over L copies of the logits divides each weight by L, which averages over the scales.
         levels, tokens = len(spatial_shapes), value.shape[2]
-        # One level per (frame, scale), found in place by its first row. The softmax over repeated logits divides each
-        # weight by the number of scales: that is their average.
         offsets = offsets.repeat_interleave(levels, 3)  # (B, Q, H, T·L, P, 2)
         logits = logits.repeat_interleave(levels, 3)  # (B, Q, H, T·L, P)
         first_rows, row = [], 0
@@ -88,38 +89,8 @@ class TemporalCrossAttention(MultiScaleDeformableAttention):
         return self.output_proj(sampled)
 
 
-Attention = TypeVar("Attention", bound=MultiScaleDeformableAttention | None)
-
-
-class QueryBlock(nn.Module, Generic[Attention]):
-    """The three steps that queries take at either level, each with a residual and a LayerNorm after it."""
-
-    def __init__(self, cross_attn: Attention, dim: int, num_heads: int, mlp_ratio: int, dropout: float) -> None:
-        super().__init__()
-        self.cross_attn = cross_attn
-        self.cross_norm = nn.LayerNorm(dim)
-        self.self_attn = nn.MultiheadAttention(dim, num_heads, dropout=dropout, batch_first=True)
-        self.self_norm = nn.LayerNorm(dim)
-        self.mlp = MLP(dim, dim * mlp_ratio, dim, num_layers=2, dropout=dropout)
-        self.mlp_norm = nn.LayerNorm(dim)
-        self.dropout = Dropout(dropout)
-
-    def look(self, x: Tensor, seen: Tensor) -> Tensor:
-        """Take in what the cross-attention saw: (B, Q, C)."""
-        return self.cross_norm(x + self.dropout(seen))
-
-    def talk(self, x: Tensor, position: Tensor) -> Tensor:
-        """Self-attention among the queries: (B, Q, C)."""
-        q = x + position
-        return self.self_norm(x + self.dropout(self.self_attn(q, q, x, need_weights=False)[0]))
-
-    def think(self, x: Tensor) -> Tensor:
-        """The MLP: (B, Q, C)."""
-        return self.mlp_norm(x + self.dropout(self.mlp(x)))
-
-
 class DecoderState(NamedTuple):
-    """Queries between two layers."""
+    """The queries between two layers."""
 
     frame_queries: Tensor
     """(B, T, Q, C)."""
@@ -130,7 +101,7 @@ class DecoderState(NamedTuple):
 
 
 class LayerValues(NamedTuple):
-    """What one layer reads of every frame; computed once per frame, whatever the number of clips that see it."""
+    """The attention values of one layer. They are computed once per frame, however many clips contain the frame."""
 
     spatial: Tensor
     """(B, T, N, H, C / H)."""
@@ -138,8 +109,22 @@ class LayerValues(NamedTuple):
     """(B, T, N, H, C / H); None without temporal cross-attention."""
 
 
+class QueryBlock(nn.Module):
+    """The modules of a layer's frame level or clip level; the layer's `forward` calls them."""
+
+    def __init__(self, cross_attn: nn.Module | None, dim: int, num_heads: int, mlp_ratio: int, dropout: float) -> None:
+        super().__init__()
+        self.cross_attn: Any = cross_attn
+        self.cross_norm = nn.LayerNorm(dim)
+        self.self_attn = nn.MultiheadAttention(dim, num_heads, dropout=dropout, batch_first=True)
+        self.self_norm = nn.LayerNorm(dim)
+        self.mlp = MLP(dim, dim * mlp_ratio, dim, num_layers=2, dropout=dropout)
+        self.mlp_norm = nn.LayerNorm(dim)
+        self.dropout = Dropout(dropout)
+
+
 class O2IDecoderLayer(nn.Module):
-    """Object to instance: objects of single frames first, then instances of the clip (paper Sec. 3.3, Fig. 3).
+    """Object to instance: decode the objects of each frame, then the instances of the clip (paper Sec. 3.2, Fig. 2b).
 
     Args:
         dim: channels [C].
@@ -147,9 +132,22 @@ class O2IDecoderLayer(nn.Module):
         num_levels: feature levels [L].
         num_points: sampling points [P].
         num_frames: frames of the temporal cross-attention [T].
-        mlp_ratio: hidden width of the MLPs in units of dim.
-        dropout: rate in training.
-        temporal: attend over frames by TCA; otherwise the clip level takes in the fused frame queries only.
+        mlp_ratio: hidden width of the MLPs, in units of dim.
+        dropout: dropout rate in training.
+        temporal: use temporal cross-attention (TCA); without it the clip queries only add the fused frame queries.
+
+    Example:
+        Two clips of four frames with 100 queries, and tokens of two levels:
+
+        >>> import torch
+        >>> from mdqe import O2IDecoderLayer
+        >>> layer, position_proj = O2IDecoderLayer(64, num_levels=2), torch.nn.Linear(2, 64)
+        >>> shapes = ((12, 20), (6, 10))
+        >>> values = layer.project_values(torch.randn(2, 4, 12 * 20 + 6 * 10, 64))
+        >>> queries = torch.randn(2, 4, 100, 64), torch.randn(2, 100, 64)
+        >>> frame_queries, clip_queries = layer(*queries, torch.rand(2, 4, 100, 4), values, shapes, position_proj)
+        >>> frame_queries.shape, clip_queries.shape
+        (torch.Size([2, 4, 100, 64]), torch.Size([2, 100, 64]))
     """
 
     def __init__(
@@ -172,74 +170,80 @@ class O2IDecoderLayer(nn.Module):
         self.time_weights = nn.Linear(dim, 1)
 
     def project_values(self, memory: Tensor, padding_mask: Tensor | None = None) -> LayerValues:
-        """What this layer reads of tokens (B, T, N, C); padding_mask (B, N) is True where padded."""
+        """Project tokens (B, T, N, C) to this layer's values; padding_mask (B, N) is True where padded."""
         mask = None if padding_mask is None else padding_mask[:, None]  # (B, 1, N)
         spatial = self.frame.cross_attn.project_value(memory, mask)
         tca = self.clip.cross_attn
         return LayerValues(spatial, None if tca is None else tca.project_value(memory, mask))
 
     def forward(
-        self, state: DecoderState, values: LayerValues, spatial_shapes: SpatialShapes, position_proj: nn.Linear
+        self,
+        frame_queries: Tensor,
+        clip_queries: Tensor,
+        boxes: Tensor,
+        values: LayerValues,
+        spatial_shapes: SpatialShapes,
+        position_proj: nn.Linear,
     ) -> tuple[Tensor, Tensor]:
-        """One layer.
+        """Decode one layer.
 
         Args:
-            state: queries and boxes entering the layer, B clips of T′ frames.
+            frame_queries: (B, T, Q, C), from the layer before; B clips of T frames.
+            clip_queries: (B, Q, C), from the layer before.
+            boxes: (B, T, Q, 4), cxcywh in [0, 1] of the padded image.
             values: from `project_values`, of the same frames.
             spatial_shapes: (h, w) of each level.
-            position_proj: box centre (…, 2) → position embedding (…, C), shared by all layers.
+            position_proj: embeds box centres (…, 2) as positions (…, C); all layers share it.
 
         Returns:
-            Frame queries (B, T′, Q, C) and clip queries (B, Q, C).
+            The new frame queries (B, T, Q, C) and clip queries (B, Q, C).
         """
-        position = _position(position_proj, state.boxes)  # (B, T, Q, C)
-        state = state._replace(boxes=state.boxes.detach())  # references carry no gradient, their embedding does
-        seen = self._look_at_frames(state.frame_queries, position, state.boxes, values, spatial_shapes)
-        frame_queries = self.frame.talk(seen.flatten(0, 1), position.flatten(0, 1))
-        frame_queries = self.frame.think(frame_queries).unflatten(0, seen.shape[:2])  # (B, T, Q, C)
-        fused = (self.time_weights(frame_queries).softmax(1) * seen).sum(1)  # (B, Q, C)
-        box, box_position = self._clip_box(state.boxes, position_proj)
-        clip_queries = self._look_at_clip(state.clip_queries, fused, box, box_position, values, spatial_shapes)
-        return frame_queries, self.clip.think(self.clip.talk(clip_queries, box_position))
+        frame, clip, tca, clips = self.frame, self.clip, self.clip.cross_attn, boxes.shape[:2]  # clips = (B, T)
+        position = _embed_centers(position_proj, boxes).flatten(0, 1)  # (B·T, Q, C)
+        boxes = boxes.detach()  # a gradient reaches the boxes through their position embedding alone
 
-    def _look_at_frames(
-        self, queries: Tensor, position: Tensor, boxes: Tensor, values: LayerValues, spatial_shapes: SpatialShapes
-    ) -> Tensor:
-        x, pos, reference, value = (t.flatten(0, 1) for t in (queries, position, boxes, values.spatial))  # (B·T, …)
-        seen = self.frame.cross_attn(x + pos, reference, value, spatial_shapes)
-        return self.frame.look(x, seen).unflatten(0, queries.shape[:2])  # (B, T, Q, C)
+        # Frame cross-attention: each frame query samples the tokens of its frame around its box. (B·T, Q, C)
+        x, value = frame_queries.flatten(0, 1), values.spatial.flatten(0, 1)
+        attended = frame.cross_attn(x + position, boxes.flatten(0, 1), value, spatial_shapes)
+        sampled = frame.cross_norm(x + frame.dropout(attended))
 
-    def _clip_box(self, boxes: Tensor, position_proj: nn.Linear) -> tuple[Tensor, Tensor]:
+        # Frame self-attention: the queries of a frame attend to each other. (B·T, Q, C)
+        query = sampled + position
+        attended = frame.self_attn(query, query, sampled, need_weights=False)[0]
+        x = frame.self_norm(sampled + frame.dropout(attended))
+
+        # Frame MLP. (B·T, Q, C) → (B, T, Q, C)
+        frame_queries = frame.mlp_norm(x + frame.dropout(frame.mlp(x))).unflatten(0, clips)
+
+        # Fusion over time: as in the released code, the new queries weigh those after the cross-attention. (B, Q, C)
+        fused = (self.time_weights(frame_queries).softmax(1) * sampled.unflatten(0, clips)).sum(1)
+
+        # Clip cross-attention (TCA): each fused query samples the clip around the union of its boxes. (B, Q, C)
+        box = self.clip_box(boxes)  # (B, Q, 4)
+        position = _embed_centers(position_proj, box)  # (B, Q, C)
+        attended = fused if tca is None else tca(fused + position, box, values.temporal, spatial_shapes)
+        x = clip.cross_norm(clip_queries + clip.dropout(attended))
+
+        # Clip self-attention: the queries of a clip attend to each other. (B, Q, C)
+        query = x + position
+        x = clip.self_norm(x + clip.dropout(clip.self_attn(query, query, x, need_weights=False)[0]))
+
+        # Clip MLP. (B, Q, C)
+        return frame_queries, clip.mlp_norm(x + clip.dropout(clip.mlp(x)))
+
+    def clip_box(self, boxes: Tensor) -> Tensor:
+        """Return the union (B, Q, 4) of boxes (B, T, Q, 4) over the reference frames of TCA, or over all frames."""
         tca = self.clip.cross_attn
         if tca is not None:
             boxes = boxes[:, tca.reference_frames(boxes.shape[1], boxes.device)]
-        box = union(boxes, 1)  # (B, Q, 4)
-        return box, _position(position_proj, box)
-
-    def _look_at_clip(
-        self,
-        queries: Tensor,
-        fused: Tensor,
-        box: Tensor,
-        position: Tensor,
-        values: LayerValues,
-        spatial_shapes: SpatialShapes,
-    ) -> Tensor:
-        tca = self.clip.cross_attn
-        seen = fused if tca is None else tca(fused + position, box, values.temporal, spatial_shapes)
-        return self.clip.look(queries, seen)
-
-
-def _position(position_proj: nn.Linear, boxes: Tensor) -> Tensor:
-    """Position embedding (…, C) of boxes' centres; boxes (…, 4) keep float32 beside activations of any type."""
-    return position_proj(boxes[..., :2].to(position_proj.weight.dtype))
+        return union(boxes, 1)
 
 
 class I2ODecoderLayer(O2IDecoderLayer):
-    """Instance to object, the baseline of the paper's ablation: instances talk first and are spread to the frames.
+    """Instance to object, the baseline of the ablation: clip queries first, then the frames (paper Fig. 2a, Table 1a).
 
-    The same parts in another order; the frame level has no self-attention of its own and carries no queries over.
-    Arguments and call as `O2IDecoderLayer`.
+    The parts are those of `O2IDecoderLayer` in another order. The frame level has no self-attention, and its queries
+    are copies of the clip queries: no frame query enters a layer. Arguments and call as in `O2IDecoderLayer`.
     """
 
     def __init__(self, dim: int = 256, **options: Any) -> None:
@@ -247,23 +251,49 @@ class I2ODecoderLayer(O2IDecoderLayer):
         del self.frame.self_attn, self.frame.self_norm
 
     def forward(
-        self, state: DecoderState, values: LayerValues, spatial_shapes: SpatialShapes, position_proj: nn.Linear
+        self,
+        frame_queries: Tensor,
+        clip_queries: Tensor,
+        boxes: Tensor,
+        values: LayerValues,
+        spatial_shapes: SpatialShapes,
+        position_proj: nn.Linear,
     ) -> tuple[Tensor, Tensor]:
         """As `O2IDecoderLayer.forward`."""
-        position = _position(position_proj, state.boxes)  # (B, T, Q, C)
-        state = state._replace(boxes=state.boxes.detach())  # references carry no gradient, their embedding does
-        box, box_position = self._clip_box(state.boxes, position_proj)
-        clip_queries = self.clip.talk(state.clip_queries, box_position)
-        spread = clip_queries[:, None].expand_as(position)  # (B, T, Q, C)
-        seen = self._look_at_frames(spread, position, state.boxes, values, spatial_shapes)
-        frame_queries = self.frame.think(seen)
-        fused = (self.time_weights(frame_queries).softmax(1) * seen).sum(1)  # (B, Q, C)
-        clip_queries = self._look_at_clip(clip_queries, fused, box, box_position, values, spatial_shapes)
-        return frame_queries, self.clip.think(clip_queries)
+        frame, clip, tca, clips = self.frame, self.clip, self.clip.cross_attn, boxes.shape[:2]  # clips = (B, T)
+        frame_position = _embed_centers(position_proj, boxes)  # (B, T, Q, C)
+        boxes = boxes.detach()  # a gradient reaches the boxes through their position embedding alone
+        box = self.clip_box(boxes)  # (B, Q, 4)
+        position = _embed_centers(position_proj, box)  # (B, Q, C)
+
+        # Clip self-attention: the queries of a clip attend to each other. (B, Q, C)
+        query = clip_queries + position
+        attended = clip.self_attn(query, query, clip_queries, need_weights=False)[0]
+        clip_queries = clip.self_norm(clip_queries + clip.dropout(attended))
+
+        # Frame cross-attention: a copy of each clip query samples the tokens of every frame. (B·T, Q, C)
+        x, value = clip_queries[:, None].expand_as(frame_position).flatten(0, 1), values.spatial.flatten(0, 1)
+        attended = frame.cross_attn(x + frame_position.flatten(0, 1), boxes.flatten(0, 1), value, spatial_shapes)
+        sampled = frame.cross_norm(x + frame.dropout(attended)).unflatten(0, clips)  # (B, T, Q, C)
+
+        # Frame MLP. (B, T, Q, C)
+        frame_queries = frame.mlp_norm(sampled + frame.dropout(frame.mlp(sampled)))
+
+        # Fusion over time: as in the released code, the new queries weigh those after the cross-attention. (B, Q, C)
+        fused = (self.time_weights(frame_queries).softmax(1) * sampled).sum(1)
+
+        # Clip cross-attention (TCA): each fused query samples the clip around the union of its boxes. (B, Q, C)
+        attended = fused if tca is None else tca(fused + position, box, values.temporal, spatial_shapes)
+        x = clip.cross_norm(clip_queries + clip.dropout(attended))
+
+        # Clip MLP. (B, Q, C)
+        return frame_queries, clip.mlp_norm(x + clip.dropout(clip.mlp(x)))
 
 
 class Decoder(nn.Module):
-    """Layers of one kind, the boxes refined after each.
+    """Layers of one kind; the boxes are refined before the first layer and after each one.
+
+    The refinement before the first layer, the warm-up, is part of the released code; the paper does not describe it.
 
     Args:
         layers: each an `O2IDecoderLayer`, or each an `I2ODecoderLayer`.
@@ -280,7 +310,7 @@ class Decoder(nn.Module):
         nn.init.zeros_(self.box_head.last.bias)
 
     def project_values(self, memory: Tensor, padding_mask: Tensor | None = None) -> tuple[LayerValues, ...]:
-        """What every layer reads of tokens (B, T, N, C); padding_mask (B, N)."""
+        """Project tokens (B, T, N, C) to the values of every layer; padding_mask (B, N) is True where padded."""
         layers: Iterable[Any] = self.layers
         return tuple(layer.project_values(memory, padding_mask) for layer in layers)
 
@@ -296,17 +326,21 @@ class Decoder(nn.Module):
             spatial_shapes: (h, w) of each level.
 
         Returns:
-            The state before the first layer (the warm-up, its boxes refined once) and after each one.
+            The state after the warm-up and after each layer.
         """
-        boxes = F.pad(coords, (0, 2), value=0.1)  # (B, T, Q, 4): around the point, a tenth of the image
+        boxes = F.pad(coords, (0, 2), value=0.1)  # (B, T, Q, 4): a tenth of the image, around the point
         center = (content.shape[1] - 1) // 2
-        state = DecoderState(content, content[:, center], self._refine(boxes, content))
-        states = [state]
+        states = [DecoderState(content, content[:, center], self._refine(boxes, content))]
         for layer, layer_values in zip(self.layers, values, strict=True):
-            frame_queries, clip_queries = layer(state, layer_values, spatial_shapes, self.position_proj)
-            state = DecoderState(frame_queries, clip_queries, self._refine(state.boxes.detach(), frame_queries))
-            states.append(state)
+            frame_queries, clip_queries = layer(*states[-1], layer_values, spatial_shapes, self.position_proj)
+            boxes = self._refine(states[-1].boxes.detach(), frame_queries)
+            states.append(DecoderState(frame_queries, clip_queries, boxes))
         return states
 
     def _refine(self, boxes: Tensor, frame_queries: Tensor) -> Tensor:
         return refine(boxes, self.box_head(self.norm(frame_queries)).to(boxes.dtype))
+
+
+def _embed_centers(position_proj: nn.Linear, boxes: Tensor) -> Tensor:
+    """Embed the centres of boxes (…, 4) as positions (…, C). Boxes are float32 beside activations of any type."""
+    return position_proj(boxes[..., :2].to(position_proj.weight.dtype))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.nn import functional as F
@@ -26,11 +27,11 @@ class Tokens(NamedTuple):
     spatial_shapes: SpatialShapes
     """(h, w) of each level."""
     padding_mask: Tensor | None
-    """(B, N), True where padded; None where nothing is."""
+    """(B, N), True where padded; None without padding."""
 
 
 def sine_position(padding_mask: Tensor, dim: int, dtype: torch.dtype, temperature: float = 10000.0) -> Tensor:
-    """DETR's sine position encoding over the valid area: mask (B, h, w) → (B, h, w, dim), y's half first."""
+    """DETR's sine position encoding of the valid area: mask (B, h, w) → (B, h, w, dim), the half of y first."""
     valid = (~padding_mask).to(dtype)
     y, x = valid.cumsum(1), valid.cumsum(2)
     y = y / (y[:, -1:, :] + 1e-6) * (2 * math.pi)
@@ -47,17 +48,17 @@ def sine_position(padding_mask: Tensor, dim: int, dtype: torch.dtype, temperatur
 
 
 def pixel_centers(spatial_shapes: SpatialShapes, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Centre of every token in [0, 1] xy of the padded image: (1, N, 2)."""
+    """The centre of every token, xy in [0, 1] of the padded image: (1, N, 2)."""
     levels = []
     for h, w in spatial_shapes:
         y = (torch.arange(h, dtype=dtype, device=device) + 0.5) / h
         x = (torch.arange(w, dtype=dtype, device=device) + 0.5) / w
-        levels.append(torch.stack([x[None].expand(h, w), y[:, None].expand(h, w)], -1).reshape(1, h * w, 2))
-    return torch.cat(levels, 1)
+        levels.append(torch.stack([x.expand(h, w), y[:, None].expand(h, w)], -1).flatten(0, 1))  # (h·w, 2)
+    return torch.cat(levels)[None]
 
 
 class EncoderLayer(nn.Module):
-    """Deformable self-attention and an MLP, each with a residual and a LayerNorm after it."""
+    """Deformable self-attention and an MLP, each followed by a residual and a LayerNorm."""
 
     def __init__(
         self, dim: int, num_heads: int, num_levels: int, num_points: int, mlp_ratio: int = 4, dropout: float = 0.1
@@ -79,13 +80,13 @@ class EncoderLayer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Projects the backbone's maps to `dim` channels, adds levels, and lets all pixels of a frame attend to each other.
+    """Project the backbone's maps to `dim` channels, add levels, and let all pixels of a frame attend to each other.
 
     Args:
         in_channels: channels of the backbone's maps, finest first.
         dim: channels of the tokens [C]; a multiple of 32.
-        num_layers, num_heads, num_points, mlp_ratio, dropout: the transformer's.
-        num_levels: levels [L]; those beyond the backbone's maps come from stride-2 convolutions of its last one.
+        num_layers, num_heads, num_points, mlp_ratio, dropout: of the transformer.
+        num_levels: levels [L]. Stride-2 convolutions of the backbone's last map give the levels beyond its maps.
     """
 
     def __init__(
@@ -101,7 +102,7 @@ class Encoder(nn.Module):
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        groups = min(32, dim // 2)  # of one channel each, a level of one pixel would normalise to nothing
+        groups = min(32, dim // 2)  # groups of one channel would normalise a level of one pixel to zero
         self.projections = nn.ModuleList(
             nn.Sequential(nn.Conv2d(c, dim, kernel_size=1), nn.GroupNorm(groups, dim)) for c in in_channels
         )
@@ -120,8 +121,37 @@ class Encoder(nn.Module):
         )
         self.norm = nn.LayerNorm(dim)
 
+    def forward(
+        self, maps: Sequence[Tensor], clips: int, padded_size: tuple[int, int], sizes: Sequence[tuple[int, int]]
+    ) -> Tokens:
+        """Encode the frames of clips.
+
+        Args:
+            maps: the backbone's maps (B·T, C_i, h, w) at strides 8, 16, 32.
+            clips: the number of clips [B].
+            padded_size: (H, W) of the padded frames.
+            sizes: (height, width) of each clip's frames inside the padding; B of them, or one for all.
+        """
+        levels = self.project(maps)  # (B·T, C, h, w) each
+        shapes = tuple((m.shape[-2], m.shape[-1]) for m in levels)
+        x = torch.cat([rearrange(m, "f c h w -> f (h w) c") for m in levels], 1)  # (B·T, N, C)
+        masks = level_masks(padded_size, sizes, shapes, len(maps), x.device)  # (B or 1, h, w) each
+        position = self.position(masks, x.dtype)  # (B or 1, N, C)
+        centers = pixel_centers(shapes, at_least_float32(x.dtype), x.device)  # (1, N, 2)
+        padding_mask = None
+        # In an export with symbolic sizes it is unknown whether frames are padded. A mask without padding does no harm.
+        if not all(statically_known_true(a == b) for size in sizes for a, b in zip(size, padded_size, strict=True)):
+            padding_mask = torch.cat([m.flatten(1) for m in masks], 1)  # (B or 1, N)
+        mask = padding_mask
+        if len(sizes) > 1:  # one row per frame
+            position = position.repeat_interleave(x.shape[0] // clips, 0)  # (B·T, N, C)
+            mask = None if mask is None else mask.repeat_interleave(x.shape[0] // clips, 0)  # (B·T, N)
+        for layer in self.layers:
+            x = layer(x, position, centers, shapes, mask)
+        return Tokens(rearrange(self.norm(x), "(b t) n c -> b t n c", b=clips), shapes, padding_mask)
+
     def project(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Backbone maps (B, C_i, h, w) → all levels' maps (B, C, h, w)."""
+        """Project backbone maps (B, C_i, h, w) to the maps of all levels (B, C, h, w)."""
         levels = [projection(m) for projection, m in zip(self.projections, maps, strict=False)]
         source = maps[-1]
         for projection in self.projections[len(maps) :]:
@@ -130,43 +160,13 @@ class Encoder(nn.Module):
         return levels
 
     def position(self, masks: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
-        """Sine encoding of every level plus its embedding, of padding masks (B, h, w): (B, N, C)."""
+        """Padding masks (B, h, w) of the levels → the sine encoding of each plus its level embedding: (B, N, C)."""
         dim = self.level_embed.shape[1]
         parts = [
             sine_position(mask, dim, at_least_float32(dtype)).flatten(1, 2).to(dtype) + embed  # (B, h·w, C)
             for mask, embed in zip(masks, self.level_embed, strict=True)
         ]
         return torch.cat(parts, 1)
-
-    def forward(
-        self, maps: Sequence[Tensor], clips: int, padded_size: tuple[int, int], sizes: Sequence[tuple[int, int]]
-    ) -> Tokens:
-        """Encode the frames of some clips.
-
-        Args:
-            maps: the backbone's maps (B·T, C_i, h, w) at strides 8, 16, 32.
-            clips: B.
-            padded_size: (H, W) of the padded frames.
-            sizes: (height, width) of each clip's frames inside the padding; B of them, or one for all.
-        """
-        levels = self.project(maps)
-        shapes = tuple((m.shape[-2], m.shape[-1]) for m in levels)
-        masks = level_masks(padded_size, sizes, shapes, len(maps), levels[0].device)
-        padding_mask = None
-        # Of sizes that are symbols, in an export, it is not known: a mask of nothing changes nothing.
-        if not all(statically_known_true(a == b) for size in sizes for a, b in zip(size, padded_size, strict=True)):
-            padding_mask = torch.cat([m.flatten(1) for m in masks], 1)  # (B, N)
-        x = torch.cat([m.flatten(2).transpose(1, 2) for m in levels], 1)  # (B·T, N, C)
-        frames = x.shape[0] // clips
-        position = self.position(masks, x.dtype)
-        position = position if len(sizes) == 1 else position.repeat_interleave(frames, 0)
-        mask = padding_mask
-        if mask is not None:
-            mask = mask if len(sizes) == 1 else mask.repeat_interleave(frames, 0)
-        centers = pixel_centers(shapes, at_least_float32(x.dtype), x.device)
-        for layer in self.layers:
-            x = layer(x, position, centers, shapes, mask)
-        return Tokens(self.norm(x).unflatten(0, (clips, frames)), shapes, padding_mask)  # (B, T, N, C)
 
 
 def level_masks(
@@ -176,7 +176,7 @@ def level_masks(
     backbone_levels: int,
     device: torch.device,
 ) -> list[Tensor]:
-    """Padding masks (B, h, w) of all levels, True where padded: a map's pixel is valid if its cell starts inside."""
+    """Padding masks (B, h, w) of all levels, True where padded: a pixel is valid if its cell starts in the frame."""
     masks = []
     for h, w in shapes[:backbone_levels]:
         y = torch.arange(h, device=device) * (padded_size[0] // h)

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-_STEPS = 1 << 16  # rates are whole multiples of 1 / _STEPS
-# Numbers of a hidden layer per thread of a CPU, for up to so many threads: the memory of larger ones goes back to the
-# system after every MLP, and getting it anew, page by page, takes as long as to fill it.
-HIDDEN_AT_ONCE, MOST_THREADS = 2**19, 4
+_STEPS = 1 << 16  # dropout rates are multiples of 1 / _STEPS
+# A CPU computes at most this many numbers of a hidden layer per thread, for at most this many threads, in one part.
+# The memory of larger layers returns to the system after every MLP; allocating it again takes as long as filling it.
+MAX_HIDDEN_NUMBERS, MAX_THREADS = 2**19, 4
 
 
 class MLP(nn.Module):
@@ -26,7 +26,7 @@ class MLP(nn.Module):
 
     @property
     def last(self) -> nn.Linear:
-        """The layer that gives the output."""
+        """The output layer."""
         return cast(nn.Linear, self.layers[-1])
 
     def forward(self, x: Tensor) -> Tensor:
@@ -34,7 +34,7 @@ class MLP(nn.Module):
         if x.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
             return self._forward(x)  # a gradient needs the whole hidden layer
         hidden_dim = cast(nn.Linear, self.layers[0]).out_features
-        rows = max(1, HIDDEN_AT_ONCE * min(torch.get_num_threads(), MOST_THREADS) // hidden_dim)
+        rows = max(1, MAX_HIDDEN_NUMBERS * min(torch.get_num_threads(), MAX_THREADS) // hidden_dim)
         if x.shape[:-1].numel() <= rows:
             return self._forward(x)
         parts = [self._forward(part) for part in x.flatten(0, -2).split(rows)]  # (rows or fewer, in_dim) each
@@ -47,11 +47,11 @@ class MLP(nn.Module):
 
 
 class Dropout(nn.Module):
-    """As `nn.Dropout`; on a CPU an element takes 16 random bits, four of them from each number that is drawn.
+    """As `nn.Dropout`, but faster on a CPU, where each random number decides about four elements.
 
-    PyTorch draws a number of its own for every element there, one after the other, which in training takes longer than
-    all activation functions. The rate is rounded to a multiple of 2⁻¹⁶ and what is kept is scaled by the rounded one,
-    so the expectation is exact. Like `nn.Dropout` it draws from PyTorch's default generator.
+    In training on a CPU, `nn.Dropout` takes longer than all activation functions, because it draws a number for every
+    element. Here an element uses 16 random bits. The rate is rounded to a multiple of 2⁻¹⁶ and the scale follows the
+    rounded rate, so the expectation is exact. Random numbers come from PyTorch's default generator.
 
     Args:
         p: share of the elements that become zero, in 0 … 1.
@@ -67,7 +67,7 @@ class Dropout(nn.Module):
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any shape in, the same out; in training some elements zero, the others scaled so that the mean stays."""
+        """Set random elements of a tensor of any shape to zero and scale the others, in training."""
         if not self.training or self.p == 0:
             return x
         dropped = round(self.p * _STEPS)
@@ -76,12 +76,12 @@ class Dropout(nn.Module):
         return x * _mask(x, dropped)
 
     def extra_repr(self) -> str:
-        """What `repr` shows."""
+        """Show the rate in `repr`."""
         return f"p={self.p}"
 
 
 def _mask(like: Tensor, dropped: int) -> Tensor:
-    """Zeros, on average `dropped` of _STEPS, among numbers by which the mean becomes 1; shape and type of `like`."""
+    """A random mask shaped and typed as `like`: zero with probability `dropped` / _STEPS, else a constant; mean 1."""
     count = like.numel()
     numbers = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None)  # all 64 bits
     bits = numbers.view(torch.int16)[:count].view(like.shape)

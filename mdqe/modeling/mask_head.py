@@ -1,4 +1,8 @@
-"""Mask head: tokens → mask features at stride 4; times a query's coefficients they are its mask (paper Sec. 3.1)."""
+"""Mask head, the paper's Mask Net: tokens → mask features at stride 4 (paper Sec. 3.1, Fig. 1a).
+
+The products of mask features and a query's coefficients are the mask logits of the query. The paper does not describe
+the layers of the mask head; they are those of the released code.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +11,16 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mdqe.modeling.encoder import SpatialShapes
-from mdqe.ops.reference import at_least_float32
+from mdqe.ops.reference import widen
 
 
 def _groups(channels: int) -> int:
-    # 32 and 24 are the published models'; small models take the most that divides their channels.
+    # The published models have 32 or 24 groups. Small models have the most groups that divide their channels.
     return next((groups for groups in (32, 24) if channels % groups == 0), math.gcd(channels, 32))
 
 
@@ -32,12 +37,12 @@ class _Separable(nn.Sequential):
 
     @property
     def depthwise(self) -> nn.Conv2d:
-        """The first of them."""
+        """The depthwise convolution."""
         return cast(nn.Conv2d, self[0])
 
 
 class MaskHead(nn.Module):
-    """Fuses the three finest levels top-down, then refines at stride 8 and 4.
+    """Fuse the three finest levels from coarse to fine, then refine them at strides 8 and 4.
 
     Args:
         dim: channels of the tokens [C].
@@ -52,54 +57,53 @@ class MaskHead(nn.Module):
         )
         self.lateral = nn.ModuleList(nn.Conv2d(dim, dim, kernel_size=1) for _ in range(2))
         self.refine = _Separable(dim, dim)
-        # Kernel 1 with stride 2 spreads the pixels apart; the 5×5 after it fills the gaps.
+        # Stride 2 with kernel 1 writes each pixel to one of four places. The 5×5 convolution after it fills the others.
         self.upsample = nn.ConvTranspose2d(dim, dim, kernel_size=1, stride=2, output_padding=1, groups=dim)
         self.project = _Separable(dim, mask_dim)
-        self._start_bilinear()
+        self._initialize_bilinear()
 
     def forward(self, memory: Tensor, spatial_shapes: SpatialShapes) -> Tensor:
         """Tokens (B, T, N, C) → mask features (B, M, T, H / 4, W / 4)."""
-        clips, frames = memory.shape[:2]
-        areas = [h * w for h, w in spatial_shapes]
+        tokens = rearrange(memory, "b t n c -> (b t) n c")
+        levels = tokens.split([h * w for h, w in spatial_shapes], 1)[:3]  # (B·T, h·w, C) each
         fine, mid, coarse = (
-            tokens.transpose(1, 2).unflatten(-1, shape)  # (B·T, C, h, w)
-            for tokens, shape in zip(memory.flatten(0, 1).split(areas, 1)[:3], spatial_shapes[:3], strict=True)
+            rearrange(x, "f (h w) c -> f c h w", h=h, w=w) for x, (h, w) in zip(levels, spatial_shapes[:3], strict=True)
         )
-        x = self.fuse[0](coarse)
-        x = self.fuse[1](self.lateral[0](mid) + F.interpolate(x, size=mid.shape[-2:]))
-        x = self.fuse[2](self.lateral[1](fine) + F.interpolate(x, size=fine.shape[-2:]))
-        x = self._project_upsampled(self.refine(x))
-        return x.unflatten(0, (clips, frames)).transpose(1, 2)  # (B, M, T, h, w)
+        x = self.fuse[0](coarse)  # (B·T, C, h, w) at stride 32
+        x = self.fuse[1](self.lateral[0](mid) + F.interpolate(x, size=mid.shape[-2:]))  # stride 16
+        x = self.fuse[2](self.lateral[1](fine) + F.interpolate(x, size=fine.shape[-2:]))  # stride 8
+        x = self._project_upsampled(self.refine(x))  # (B·T, M, h, w) at stride 4
+        return rearrange(x, "(b t) m h w -> b m t h w", b=memory.shape[0])
 
     def _project_upsampled(self, x: Tensor) -> Tensor:
-        """`project(upsample(x))`: (B·T, C, h, w) → (B·T, M, 2h, 2w), without the large map between the two.
+        """Compute `project(upsample(x))`, (B·T, C, h, w) → (B·T, M, 2h, 2w), without the large map in between.
 
-        Three in four of its pixels are the bias alone. So the 5×5 over it is four convolutions of x, one for each
-        parity of row and column, by the weights that meet x there: every second row and column, padded to 3×3.
+        Three quarters of the pixels of the upsampled map are equal to the bias. The 5×5 convolution of that map is
+        therefore four convolutions of x, one per parity of row and column. Each uses the weights that meet x there:
+        every second row and column of the kernel, padded to 3×3.
         """
-        depthwise, pointwise, norm, activation = cast(Any, self.project)  # a Sequential does not tell their types
-        upsample: Any = self.upsample  # nor this one that it has a bias
+        depthwise, pointwise, norm, activation = cast(Any, self.project)
+        upsample: Any = self.upsample
         kernel = depthwise.weight * upsample.weight  # (C, 1, 5, 5)
-        sixes = F.pad(kernel, (1, 0, 1, 0))  # (C, 1, 6, 6)
+        kernel = F.pad(kernel, (1, 0, 1, 0))  # (C, 1, 6, 6)
         parts = []
         for row, column in ((0, 0), (0, 1), (1, 0), (1, 1)):
-            part = F.conv2d(x, sixes[..., 1 - row :: 2, 1 - column :: 2], padding=1, groups=x.shape[1])
+            part = F.conv2d(x, kernel[..., 1 - row :: 2, 1 - column :: 2], padding=1, groups=x.shape[1])
             parts.append(F.conv2d(part, pointwise.weight))  # (B·T, M, h, w)
         y = F.pixel_shuffle(torch.stack(parts, 2).flatten(1, 2), 2)  # (B·T, M, 4, h, w) → (B·T, M, 2h, 2w)
-        # The biases, of which the first one is summed over what the kernel sees of the map: less at its border.
-        seen, rows, columns = _sums_inside(depthwise.weight[:, 0], y.shape[-2:])  # (C, S, S), (2h,), (2w,)
-        constant = pointwise((seen * upsample.bias[:, None, None] + depthwise.bias[:, None, None])[None])
-        # Half precision is too coarse for the gradient, a sum over all places.
-        constant = constant.to(at_least_float32(constant.dtype))
+        # Add the biases. The bias of upsample is multiplied by the sum of the kernel's weights inside the map.
+        sums, rows, columns = _sums_inside(depthwise.weight[:, 0], y.shape[-2:])  # (C, S, S), (2h,), (2w,)
+        constant = pointwise((sums * upsample.bias[:, None, None] + depthwise.bias[:, None, None])[None])
+        constant = widen(constant)  # its gradient is a sum over all pixels, for which half precision is too coarse
         constant = constant.index_select(2, rows).index_select(3, columns)  # (1, M, S, S) → (1, M, 2h, 2w)
         return activation(norm(y + constant.to(y.dtype)))
 
     @torch.no_grad()
-    def _start_bilinear(self) -> None:
-        """Start the depthwise part as a bilinear upsampling.
+    def _initialize_bilinear(self) -> None:
+        """Initialise the depthwise convolutions as a bilinear upsampling.
 
-        With random kernels a pixel's value tells mostly whether its row and column are even. That pattern is most of
-        the variance that the last GroupNorm sees, for hundreds of steps of a training from scratch.
+        With random kernels, the value of a pixel mostly depends on the parity of its row and column. This pattern is
+        most of the variance that the last GroupNorm sees, for hundreds of steps of a training from scratch.
         """
         tent = torch.tensor([0.0, 0.5, 1.0, 0.5, 0.0])
         nn.init.dirac_(self.refine.depthwise.weight, groups=self.refine.depthwise.groups)
@@ -111,12 +115,12 @@ class MaskHead(nn.Module):
 
 
 def _sums_inside(kernels: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-    """The sums of a centred kernel's weights inside a map of (h, w), wherever the kernel stands: kernels (C, k, k).
+    """Sum the weights of kernels (C, k, k) that lie inside a map (h, w), for every position of the kernel.
 
     Returns:
-        sums: (C, S, S), of all the parts of a kernel that can be inside: S of them along an axis.
-        rows: (h,), which part it is in each row.
-        columns: (w,), in each column.
+        sums: (C, S, S), over each part of a kernel that can lie inside the map; an axis has S such parts.
+        rows: (h,), the part at each row.
+        columns: (w,), the part at each column.
     """
     k = kernels.shape[-1]
     half, device = k // 2, kernels.device
@@ -134,6 +138,6 @@ def _sums_inside(kernels: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor, 
 
 
 def mask_logits(coefficients: Tensor, features: Tensor) -> Tensor:
-    """Masks of queries: coefficients (…, Q, M) · features (…, M, T, h, w) → (…, Q, T, h, w)."""
+    """Mask logits of queries: coefficients (…, Q, M) · features (…, M, T, h, w) → (…, Q, T, h, w)."""
     t, h, w = features.shape[-3:]
     return (coefficients @ features.flatten(-3)).unflatten(-1, (t, h, w))

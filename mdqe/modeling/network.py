@@ -56,7 +56,7 @@ class Network(nn.Module):
     """Backbone, encoder, query initialisation, decoder and heads, assembled from a configuration (paper Sec. 3.1).
 
     Args:
-        config: sizes and variants. The parts take plain arguments; none of them sees the configuration.
+        config: sizes and variants. The parts have plain arguments and do not depend on the configuration.
     """
 
     def __init__(self, config: MDQEConfig) -> None:
@@ -64,10 +64,7 @@ class Network(nn.Module):
         self.config = c = config
         dim = c.hidden_dim
         self.backbone = Backbone(
-            c.backbone,
-            frozen_batch_norm=c.frozen_batch_norm,
-            stride_in_1x1=c.stride_in_1x1,
-            drop_path=c.drop_path,
+            c.backbone, frozen_batch_norm=c.frozen_batch_norm, stride_in_1x1=c.stride_in_1x1, drop_path=c.drop_path
         )
         self.encoder = Encoder(
             self.backbone.channels,
@@ -85,16 +82,20 @@ class Network(nn.Module):
         else:
             self.query_init = LearnedQueries(dim, c.num_queries)
         layer = {"o2i": O2IDecoderLayer, "i2o": I2ODecoderLayer}[c.decoder]
-        options: dict[str, Any] = {
-            "num_heads": c.num_heads,
-            "num_levels": c.num_levels,
-            "num_points": c.num_points,
-            "num_frames": c.clip_length,
-            "mlp_ratio": c.mlp_ratio,
-            "dropout": c.dropout,
-            "temporal": c.temporal_cross_attention,
-        }
-        self.decoder = Decoder([layer(dim, **options) for _ in range(c.decoder_layers)], dim)
+        layers = [
+            layer(
+                dim,
+                num_heads=c.num_heads,
+                num_levels=c.num_levels,
+                num_points=c.num_points,
+                num_frames=c.clip_length,
+                mlp_ratio=c.mlp_ratio,
+                dropout=c.dropout,
+                temporal=c.temporal_cross_attention,
+            )
+            for _ in range(c.decoder_layers)
+        ]
+        self.decoder = Decoder(layers, dim)
         self.class_head = MLP(dim, dim, c.num_classes)
         self.coefficient_head = MLP(dim, dim, c.mask_dim)
         self.mask_head = MaskHead(dim, c.mask_dim)
@@ -132,54 +133,41 @@ class Network(nn.Module):
             ValueError: frames or sizes of another shape, or both frames and pixel_values, or neither.
         """
         if frames is not None and pixel_values is None:
-            tokens = self.encode(frames, sizes)
+            memory, shapes, padding_mask = self.encode(frames, sizes)
         elif pixel_values is not None and frames is None:
-            tokens = self.encode_normalized(pixel_values, sizes)
+            memory, shapes, padding_mask = self.encode_normalized(pixel_values, sizes)
         else:
             raise ValueError("expected either frames or pixel_values")
-        queries = self.query_init.select(tokens.memory, tokens.spatial_shapes)
-        associated = self.associate(queries, association_window)
-        values = self.decoder.project_values(tokens.memory, tokens.padding_mask)
-        states = self.decoder(associated.content, associated.coords, values, tokens.spatial_shapes)
-        features = self.mask_head(tokens.memory, tokens.spatial_shapes)
+        queries = self.query_init.select(memory, shapes)
+        values = self.decoder.project_values(memory, padding_mask)
+        _, states = self._decode(queries, values, shapes, association_window)
+        features = self.mask_head(memory, shapes)
         return ClipOutput([self.predict(state) for state in states], features, queries)
 
     def encode(self, frames: Tensor, sizes: Sequence[tuple[int, int]] | None = None) -> Tokens:
-        """Backbone and encoder: frames and sizes as in `forward` → tokens of all levels."""
+        """Normalise frames and compute their tokens of all levels: frames and sizes as in `forward`."""
         sizes = [(frames.shape[-2], frames.shape[-1])] if sizes is None else list(sizes)
         check_clips(frames, sizes)
-        # In half precision the mean alone would be off by a quarter of a grey level.
-        dtype = at_least_float32(self.dtype)
+        dtype = at_least_float32(self.dtype)  # in half precision the mean alone is off by a quarter of a grey level
         mean = torch.tensor(self.config.pixel_mean, dtype=dtype, device=self.device)
         std = torch.tensor(self.config.pixel_std, dtype=dtype, device=self.device)
         x = normalize(frames, mean, std)  # (B, T, 3, H, W), padded
         for i, (height, width) in enumerate(sizes):
             if len(sizes) > 1 or (height, width) != (frames.shape[-2], frames.shape[-1]):
-                rows = x[i] if len(sizes) > 1 else x
-                rows[..., height:, :] = 0
-                rows[..., width:] = 0
+                clip = x[i] if len(sizes) > 1 else x
+                clip[..., height:, :] = 0
+                clip[..., width:] = 0
         return self.encode_normalized(x, sizes)
 
     def encode_normalized(self, pixel_values: Tensor, sizes: Sequence[tuple[int, int]] | None = None) -> Tokens:
-        """As `encode`, for frames that are normalised and zero-padded to whole cells of the coarsest map."""
+        """Compute the tokens of normalised frames, zero-padded to whole cells of the coarsest map, as `encode` does."""
         padded = (pixel_values.shape[-2], pixel_values.shape[-1])
         sizes = [padded] if sizes is None else list(sizes)
         check_clips(pixel_values, sizes, "pixel_values")
         if padded != padded_size(padded):
             raise ValueError(f"pixel_values is {tuple(pixel_values.shape)}, expected H and W padded to multiples of 32")
         x = pixel_values.flatten(0, 1).to(self.device, self.dtype)  # (B·T, 3, H, W)
-        return self.encoder(self.backbone(x), len(pixel_values), padded, sizes)
-
-    def associate(self, queries: FrameQueries, window: float | None = None) -> FrameQueries:
-        """Associate the frame queries of clips across their frames, unless the configuration switches it off.
-
-        Args:
-            queries: from `query_init.select`.
-            window: as `association_window` in `forward`.
-        """
-        if isinstance(self.query_init, LearnedQueries) or not self.config.query_association:
-            return queries
-        return self.query_init.associate(queries, self.config.test_association_window if window is None else window)
+        return self.encoder(self.backbone(x), pixel_values.shape[0], padded, sizes)
 
     def decode(
         self, queries: FrameQueries, values: tuple[LayerValues, ...], spatial_shapes: SpatialShapes
@@ -194,14 +182,35 @@ class Network(nn.Module):
         Returns:
             The associated queries and the prediction of the last layer.
         """
-        associated = self.associate(queries)
-        states = self.decoder(associated.content, associated.coords, values, spatial_shapes)
+        associated, states = self._decode(queries, values, spatial_shapes)
         return associated, self.predict(states[-1])
 
+    def associate(self, queries: FrameQueries, window: float | None = None) -> FrameQueries:
+        """Associate the frame queries of clips across their frames, unless the configuration switches it off.
+
+        Args:
+            queries: from `query_init.select`.
+            window: as `association_window` in `forward`.
+        """
+        if isinstance(self.query_init, LearnedQueries) or not self.config.query_association:
+            return queries
+        return self.query_init.associate(queries, self.config.test_association_window if window is None else window)
+
     def predict(self, state: DecoderState) -> ClipPrediction:
-        """Apply the heads to the clip queries of a decoder layer."""
+        """Apply the heads to the clip queries after a decoder layer."""
         x = self.decoder.norm(state.clip_queries)
         return ClipPrediction(self.class_head(x), self.coefficient_head(x).tanh(), state.boxes, state.clip_queries)
+
+    def _decode(
+        self,
+        queries: FrameQueries,
+        values: tuple[LayerValues, ...],
+        spatial_shapes: SpatialShapes,
+        window: float | None = None,
+    ) -> tuple[FrameQueries, list[DecoderState]]:
+        """Associate queries and run the decoder."""
+        associated = self.associate(queries, window)
+        return associated, self.decoder(associated.content, associated.coords, values, spatial_shapes)
 
     def compile(self, *, dynamic: bool | None = None, **options: Any) -> None:
         """Compile, in place, the parts that gain from it (`COMPILED_PARTS`), each on its first call.

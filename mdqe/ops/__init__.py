@@ -1,7 +1,6 @@
-"""Multi-scale deformable attention: compiled kernels where they were built, plain PyTorch everywhere else."""
+"""Multi-scale deformable attention, with compiled kernels where they are built and in plain PyTorch elsewhere."""
 
-from importlib import import_module
-from typing import Any
+from mdqe import lazy_names
 
 _HOME = {
     "KernelStatus": "mdqe.ops.kernels",
@@ -13,15 +12,4 @@ _HOME = {
 }
 
 __all__ = [*_HOME]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'mdqe.ops' has no attribute {name!r}")
-    value = getattr(import_module(_HOME[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy_names(__name__, _HOME)

@@ -1,4 +1,7 @@
-"""Multi-scale deformable attention as a module: from points (encoder) or from boxes (decoder) (paper Sec. 3.1, 3.3)."""
+"""Multi-scale deformable attention as a module, around points (encoder) or boxes (decoder); paper Sec. 3.1–3.2.
+
+The paper refers to Deformable DETR; the box form and the initial values are those of the released code.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from mdqe.ops.reference import OFFSET_SCALE
 
 
 def rays(num_heads: int, num_levels: int, num_points: int) -> Tensor:
-    """Directions that fan out by head and reach further by point, up to the unit square: (H, L, P, 2) float64."""
+    """Sampling directions (H, L, P, 2) float64: one per head, longer with each point, up to the unit square."""
     angle = torch.arange(num_heads, dtype=torch.float64) * (2 * math.pi / num_heads)
     direction = torch.stack([angle.cos(), angle.sin()], -1)
     direction = direction / direction.abs().amax(-1, keepdim=True)
@@ -22,10 +25,10 @@ def rays(num_heads: int, num_levels: int, num_points: int) -> Tensor:
 
 
 class MultiScaleDeformableAttention(nn.Module):
-    """Each query samples `num_points` points per head and level around its reference and sums their values.
+    """Sample `num_points` points per head and level around the reference of each query, and sum their values.
 
-    With point references (encoder form) the offsets are a linear function of the query. With boxes (decoder form)
-    they are fixed rays across the box plus such a function, clamped to the box's size.
+    With points as references (encoder form), the offsets are a linear function of the query. With boxes (decoder form),
+    they are fixed rays across the box plus such a function, clamped to the size of the box.
 
     Args:
         dim: channels of queries and tokens [C].
@@ -35,7 +38,7 @@ class MultiScaleDeformableAttention(nn.Module):
         boxes: references are boxes instead of points.
 
     Attributes:
-        plain_operator: sample by standard operators, whatever is compiled: for programs that run elsewhere.
+        plain_operator: sample with standard operators instead of compiled kernels, for exported programs.
     """
 
     plain_operator = False
@@ -53,14 +56,14 @@ class MultiScaleDeformableAttention(nn.Module):
         self.attention_weights = nn.Linear(dim, num_heads * num_levels * num_points)
         self.sampling_offsets = nn.Linear(dim, num_heads * num_levels * num_points * 2)
         if boxes:
-            # The last point of a ray lies on the box's border.
+            # The last point of a ray lies on the border of the box.
             fan = rays(num_heads, num_levels, num_points) * (0.5 * OFFSET_SCALE)
             self.rays: Tensor
             self.register_buffer("rays", fan.float(), persistent=False)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Uniform attention over the rays; Glorot projections."""
+        """Initialise with uniform attention over the rays and Glorot projections."""
         for linear in (self.value_proj, self.output_proj):
             nn.init.xavier_uniform_(linear.weight)
             nn.init.zeros_(linear.bias)
@@ -75,14 +78,14 @@ class MultiScaleDeformableAttention(nn.Module):
             self.sampling_offsets.bias.copy_(start.flatten())
 
     def project_value(self, tokens: Tensor, padding_mask: Tensor | None = None) -> Tensor:
-        """Tokens (…, N, C) → values (…, N, H, C / H); where padding_mask (broadcast to …, N) is True they are zero."""
+        """Tokens (…, N, C) → values (…, N, H, C / H), zero where padding_mask (broadcast to …, N) is True."""
         value = self.value_proj(tokens)
         if padding_mask is not None:
-            value = value.masked_fill_(padding_mask[..., None], 0.0)  # in place: fresh, and unused by the gradient
-        return value.unflatten(-1, (self.num_heads, -1))
+            value = value.masked_fill_(padding_mask[..., None], 0.0)  # in place: the backward pass does not need it
+        return value.unflatten(-1, (self.num_heads, -1))  # (…, N, H, C / H)
 
     def sampling(self, query: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
-        """Offsets (B, Q, H, L, P, 2), in eighths of the image, and attention logits (B, Q, H, L, P)."""
+        """Compute offsets (B, Q, H, L, P, 2), in eighths of the image, and attention logits (B, Q, H, L, P)."""
         shape = (self.num_heads, self.num_levels, self.num_points)
         offsets = self.sampling_offsets(query).unflatten(-1, (*shape, 2))  # (B, Q, H, L, P, 2)
         logits = self.attention_weights(query).unflatten(-1, shape)  # (B, Q, H, L, P)

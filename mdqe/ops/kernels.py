@@ -1,8 +1,8 @@
-"""The compiled kernels: loads what was built, registers it with PyTorch, and knows what is there and why.
+"""The compiled kernels: loading, registration with PyTorch, and status.
 
-Two libraries beside the package, both optional: `_C_cpu` holds the operators' schemas and the CPU kernels, `_C_cuda`
-the CUDA kernels. MDQE_DISABLE_EXT=1 leaves both out. ATEN_CPU_CAPABILITY (default, avx2, avx512) limits the CPU's
-instruction set, as it does for PyTorch's own kernels.
+Two optional libraries lie in the folder of the package. `_C_cpu` contains the schemas of the operators and the CPU
+kernels, `_C_cuda` the CUDA kernels. MDQE_DISABLE_EXT=1 disables both. ATEN_CPU_CAPABILITY (default, avx2, avx512)
+limits the instruction set of the CPU kernels, as it does for PyTorch's own.
 """
 
 import ctypes
@@ -25,12 +25,12 @@ TYPES = {
     "cuda": (torch.float64, torch.float32, torch.bfloat16, torch.float16),
 }
 FORWARD = ("deform_attn", "deform_attn_fused", "deform_attn_table")
-MAX_ITEM_ELEMENTS = 2**31 - 1  # of one batch item of value: the CPU kernels' offsets have 32 bits
+MAX_ITEM_ELEMENTS = 2**31 - 1  # of one batch item of value: offsets in the CPU kernels have 32 bits
 
 
 @dataclass(frozen=True)
 class KernelStatus:
-    """What runs the operator on each kind of device, in words; `compiled` names the devices with compiled kernels."""
+    """Descriptions of what runs the operator on CPU and CUDA, and the devices with compiled kernels."""
 
     cpu: str
     cuda: str
@@ -41,12 +41,12 @@ class KernelStatus:
 
 
 def find_library(name: str) -> Path | None:
-    """The built library of that name beside the package, if there is one."""
+    """Return the compiled library of a name in the folder of the package, or None."""
     return next(iter(sorted(PACKAGE.glob(f"{name}.*so")) + sorted(PACKAGE.glob(f"{name}.*pyd"))), None)
 
 
 def why_not_built(device: str) -> str:
-    """The reason that the build left on record."""
+    """Return the reason that the build recorded."""
     try:
         return json.loads((PACKAGE / "_build.json").read_text())[device]
     except (OSError, ValueError, KeyError):
@@ -54,7 +54,7 @@ def why_not_built(device: str) -> str:
 
 
 def _load(device: str) -> tuple[bool, str]:
-    """Load the library of one device; whether that worked, and in words."""
+    """Load the library of a device; return whether that worked, and a description."""
     if os.environ.get("MDQE_DISABLE_EXT") == "1":
         return False, "plain PyTorch (MDQE_DISABLE_EXT=1)"
     path = find_library(f"_C_{device}")
@@ -68,14 +68,14 @@ def _load(device: str) -> tuple[bool, str]:
 
 
 def _load_all() -> tuple[ctypes.CDLL | None, KernelStatus]:
-    """Load both libraries; the handle of the CPU's, and the status."""
+    """Load both libraries; return a handle of the CPU library and the status."""
     cpu, cpu_text = _load("cpu")
     if not cpu:
         return None, KernelStatus(cpu_text, "plain PyTorch (the CPU library, which it builds on, is not loaded)", ())
     missing = [name for op in FORWARD for name in (op, f"{op}_backward") if not hasattr(torch.ops.mdqe, name)]
     path = find_library("_C_cpu")
     handle = ctypes.CDLL(str(path))
-    if missing or not hasattr(handle, "mdqe_limit_cpu_kernels"):  # of an editable install whose sources went on
+    if missing or not hasattr(handle, "mdqe_limit_cpu_kernels"):  # an editable install with newer sources
         text = f"plain PyTorch ({path and path.name} is of another version of this package: build it again)"
         return None, KernelStatus(text, text, ())
     handle.mdqe_limit_cpu_kernels.restype = ctypes.c_char_p
@@ -84,9 +84,10 @@ def _load_all() -> tuple[ctypes.CDLL | None, KernelStatus]:
 
 
 def limit_cpu(capability: str | None) -> str:
-    """Use the processor's best instruction set up to `capability` (default, avx2, avx512; None: no limit).
+    """Use the best instruction set of the processor up to `capability` (default, avx2, avx512; None: no limit).
 
-    Returns its name; "" where the CPU library is not loaded.
+    Returns:
+        Its name; "" if the CPU library is not loaded.
     """
     if _handle is None:
         return ""
@@ -94,12 +95,12 @@ def limit_cpu(capability: str | None) -> str:
 
 
 def kernel_status() -> KernelStatus:
-    """Which kernels run the operator on each device and, where it is plain PyTorch, why."""
+    """Return what runs the operator on each device and, for plain PyTorch, the reason."""
     return _status
 
 
 def compiled_for(value: Tensor) -> bool:
-    """Whether a compiled kernel takes this value (B, N, H, D): its device, type and size."""
+    """Return whether a compiled kernel supports the device, type and size of this value (B, N, H, D)."""
     device = value.device.type
     if device not in _status.compiled or value.dtype not in TYPES[device] or torch.onnx.is_in_onnx_export():
         return False
@@ -117,7 +118,7 @@ def _fake_backward(grad: Tensor, value: Tensor, *rest: Any) -> tuple[Tensor, Ten
 
 
 def _alert_nondeterministic(value: Tensor) -> None:
-    """On CUDA the gradient of value is collected with atomic additions, in any order: say so where the user asked."""
+    """Warn or raise if the user asked for deterministic algorithms: on CUDA, atomic additions sum in any order."""
     if value.device.type != "cuda" or not torch.are_deterministic_algorithms_enabled():
         return
     message = (
@@ -168,7 +169,7 @@ def _fused_backward(ctx: Any, grad: Tensor) -> tuple:
 
 
 def _no_double_backward(ctx: Any, *grads: Tensor) -> None:
-    raise RuntimeError("deformable attention is differentiable once; its gradient has no gradient of its own")
+    raise RuntimeError("deformable attention is differentiable once; its gradient is not differentiable")
 
 
 def _nothing_to_save(ctx: Any, inputs: tuple, output: Any) -> None:
@@ -176,7 +177,7 @@ def _nothing_to_save(ctx: Any, inputs: tuple, output: Any) -> None:
 
 
 def _autocast_rule(name: str, device: str) -> Any:
-    """Value keeps its type; coordinates and weights go to the type that the kernel computes in."""
+    """Return the operator under autocast: value keeps its type; coordinates and weights get the type of the sums."""
     operator = getattr(torch.ops.mdqe, name)
 
     def call(value: Tensor, *rest: Any) -> Tensor:
@@ -189,7 +190,7 @@ def _autocast_rule(name: str, device: str) -> Any:
 
 
 def _register() -> Library:
-    """Fake kernels, gradients and autocast rules of the operators that the CPU library has defined."""
+    """Register fake kernels, gradients and autocast rules of the operators that the CPU library defines."""
     library = Library("mdqe", "IMPL")
     for name, backward, save in (
         ("deform_attn", _backward, _save),
@@ -207,6 +208,6 @@ def _register() -> Library:
 
 _handle, _status = _load_all()
 if _handle is not None:
-    _registrations = _register()  # lives as long as the module: dropping it would drop the rules
+    _registrations = _register()  # must live as long as the module, or PyTorch drops the rules
     _name = limit_cpu(os.environ.get("ATEN_CPU_CAPABILITY"))
     _status = KernelStatus(f"{_name} kernels ({why_not_built('cpu')})", _status.cuda, _status.compiled)

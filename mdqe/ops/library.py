@@ -1,13 +1,12 @@
-"""The operator's public functions: they check their arguments, then call the compiled kernels or plain PyTorch."""
+"""The public functions of the operator: check the arguments, then call the compiled kernels or plain PyTorch."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from mdqe.ops.gather import deform_attn_gather
 from mdqe.ops.kernels import compiled_for
-from mdqe.ops.reference import at_least_float32, deform_attn_reference, locations_and_weights
+from mdqe.ops.reference import at_least_float32, deform_attn_gather, deform_attn_reference, locations_and_weights
 
 Shapes = Sequence[tuple[int, int]]
 
@@ -25,31 +24,27 @@ def deform_attn(
 ) -> Tensor:
     """Multi-scale deformable attention: per query and head, the weighted sum of bilinear samples of `value`.
 
-    A sample at (x, y) of a level of w x h pixels reads the bilinear interpolation at (x * w - 1/2, y * h - 1/2), zero
-    outside the map. A point whose location is not finite adds nothing. Differentiable, once, in `value`, `locations`
-    and `weights`.
+    A sample at (x, y) of a level of w x h pixels is the bilinear interpolation at (x * w - 1/2, y * h - 1/2), zero
+    outside the map. A point whose location is not finite adds nothing. The function is differentiable, once, with
+    respect to `value`, `locations` and `weights`.
 
     Args:
-        value: (B, N, H, D), float64, float32, bfloat16 or float16: the levels' pixels row by row.
+        value: (B, N, H, D), float64, float32, bfloat16 or float16: the pixels of the levels, row by row.
         shapes: (height, width) of each of the L levels.
         locations: (B, Q, H, L, P, 2), x before y, in [0, 1] of each level.
         weights: (B, Q, H, L, P).
-        starts: each level's first row in `value`. By default the levels follow one another and fill the N rows; when
-            given, levels may repeat, overlap and leave gaps.
-        plain: by `grid_sample`, which PyTorch and ONNX have everywhere, whatever is compiled here.
+        starts: the first row of each level in `value`; then levels may repeat, overlap and leave gaps. By default the
+            levels follow one another and fill the N rows.
+        plain: use `grid_sample`, which all PyTorch and ONNX backends have, instead of compiled kernels.
 
     Returns:
         (B, Q, H * D) in the type of `value`. Coordinates and sums are float32 (float64 for float64 values).
 
     Raises:
         TypeError: an argument is not a tensor, or `shapes` or `starts` do not hold integers.
-        ValueError: shapes, types or devices do not fit together, or a level does not fit into the N rows.
+        ValueError: shapes, types or devices do not fit together, or a level exceeds the N rows.
     """
-    _check_tensors(value=value, locations=locations, weights=weights)
-    table, rows = _check_levels(value, shapes, starts)
-    _check_value(value)
-    _check_points(value, len(table), "locations", locations, "weights", weights)
-    _check_types(value, locations=locations, weights=weights)
+    table, rows = _check(value, shapes, starts, locations=locations, weights=weights)
     dtype = at_least_float32(value.dtype)
     locations, weights = locations.to(dtype), weights.to(dtype)
     if not plain and compiled_for(value):
@@ -67,37 +62,32 @@ def deform_attn_fused(
     *,
     plain: bool = False,
 ) -> Tensor:
-    """`deform_attn` at `centers + offsets / 8` with softmaxed weights; both steps happen inside the kernel.
+    """`deform_attn` at `centers + offsets / 8`, with the softmax of `logits` as weights, both computed in the kernel.
 
     Args:
         value: (B, N, H, D), as in `deform_attn`.
         shapes: (height, width) of each of the L levels.
-        centers: (B, Q, 2), or (1, Q, 2) where all items of the batch share them; x before y, in [0, 1].
+        centers: (B, Q, 2), or (1, Q, 2) for all items of the batch; x before y, in [0, 1].
         offsets: (B, Q, H, L, P, 2), in eighths of the image.
-        logits: (B, Q, H, L, P); their softmax is taken over levels and points together.
+        logits: (B, Q, H, L, P); the softmax is over levels and points together.
         starts, plain: as in `deform_attn`.
 
     Returns:
         (B, Q, H * D) in the type of `value`.
 
     Raises:
-        TypeError: as in `deform_attn`.
-        ValueError: as in `deform_attn`.
+        TypeError, ValueError: as in `deform_attn`.
     """
-    _check_tensors(value=value, centers=centers, offsets=offsets, logits=logits)
-    table, rows = _check_levels(value, shapes, starts)
-    _check_value(value)
-    _check_points(value, len(table), "offsets", offsets, "logits", logits)
+    table, rows = _check(value, shapes, starts, centers=centers, offsets=offsets, logits=logits)
     if centers.dim() != 3 or centers.shape[0] not in (1, value.shape[0]) or centers.shape[1:] != (offsets.shape[1], 2):
         raise ValueError(
             f"centers must be (B or 1, Q, 2) = ({value.shape[0]} or 1, {offsets.shape[1]}, 2), got {_size(centers)}"
         )
-    _check_types(value, centers=centers, offsets=offsets, logits=logits)
     dtype = at_least_float32(value.dtype)
     if plain or not compiled_for(value):
         points = locations_and_weights(centers, offsets, logits, dtype)
         return _deform_attn_plain(value, table, rows, *points, plain)
-    if not offsets.dtype == logits.dtype == value.dtype:  # the kernel reads both in the type of value as they are
+    if not offsets.dtype == logits.dtype == value.dtype:  # in the type of value, the kernel reads both directly
         offsets, logits = offsets.to(dtype), logits.to(dtype)
     return torch.ops.mdqe.deform_attn_fused(value, _flat(table, rows), centers.to(dtype), offsets, logits)
 
@@ -110,18 +100,18 @@ def ms_deform_attn(
     attention_weights: Tensor,
     im2col_step: int = 64,
 ) -> Tensor:
-    """`deform_attn` with the arguments, in the order, of `MSDeformAttnFunction.apply`.
+    """`deform_attn` with the arguments of `MSDeformAttnFunction.apply`, in their order.
 
-    Where compiled kernels run, the level table goes to them as it is: a table on the GPU is read there, without waiting
-    for the device. (There a level that does not fit into value counts as lying outside; elsewhere it is an error.)
+    Compiled kernels read the level table on the device, without waiting for it. They treat a level that exceeds
+    `value` as lying outside the map; elsewhere it is an error.
 
     Args:
         value: (B, N, H, D).
         value_spatial_shapes: (L, 2) int64, height and width of each level.
-        value_level_start_index: (L) int64, each level's first row in `value`.
+        value_level_start_index: (L) int64, the first row of each level in `value`.
         sampling_locations: (B, Q, H, L, P, 2), x before y, in [0, 1].
         attention_weights: (B, Q, H, L, P).
-        im2col_step: accepted and not needed; batches of any size go through at once.
+        im2col_step: ignored; a batch of any size is one call.
 
     Returns:
         (B, Q, H * D).
@@ -143,23 +133,16 @@ def ms_deform_attn(
 
 
 def _deform_attn_plain(
-    value: Tensor,
-    table: list[tuple[int, int]],
-    rows: list[int],
-    locations: Tensor,
-    weights: Tensor,
-    everywhere: bool,
+    value: Tensor, table: list[tuple[int, int]], rows: list[int], locations: Tensor, weights: Tensor, everywhere: bool
 ) -> Tensor:
-    """Without a kernel: in the way that is quicker on a CPU or, elsewhere and in ONNX, that every backend has."""
-    if everywhere:
-        return deform_attn_reference(value, table, rows, locations, weights)
-    if value.device.type == "cpu" and locations.numel() and not torch.onnx.is_in_onnx_export():
-        return deform_attn_gather(value, table, rows, locations, weights)
-    return deform_attn_reference(value, table, rows, locations, weights)
+    """Compute without a kernel: by gathering on a CPU, and otherwise, and `everywhere` in exports, by `grid_sample`."""
+    gather = value.device.type == "cpu" and locations.numel() and not (everywhere or torch.onnx.is_in_onnx_export())
+    function = deform_attn_gather if gather else deform_attn_reference
+    return function(value, table, rows, locations, weights)
 
 
 def _flat(table: list[tuple[int, int]], rows: list[int]) -> list[int]:
-    """The level table as the operators take it: height, width, first row of each level."""
+    """Flatten the level table for the operators: height, width and first row of each level."""
     return [number for (height, width), row in zip(table, rows, strict=True) for number in (height, width, row)]
 
 
@@ -167,21 +150,40 @@ def _size(tensor: Tensor) -> str:
     return str(tuple(tensor.shape))
 
 
-def _check_tensors(**tensors: Tensor) -> None:
-    for name, tensor in tensors.items():
+def _check(
+    value: Tensor, shapes: Shapes, starts: Sequence[int] | None, **tensors: Tensor
+) -> tuple[list[tuple[int, int]], list[int]]:
+    """Check the arguments and return the level table; the last two tensors are per point, pairs and scalars."""
+    for name, tensor in {"value": value, **tensors}.items():
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
-
-
-def _check_value(value: Tensor) -> None:
+    table, rows = _check_levels(value, shapes, starts)
+    batch, _, heads, channels = value.shape
     if value.dtype not in VALUE_TYPES:
         raise ValueError(f"value must be float64, float32, bfloat16 or float16, got {value.dtype}")
+    if heads < 1 or channels < 1:
+        raise ValueError(f"value must have at least one head and one channel, got (B, N, H, D) = {_size(value)}")
+    (pair_name, pairs), (scalar_name, scalars) = list(tensors.items())[-2:]
+    expected = f"(B, Q, H, L, P, 2) = ({batch}, Q, {heads}, {len(table)}, P, 2)"
+    if pairs.dim() != 6 or pairs.shape[-1] != 2 or pairs.shape[4] < 1:
+        raise ValueError(f"{pair_name} must be {expected} with P at least 1, got {_size(pairs)}")
+    if pairs.shape[0] != batch or pairs.shape[2] != heads or pairs.shape[3] != len(table):
+        raise ValueError(f"{pair_name} must be {expected} to fit value {_size(value)}, got {_size(pairs)}")
+    if scalars.shape != pairs.shape[:-1]:
+        raise ValueError(f"{scalar_name} must be {tuple(pairs.shape[:-1])} to fit {pair_name}, got {_size(scalars)}")
+    for name, tensor in tensors.items():
+        if tensor.device != value.device:
+            raise ValueError(f"{name} must be on the device of value, {value.device}, got {tensor.device}")
+        # float64 values need float64 tensors; lower types may mix, and coordinates and weights become float32.
+        if not tensor.is_floating_point() or (tensor.dtype == torch.float64) != (value.dtype == torch.float64):
+            raise ValueError(f"{name} must have a floating-point type that goes with {value.dtype}, got {tensor.dtype}")
+    return table, rows
 
 
 def _check_levels(
     value: Tensor, shapes: Shapes, starts: Sequence[int] | None
 ) -> tuple[list[tuple[int, int]], list[int]]:
-    """The level table as lists, after checking that it fits into the rows of `value`."""
+    """Check the level table against the rows of `value`, and return it as lists."""
     if value.dim() != 4:
         raise ValueError(f"value must be (B, N, H, D), got {_size(value)}")
     if isinstance(shapes, Tensor) or isinstance(starts, Tensor):
@@ -210,25 +212,3 @@ def _check_levels(
                 f"but value has N = {rows}"
             )
     return table, begins
-
-
-def _check_points(value: Tensor, levels: int, pair_name: str, pairs: Tensor, name: str, scalars: Tensor) -> None:
-    batch, _, heads, channels = value.shape
-    if heads < 1 or channels < 1:
-        raise ValueError(f"value must have at least one head and one channel, got (B, N, H, D) = {_size(value)}")
-    want = f"(B, Q, H, L, P, 2) = ({batch}, Q, {heads}, {levels}, P, 2)"
-    if pairs.dim() != 6 or pairs.shape[-1] != 2 or pairs.shape[4] < 1:
-        raise ValueError(f"{pair_name} must be {want} with P at least 1, got {_size(pairs)}")
-    if pairs.shape[0] != batch or pairs.shape[2] != heads or pairs.shape[3] != levels:
-        raise ValueError(f"{pair_name} must be {want} to fit value {_size(value)}, got {_size(pairs)}")
-    if scalars.shape != pairs.shape[:-1]:
-        raise ValueError(f"{name} must be {tuple(pairs.shape[:-1])} to fit {pair_name}, got {_size(scalars)}")
-
-
-def _check_types(value: Tensor, **tensors: Tensor) -> None:
-    """float64 goes with float64 alone; lower types may mix, their coordinates and weights are float32 inside."""
-    for name, tensor in tensors.items():
-        if tensor.device != value.device:
-            raise ValueError(f"{name} must be on the device of value, {value.device}, got {tensor.device}")
-        if not tensor.is_floating_point() or (tensor.dtype == torch.float64) != (value.dtype == torch.float64):
-            raise ValueError(f"{name} must have a floating-point type that goes with {value.dtype}, got {tensor.dtype}")

@@ -1,1 +1,1 @@
-"""Pages for people: HTML files that hold all they show and ask no network for anything."""
+"""HTML pages that contain everything they show and load nothing from a network."""

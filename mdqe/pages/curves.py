@@ -1,4 +1,4 @@
-"""Precision over recall, drawn with matplotlib."""
+"""Curves of precision over recall, drawn with matplotlib."""
 
 import warnings
 from collections.abc import Mapping
@@ -14,13 +14,13 @@ MOST_NAMED = 10  # categories with a colour of their own
 
 
 def draw_curves(numbers: Mapping[str, Any]) -> bytes:
-    """An SVG picture: all categories together by IoU threshold, and each category over all thresholds.
+    """Draw an SVG picture: all categories together by IoU threshold, and each category over all thresholds.
 
     Args:
-        numbers: of `evaluate` with `precision_curves`, where some category has an object.
+        numbers: of `evaluate` with `precision_curves`; at least one category has an object.
 
     Raises:
-        ImportError: matplotlib is not installed.
+        DependencyError: matplotlib is not installed.
     """
     try:
         import matplotlib as mpl
@@ -45,16 +45,16 @@ def draw_curves(numbers: Mapping[str, Any]) -> bytes:
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
         lines, labels = axes.get_legend_handles_labels()
-        step = 1 if axes is left else -1  # those of the right were drawn last first, so that they lie on top
+        step = 1 if axes is left else -1  # the right ones were drawn in reverse order, so that the first is on top
         legend = axes.legend(lines[::step], labels[::step], loc="lower left", fontsize="small", framealpha=0.85)
         for text in legend.get_texts():
-            text.set_parse_math(False)  # a name is no formula
+            text.set_parse_math(False)  # a name is not a formula
     left.set_ylabel("precision, %")
     if len(order) > MOST_NAMED:
         right.plot([], [], color="0.8")
         right.annotate(f"grey: {len(order) - MOST_NAMED} more", (0.98, 0.97), xycoords="axes fraction", ha="right")
     buffer = BytesIO()
-    with warnings.catch_warnings(), mpl.rc_context({"svg.hashsalt": "mdqe"}):  # equal numbers, equal bytes
-        warnings.simplefilter("ignore", UserWarning)  # letters that the font does not have
+    with warnings.catch_warnings(), mpl.rc_context({"svg.hashsalt": "mdqe"}):  # so that equal numbers give equal bytes
+        warnings.simplefilter("ignore", UserWarning)  # letters that are missing in the font
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()

@@ -1,8 +1,8 @@
-"""HTML files that are whole: style, script and data inside, and no way to load or run anything else.
+"""Self-contained HTML files: style, script and data are inside, and nothing else can be loaded or run.
 
-Nothing that is read from a file becomes markup. What stands in the page's text went through `html.escape`; what a
-script needs is JSON in an element that is never run, with no "<" in it. Should both fail, the page's content security
-policy lets a browser run the one script and use the one style sheet whose hashes it names, and fetch nothing.
+Nothing that is read from a file becomes markup. Text of the page goes through `html.escape`. Data for a script is JSON
+in an element that is never run, and contains no "<". If both should fail, the content security policy of the page lets
+a browser run only the script and use only the style sheet with the listed hashes, and load nothing.
 """
 
 import json
@@ -15,7 +15,7 @@ from typing import Any
 
 
 def asset(name: str) -> str:
-    """The text of a data file beside this module."""
+    """The text of a data file in this package."""
     return (files("mdqe.pages") / name).read_text(encoding="utf-8")
 
 
@@ -26,15 +26,15 @@ def document(
 
     Args:
         title: plain text.
-        body: markup, in which all foreign text is escaped.
-        style: of one style sheet.
-        script: run after the body; none where empty.
+        body: markup, in which all text from files is escaped.
+        style: the style sheet.
+        script: the script, which runs after the body; none if empty.
         data: JSON for the script, in the element with the id "data".
-        attached: data URIs for the script, in elements with the ids "attached-0" and so on. The first stands before the
-            script, the others after it: it can show something while they are still loading.
+        attached: data URIs for the script, in elements with the ids "attached-0" and so on. The first is before the
+            script and the others are after it, so that the script can show something while the others load.
 
     Raises:
-        ValueError: numbers in `data` that JSON does not have.
+        ValueError: `data` contains numbers that are not finite.
     """
     policy = f"default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; style-src '{_hash(style)}'"
     if script:
@@ -51,17 +51,17 @@ def document(
     ]
     if data is not None:
         parts.append(f'<script type="application/json" id="data">{_json(data)}</script>')
-    held = [f'<script type="text/plain" id="attached-{i}">{escape(uri)}</script>' for i, uri in enumerate(attached)]
-    parts += held[:1]
+    uris = [f'<script type="text/plain" id="attached-{i}">{escape(uri)}</script>' for i, uri in enumerate(attached)]
+    parts += uris[:1]
     if script:
         parts.append(f"<script>{script}</script>")
-    parts += held[1:]
+    parts += uris[1:]
     parts.append("</body>\n</html>\n")
-    return "\n".join(parts).encode("utf-8", "replace")  # JSON can hold halves of characters, which UTF-8 cannot
+    return "\n".join(parts).encode("utf-8", "replace")  # JSON can contain halves of characters, UTF-8 cannot
 
 
 def _json(data: Any) -> str:
-    """ASCII JSON that ends no element and opens no comment."""
+    """ASCII JSON that cannot end an element or open a comment."""
     return json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 

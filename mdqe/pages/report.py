@@ -1,29 +1,29 @@
-"""The page of `mdqe evaluate`: the numbers, the curves, and the videos that went best and worst."""
+"""The page of `mdqe evaluate`: the metrics, the curves, and the best and worst videos."""
 
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any, NamedTuple
 
-from mdqe.pages.contact import Pair
 from mdqe.pages.document import asset, document
+from mdqe.pages.pictures import Pair
 
-COLUMNS = 4  # frames beside one another, as in the style sheet
+COLUMNS = 4  # frames side by side, as in the style sheet
 HEAD = ("AP", "AP50", "AP75", "AR10", "HOTA", "IDF1")
 
 
 class Example(NamedTuple):
-    """A video that is shown."""
+    """A video on the page."""
 
     number: int
     name: str
     pairs: list[Pair]
     command: str
-    """Which makes the page to step through it."""
+    """The command that makes the page for stepping through the video."""
 
 
 def rank_videos(per_video: Mapping[int, Mapping[str, float]]) -> list[int]:
-    """The ids of the videos that have a score, the worst first; of equal ones the lower id."""
+    """The ids of the videos that have a score, in ascending order of the score, then of the id."""
     scored = [number for number, one in per_video.items() if one["score"] >= 0]
     return sorted(scored, key=lambda number: (per_video[number]["score"], number))
 
@@ -43,10 +43,10 @@ def report(
     Args:
         numbers: of `evaluate` with `per_video`.
         names: of the videos, by id.
-        worst, best: videos to show, the most so first.
-        score_threshold: from which results are shown.
+        worst, best: videos to show, the most extreme first.
+        score_threshold: the minimum score of the results that are shown.
         curves: an SVG picture.
-        left_out: lines that say what the page does not have, and why.
+        left_out: lines that name the missing parts of the page, with the reasons.
     """
     parts = ["<h1>Evaluation</h1>", _head(numbers)]
     parts += [f'<p class="soft">Left out: {escape(line)}.</p>' for line in left_out]
@@ -59,8 +59,8 @@ def report(
     parts.append("<h2>Categories</h2>" + _categories(numbers["per_category"]))
     parts.append(
         '<h2>Videos</h2><p class="soft">The score of a video is 2 Σ IoU / (objects + tracks): objects and tracks of a '
-        f"score from {score_threshold:g} are paired one to one within a category. Found are objects paired with an IoU "
-        "of at least 0.5.</p>"
+        f"score from {score_threshold:g} are paired one to one within a category. An object is found if the IoU of its "
+        "pair is at least 0.5.</p>"
     )
     shown = {one.number for one in (*worst, *best)}
     for title, examples in (("Worst", worst), ("Best", best)):
@@ -79,11 +79,11 @@ def _head(numbers: Mapping[str, Any]) -> str:
 
 
 def _categories(per_category: Mapping[int, Mapping[str, Any]]) -> str:
-    held = [one for one in per_category.values() if one["objects"] or one["results"]]
-    columns = [key for key in HEAD if held and key in held[0]]
+    listed = [one for one in per_category.values() if one["objects"] or one["results"]]
+    columns = [key for key in HEAD if listed and key in listed[0]]
     rows = [
         [escape(str(one["name"])), str(one["objects"]), str(one["results"]), *(_percent(one[key]) for key in columns)]
-        for one in held
+        for one in listed
     ]
     return _table(["category", "objects", "results", *columns], rows)
 
@@ -102,7 +102,7 @@ def _videos(per_video: Mapping[int, Mapping[str, Any]], names: Mapping[int, str]
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Cells are markup already."""
+    """A table whose cells are markup."""
     lines = ["".join(f"<td>{cell}</td>" for cell in row) for row in rows]
     titles = "".join(f'<th scope="col">{title}</th>' for title in head)
     body = "".join(f"<tr>{line}</tr>" for line in lines)

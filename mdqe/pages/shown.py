@@ -1,27 +1,27 @@
-"""What a page shows of one video: predicted and annotated tracks, from any of the files that hold them."""
+"""The predicted and annotated tracks of one video that a page shows, from all kinds of files."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from mdqe.annotations.reading_ import Annotations, Track, Video, read_annotations, read_result, read_results
-from mdqe.annotations.records import Loaded, Record, is_number, kind, load_json
+from mdqe.annotations.files import Loaded, load_json
+from mdqe.annotations.reader import VIDEOS, Annotations, Track, Video, compress_tracks, read_annotations
+from mdqe.annotations.records import Record, is_finite, kind
+from mdqe.annotations.results import read_result, read_results
 from mdqe.errors import InputError
-from mdqe.evaluation.overlap import find_damage
-from mdqe.results import rle
 
 PREDICTION, TRUTH = "Prediction", "Ground truth"
-MOST_PIXELS = 2**28  # of a frame: what browsers draw on
+MOST_PIXELS = 2**28  # of a frame; browsers cannot draw more
 
 
 @dataclass(frozen=True)
 class Side:
-    """Tracks that are shown together: the prediction or the ground truth."""
+    """The tracks of the prediction or of the ground truth."""
 
     name: str
     tracks: list[Track]
-    """With compressed run lengths, None where there is no pixel."""
+    """With compressed RLEs, None where a mask has no pixel."""
     categories: Mapping[int, str]
 
     def category(self, track: Track) -> str:
@@ -42,9 +42,9 @@ class Shown:
     fps: float | None = None
     first_frame: int = 0
     selection: Mapping[str, Any] = field(default_factory=dict)
-    """`every`, `start` and `end` that frames were taken by from their source."""
+    """`every`, `start` and `end`, by which the frames were selected from their source."""
     partial: bool = False
-    """The tracks end before the video does."""
+    """Whether the tracks end before the video."""
 
 
 def read_shown(source: Path, annotations: Path | None = None, video: str | None = None) -> Shown:
@@ -52,15 +52,15 @@ def read_shown(source: Path, annotations: Path | None = None, video: str | None 
 
     Args:
         source: instances.json of `mdqe segment`, results in the form of YouTube-VIS, or annotations.
-        annotations: the ground truth for the first two; results also get the names of categories from it.
-        video: a video's name (the folder of its frames) or id, where there are several.
+        annotations: the ground truth of instances or results, and the names of the results' categories.
+        video: the name (the folder of the frames) or id of the video, if there are several.
 
     Raises:
         OSError: a file cannot be read.
-        ValueError: it is none of these, is damaged, or the video cannot be told; names the file.
+        InputError: a file has another format or is damaged, or there are several videos. The message names the file.
 
     Warns:
-        UserWarning: see `read_annotations` and `read_results`.
+        UserWarning: see `read_results`.
     """
     shown = _read(load_json(source, "results"), annotations, video)
     if shown.size[0] * shown.size[1] > MOST_PIXELS:
@@ -72,9 +72,11 @@ def _read(loaded: Loaded, annotations: Path | None, video: str | None) -> Shown:
     is_object = isinstance(loaded.document, Mapping)
     if is_object and "videos" in loaded.document:
         if annotations is not None:
-            raise InputError(f"{loaded.name} holds annotations itself; give results with --annotations {annotations}")
-        return _annotated(read_annotations(loaded), video)
-    truth = None if annotations is None else read_annotations(annotations, hidden=True)
+            raise InputError(f"{loaded.name} contains annotations; give results with --annotations {annotations}")
+        read = _read_truth(loaded)
+        chosen = _choose(read, video)
+        return _shown(chosen, sides_of(chosen, read, None))
+    truth = None if annotations is None else _read_truth(annotations, hidden=True)
     if is_object and "format" in loaded.document:
         return _instances(loaded, truth, video)
     if not isinstance(loaded.document, list):
@@ -86,36 +88,37 @@ def _read(loaded: Loaded, annotations: Path | None, video: str | None) -> Shown:
 
 
 def sides_of(video: Video, annotations: Annotations, results: tuple[str, list[Track]] | None) -> list[Side]:
-    """The sides of a video of a data set, with checked run lengths: results, if given with their file's name; truth.
+    """The sides of a video of a data set: the results, if given with the name of their file, and the ground truth.
 
     Raises:
-        ValueError: run lengths that do not decode; names the file, the record and the frame.
+        InputError: masks are invalid. The message names the file, the record and the frame.
     """
-    sides = []
-    if results is not None:
-        name, tracks = results
-        sides.append(Side(PREDICTION, numbered(_compressed(name, tracks, video.size)), annotations.categories))
-    if annotations.labelled or results is None:
-        sides.append(Side(TRUTH, _compressed(annotations.name, video.objects, video.size), annotations.categories))
-    return sides
+    parts = [] if results is None else [(PREDICTION, *results)]
+    if results is None or any(annotations.objects):
+        parts.append((TRUTH, annotations.name, video.objects))
+    return [
+        Side(side, _numbered(compress_tracks(name, VIDEOS, tracks, video.size)), annotations.categories)
+        for side, name, tracks in parts
+    ]
 
 
 def video_name(video: Video) -> str:
-    """The folder of a video's frames; "video" and its id where there is none."""
+    """The folder of a video's frames, or "video" and its id if there is none."""
     folder = PurePosixPath((video.file_names or [""])[0]).parent.name
     return folder or f"video {video.id}"
 
 
-def numbered(tracks: list[Track]) -> list[Track]:
-    """Tracks with ids: their place in the list where the file had none."""
+def _numbered(tracks: list[Track]) -> list[Track]:
+    """Tracks with ids: their positions in the list if the file has none."""
     if any(one.id >= 0 for one in tracks):
         return tracks
-    return [replace(one, id=i) for i, one in enumerate(tracks)]
+    return [one._replace(id=i) for i, one in enumerate(tracks)]
 
 
-def _annotated(annotations: Annotations, wanted: str | None) -> Shown:
-    video = _choose(annotations, wanted)
-    return _shown(video, sides_of(video, annotations, None))
+def _read_truth(source: Path | Loaded, *, hidden: bool = False) -> Annotations:
+    annotations = read_annotations(source, hidden=hidden)
+    annotations.expect(VIDEOS)
+    return annotations
 
 
 def _results(loaded: Loaded, truth: Annotations, wanted: str | None) -> Shown:
@@ -125,27 +128,30 @@ def _results(loaded: Loaded, truth: Annotations, wanted: str | None) -> Shown:
 
 
 def _results_alone(loaded: Loaded, wanted: str | None) -> Shown:
-    """Results tell the size and length of their video themselves, but no names."""
-    rows: dict[int, list[int]] = {}
+    """Results contain the size and the length of their video, but no names."""
+    rows: dict[int, list[tuple[int, Record]]] = {}
     for i, row in enumerate(loaded.document):
-        rows.setdefault(Record(loaded.name, f"result {i}", row).integer("video_id"), []).append(i)
-    number = _choose(Annotations(loaded.name, {i: Video(i, (1, 1), 1) for i in rows}, {}), wanted).id
+        record = Record(loaded.name, f"result {i}", row)
+        rows.setdefault(record.integer("video_id"), []).append((i, record))
+    videos = {number: Video(number, (1, 1), 1) for number in rows}
+    video = _choose(Annotations(loaded.name, VIDEOS, videos, {}), wanted)
     size, length = None, 0
-    for i in rows[number]:
-        record = Record(loaded.name, f"result {i}", loaded.document[i])
+    for _, record in rows[video.id]:
         masks = record.items("segmentations")
         length = length or len(masks)
-        size = size or next((_size(record, t, one) for t, one in enumerate(masks) if one is not None), None)
+        size = size or next((_size(record, t, one) for t, one in enumerate(masks) if isinstance(one, dict)), None)
     if size is None:
-        raise InputError(f"{loaded.name}: no result of video {number} has a mask; its size is not known")
-    video = Video(number, size, length)
-    bare = Annotations(loaded.name, {number: video}, {})
-    tracks = [read_result(loaded.name, i, loaded.document[i], bare)[1] for i in rows[number]]
-    return _shown(video, sides_of(video, bare, (loaded.name, tracks)))
+        raise InputError(f"{loaded.name}: no result of video {video.id} has an RLE; the size of the video is unknown")
+    video.size, video.length = size, length
+    annotations = Annotations(loaded.name, VIDEOS, {video.id: video}, {})
+    tracks = [read_result(record, i, annotations)[1] for i, record in rows[video.id]]
+    return _shown(video, sides_of(video, annotations, (loaded.name, tracks)))
 
 
-def _size(record: Record, frame: int, mask: Any) -> tuple[int, int]:
-    size = mask.get("size") if isinstance(mask, Mapping) else None
+def _size(record: Record, frame: int, mask: Mapping[str, Any]) -> tuple[int, int] | None:
+    if not mask:  # absent
+        return None
+    size = mask.get("size")
     if not isinstance(size, list) or len(size) != 2 or not all(type(edge) is int and edge > 0 for edge in size):
         record.fail("segmentations", f"without a size [height, width] in frame {frame}")
     return size[0], size[1]
@@ -156,13 +162,13 @@ def _instances(loaded: Loaded, truth: Annotations | None, wanted: str | None) ->
 
     result = VideoInstances.load(loaded.name)
     if not (result.num_frames and all(result.size)):
-        raise InputError(f"{loaded.name} holds no frames")
+        raise InputError(f"{loaded.name} contains no frames")
     tracks = [
-        Track(f"result {i}", int(label), list(result.runs[i]), float(score), int(number))
+        Track(f"result {i}", int(label), list(result.rles[i]), float(score), int(number))
         for i, (label, score, number) in enumerate(zip(result.labels, result.scores, result.track_ids, strict=True))
     ]
     names = {i: str(name) for i, name in enumerate(result.categories)}
-    sides = [Side(PREDICTION, _compressed(loaded.name, tracks, result.size), names)]
+    sides = [Side(PREDICTION, compress_tracks(loaded.name, VIDEOS, tracks, result.size), names)]
     given = loaded.document.get("settings")
     given = given if isinstance(given, Mapping) else {}
     source = loaded.document.get("source")
@@ -174,12 +180,12 @@ def _instances(loaded: Loaded, truth: Annotations | None, wanted: str | None) ->
         sides,
         fps=result.fps,
         first_frame=result.first_frame,
-        selection={key: given[key] for key in ("every", "start", "end") if is_number(given.get(key))},
+        selection={key: given[key] for key in ("every", "start", "end") if is_finite(given.get(key))},
         partial=loaded.document.get("complete") is False,
     )
     if truth is None:
         if wanted is not None:
-            raise InputError(f"{loaded.name} holds one video; --video is for results and annotations")
+            raise InputError(f"{loaded.name} contains one video; --video is for results and annotations")
         return shown
     video = _choose(truth, wanted)
     if (video.size, video.length) != (shown.size, shown.length):
@@ -199,7 +205,7 @@ def _shown(video: Video, sides: list[Side]) -> Shown:
 
 
 def _choose(annotations: Annotations, wanted: str | None) -> Video:
-    """The video of that name or id, or the only one."""
+    """The video with this name or id, or the only one."""
     videos = list(annotations.videos.values())
     if wanted is not None:
         named = [one for one in videos if one.file_names and video_name(one) == wanted]
@@ -213,26 +219,5 @@ def _choose(annotations: Annotations, wanted: str | None) -> Video:
     if wanted is not None and not chosen:
         raise InputError(f"{annotations.name} has no video {wanted!r}; it has {listed or 'none'}")
     if not videos:
-        raise InputError(f"{annotations.name} holds no video")
-    raise InputError(f"{annotations.name} holds {len(chosen)} such videos; choose one with --video: {listed}")
-
-
-def _compressed(name: str, tracks: Sequence[Track], size: tuple[int, int]) -> list[Track]:
-    """The tracks with compressed counts, None for masks without a pixel."""
-    found = []
-    for track in tracks:
-        held, counts = [], []
-        for t, one in enumerate(track.masks):
-            if one is not None:
-                held.append(t)
-                counts.append(one)
-        try:
-            areas, texts = rle.area(counts, size), rle.texts(counts)
-        except (ValueError, TypeError):
-            find_damage(name, [track], size)
-            raise
-        masks: list[Any] = [None] * len(track.masks)
-        for t, area, text in zip(held, areas, texts, strict=True):
-            masks[t] = text.decode("ascii") if area else None
-        found.append(replace(track, masks=masks))
-    return found
+        raise InputError(f"{annotations.name} contains no video")
+    raise InputError(f"{annotations.name} contains {len(chosen)} videos; choose one with --video: {listed}")

@@ -1,27 +1,27 @@
-"""The page of `mdqe view`: a video's masks to step through, prediction and ground truth beside one another."""
+"""The page of `mdqe view`, for stepping through the masks of a video, with prediction and ground truth side by side."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from mdqe.annotations.reading_ import Track
+from mdqe.annotations.reader import Track
 from mdqe.errors import InputError
 from mdqe.pages.document import asset, document
 from mdqe.pages.shown import PREDICTION, TRUTH, Shown, Side
 from mdqe.video.overlay import FILL, text_color, track_color
 
-FRAMES_PER_SECOND = 10.0  # where the source has no rate
+FRAMES_PER_SECOND = 10.0  # if the source has no rate
 
 
 def viewer(shown: Shown, pictures: Sequence[str] = (), *, score_threshold: float = 0.3) -> bytes:
     """The HTML of one video.
 
     Args:
-        shown: the video; its masks stay run lengths and are decoded by the page, frame by frame.
-        pictures: data URIs of its frames, one each; without them masks stand on plain ground.
-        score_threshold: the least score shown at first.
+        shown: the video. The page contains RLE masks and decodes those of the displayed frame.
+        pictures: a data URI for each frame; without them, masks are drawn on a plain background.
+        score_threshold: the initial minimum score.
 
     Raises:
-        ValueError: not as many pictures as frames.
+        InputError: the number of pictures is not the number of frames.
     """
     if len(pictures) not in (0, shown.length):
         raise InputError(f"{len(pictures)} pictures for {shown.length} frames")
@@ -42,7 +42,7 @@ def viewer(shown: Shown, pictures: Sequence[str] = (), *, score_threshold: float
 
 
 def _side(side: Side) -> dict[str, Any]:
-    """A side as the script takes it: results best first, annotations in order of their ids."""
+    """A side for the script: results in descending order of scores, annotations in ascending order of ids."""
     scored = side.name == PREDICTION
     tracks = sorted(side.tracks, key=lambda one: (-one.score, one.id) if scored else (one.id, 0))
     return {
@@ -56,7 +56,7 @@ def _track(track: Track, category: str, scored: bool) -> dict[str, Any]:
     color = track_color(track.id)
     return {
         "id": track.id,
-        "category": category + (" (crowd)" if track.crowd else ""),
+        "category": category + (" (crowd)" if track.is_crowd else ""),
         "score": track.score if scored else None,
         "color": color,
         "ink": text_color(color),

@@ -1,4 +1,4 @@
-"""Where a model's weights start from: random numbers, ImageNet, or another model."""
+"""Initial weights of a training: random, from ImageNet, or from another model."""
 
 from __future__ import annotations
 
@@ -27,33 +27,33 @@ def initial_model(
     reset_classes: bool = False,
     say: Callable[[str], None] = print,
 ) -> MDQE:
-    """An MDQE to train.
+    """Create a model to train.
 
     Args:
         config: of the model.
-        init: None for random weights; "imagenet" for timm's weights of the backbone, the rest random; or a model as
-            `MDQE.from_pretrained` names it, of the same sizes. One of single-frame clips takes any clip_length.
-        reset_classes: start what scores the categories anew: for other categories than the model's.
-        say: takes a line that says where the weights come from.
+        init: None for random weights; "imagenet" for timm's backbone weights and random others; or a model as in
+            `MDQE.from_pretrained`, of the same sizes. The weights of single-frame clips fit any clip_length.
+        reset_classes: initialise the class heads randomly, for other categories than those of the initial model.
+        say: prints a line about the source of the weights.
 
     Raises:
-        FileNotFoundError, PermissionError, ConnectionError, OSError: weights cannot be had, for the reason given.
-        ValueError: a model that does not fit, or one of another number of categories without `reset_classes`.
+        FileNotFoundError, PermissionError, ConnectionError, OSError: the weights are not available; with the reason.
+        ValueError: a model that does not fit, or one with another number of categories without `reset_classes`.
     """
     if init is None:
-        say("weights: random, none were given")
+        say("weights: random")
         return MDQE(config)
     if str(init) == IMAGENET:
         model = MDQE(config)
         model.backbone = imagenet_backbone(config)
-        say(f"weights: {config.backbone} as trained on ImageNet, by timm; the rest random")
+        say(f"weights: timm's ImageNet weights of {config.backbone}, all others random")
         return model
     fetch = open_source(init)
     saved = read_config(fetch(CONFIG_FILE))
     if saved.num_classes != config.num_classes and not reset_classes:
         raise InputError(
-            f"{init} scores {saved.num_classes} categories, the model to train {config.num_classes}: start what scores "
-            "them anew with --reset-classes"
+            f"{init} has {saved.num_classes} categories, the model to train has {config.num_classes}: initialise the "
+            "class heads randomly with --reset-classes, in Python with reset_classes=True"
         )
     weights = fetch(WEIGHTS_FILE)
     state = read_weights(weights)
@@ -64,22 +64,22 @@ def initial_model(
     if reset_classes:
         state.update(_class_layers(model))
     fill(model, state, weights)
-    notes = [f"TCA repeated for {config.clip_length} frames"] * inflated + ["class heads new"] * reset_classes
+    notes = [f"TCA repeated for {config.clip_length} frames"] * inflated + ["class heads random"] * reset_classes
     say(f"weights: {init}" + (f" ({', '.join(notes)})" if notes else ""))
     return model
 
 
 def imagenet_backbone(config: MDQEConfig) -> Backbone:
-    """The configured backbone with timm's ImageNet weights.
+    """Build the configured backbone with timm's ImageNet weights.
 
     Raises:
-        ValueError: timm has none for it.
-        ConnectionError: they cannot be fetched.
+        ValueError: timm has no weights for the backbone.
+        ConnectionError: the weights cannot be downloaded.
     """
     name = config.backbone
     known = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
     if known is None or not known.has_weights:
-        raise InputError(f"timm has no weights for backbone {name!r}; without --init it starts from random ones")
+        raise InputError(f"timm has no weights for backbone {name!r}; without --init its weights are random")
     try:
         return Backbone(
             name,
@@ -88,15 +88,15 @@ def imagenet_backbone(config: MDQEConfig) -> Backbone:
             drop_path=config.drop_path,
             pretrained=True,
         )
-    except Exception as error:  # of timm, of the Hub's client or of the HTTP library below, by what went wrong
+    except Exception as error:  # from timm, the Hub's client or its HTTP library
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConnectionError(
-            f"timm's weights for {name!r} cannot be fetched ({reason}); without a network they must be in its cache"
+            f"timm's weights for {name!r} cannot be downloaded ({reason}); without a network they must be in its cache"
         ) from error
 
 
 def _class_layers(model: MDQE) -> dict[str, Tensor]:
-    """The layers whose shape depends on the number of categories."""
+    """Return the layers whose shape depends on the number of categories."""
     heads = {"class_head": model.class_head}
     if isinstance(model.query_init, QueryInitializer):
         heads["query_init.activation_head"] = model.query_init.activation_head

@@ -1,4 +1,7 @@
-"""How the published models were trained: the optimizer's settings and the sizes of frames, of each preset."""
+"""The recipe of each preset: settings of the optimizer and sizes of frames (paper Sec. 4.1).
+
+The numbers are those of the released code, which has more of them than the paper.
+"""
 
 from __future__ import annotations
 
@@ -15,22 +18,22 @@ _EDGES = tuple(range(320, 513, 32))
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings of a run; the defaults are those of fine-tuning a ResNet-50 on videos."""
+    """Settings of a run. The defaults fine-tune a ResNet-50 model on videos."""
 
     steps: int = 12_000
     batch: int = 16
-    """Clips in a step, of all processes together."""
+    """Clips per step, of all processes together."""
     learning_rate: float = 1e-4
     decay_steps: Sequence[int] = (10_000,)
-    """From each of these on the rate is a tenth of what it was."""
+    """At each of these steps the learning rate falls to a tenth."""
     weight_decay: float = 1e-4
     backbone_multiplier: float = 0.1
     warmup_steps: int = 0
-    """The released code names ten, at the full rate: none."""
+    """The released code has ten warm-up steps at the full rate, which is no warm-up."""
     clip_norm: float = 0.01
-    """Largest norm of all gradients together."""
+    """Maximum norm of all gradients together."""
     frame_range: int = 10
-    """How far from a clip's reference frame the others may lie."""
+    """Maximum distance of the frames of a clip from its reference frame, in frames."""
     video: Mapping[str, Any] = field(
         default_factory=lambda: {
             "shorter_edges": _EDGES, "longer_edge": 800, "crop_type": "relative_range", "crop_size": (0.8, 0.8)
@@ -43,11 +46,11 @@ class Recipe:
             "rotation": 15,
         }
     )  # fmt: skip
-    """The same for each frame of a pseudo-clip of an image."""
+    """Arguments of `ClipAugmentation` for each frame of a pseudo-clip of an image."""
 
     @classmethod
     def of(cls, preset: str | None) -> Recipe:
-        """A preset's; the default one where there is none.
+        """Return the recipe of a preset, or the default for None.
 
         Raises:
             ValueError: an unknown preset.
@@ -60,5 +63,5 @@ class Recipe:
         return cls(**known[preset])
 
     def decay_shares(self) -> tuple[float, ...]:
-        """The decay steps as shares of all steps, for a run of another length."""
+        """Return the decay steps as shares of all steps, for a run of another length."""
         return tuple(step / self.steps for step in self.decay_steps)

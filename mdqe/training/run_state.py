@@ -1,4 +1,7 @@
-"""Files from which a run goes on: plain values and tensors, whole or not there, read without unpickling objects."""
+"""The state of a run: checkpoint files and random generators.
+
+A file contains plain values and tensors. It is written completely or not at all, and reading it unpickles no objects.
+"""
 
 from __future__ import annotations
 
@@ -14,20 +17,20 @@ from mdqe.errors import InputError
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
-    """Write plain values and tensors. Until the new file is whole and on the disk the old one stays as it is.
+    """Write plain values and tensors. The old file remains until the new one is complete and on the disk.
 
     Raises:
-        OSError: the disk is full, or the like; names the file.
+        OSError: for example, the disk is full; the message names the file.
     """
     with whole_file(path, durable=True) as partial, partial.open("wb") as file:
         try:
             torch.save(state, file)
-        except RuntimeError as error:  # of torch's writer, which ends its file even when the disk has refused
+        except RuntimeError as error:  # torch's writer raises it while it closes the file after an OSError
             raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """Read what `save_state` wrote, onto the CPU.
+    """Read a file of `save_state`; tensors are on the CPU.
 
     Raises:
         FileNotFoundError: no such file.
@@ -37,12 +40,13 @@ def load_state(path: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"no such file: {path}")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # of many kinds, by where the damage is
-        raise InputError(f"{path} is a damaged file, or not one of a run ({path.stat().st_size:,} bytes)") from error
+    except Exception as error:  # of many kinds, depending on the damage
+        size = path.stat().st_size
+        raise InputError(f"{path} is damaged or not a file of a training run ({size:,} bytes)") from error
 
 
 def random_state() -> dict[str, Any]:
-    """The state of every generator that training may draw from, in this process."""
+    """Return the state of every random generator that training may use in this process."""
     numbers, words = np.random.get_state(legacy=False), random.getstate()
     return {
         "torch": torch.get_rng_state(),
@@ -58,7 +62,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Go on drawing from where `random_state` was taken."""
+    """Restore the generators to a state of `random_state`."""
     torch.set_rng_state(state["torch"])
     if state["cuda"] is not None and torch.cuda.is_initialized():
         torch.cuda.set_rng_state(state["cuda"])
@@ -69,7 +73,7 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 
 def seed_all(seed: int) -> None:
-    """Start every generator that training may draw from."""
+    """Seed every random generator that training may use."""
     torch.manual_seed(seed)  # CUDA's too
     np.random.seed(seed % 2**32)
     random.seed(seed)

@@ -1,14 +1,11 @@
-"""What a name of data means: the synthetic set, or a file of annotated videos or images."""
+"""Data sets by name: the synthetic set, or a file of annotated videos or images."""
 
 from __future__ import annotations
 
-import json
-import mmap
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from mdqe.annotations.training_ import holds_images
+from mdqe.annotations.files import DataFiles, find_data
+from mdqe.annotations.reader import VIDEOS, read_annotations
 from mdqe.config import MDQEConfig
 from mdqe.data.loader import ClipSource
 from mdqe.data.synthetic import CATEGORIES, DIFFICULTIES, SyntheticClips
@@ -16,18 +13,16 @@ from mdqe.errors import InputError
 from mdqe.training.recipe import Recipe
 
 SYNTHETIC = "synthetic"
-IMAGES = "JPEGImages"
-_COCO_MAPS = {"r50_ytvis19": "ytvis_2019", "r50_ytvis21": "ytvis_2021", "r50_ovis_360": "ovis"}
 
 
 class Categories(NamedTuple):
-    """What the labels 0, 1, … mean."""
+    """The categories of the labels 0, 1, …"""
 
     names: tuple[str, ...]
     ids: tuple[int, ...]
 
     def configure(self, config: MDQEConfig) -> MDQEConfig:
-        """A configuration for these categories. Where some have no name, none has."""
+        """A configuration for these categories, without names if one of them has none."""
         names = self.names if all(self.names) else ()
         return config.replace(num_classes=len(self.ids), categories=names, category_ids=self.ids)
 
@@ -39,22 +34,11 @@ class DataSet(NamedTuple):
     categories: Categories
 
 
-class AnnotationFile(NamedTuple):
-    """Annotated videos, or images, and what can be known of them without reading them all."""
-
-    path: Path
-    images: Path
-    videos: bool
-    """Videos in the form of YouTube-VIS; otherwise images in that of COCO."""
-    categories: dict[int, str]
-    """Names by id, in ascending order; empty where they cannot be found."""
-
-
 def split_ratio(name: str) -> tuple[str, float]:
-    """A set's name and how often it is drawn: "videos.json:0.75" → "videos.json", 0.75; 1 unless it says so.
+    """The name of a set and the ratio in which it is drawn: "videos.json:0.75" → "videos.json", 0.75; 1 by default.
 
     Raises:
-        ValueError: a ratio that is not positive.
+        InputError: the ratio is not positive.
     """
     head, colon, tail = name.rpartition(":")
     try:
@@ -72,7 +56,7 @@ def synthetic_difficulty(name: str) -> str | None:
     """ "synthetic" → "standard", "synthetic:hard" → "hard"; None for a set of another kind.
 
     Raises:
-        ValueError: an unknown difficulty.
+        InputError: the difficulty is unknown.
     """
     kind, _, difficulty = name.partition(":")
     if kind != SYNTHETIC:
@@ -83,30 +67,18 @@ def synthetic_difficulty(name: str) -> str | None:
     return difficulty
 
 
-def find_annotations(name: str) -> AnnotationFile:
-    """The files of a set.
-
-    Args:
-        name: an annotation file, "FILE@FOLDER" of its images, or a folder with annotations.json in it. Without a
-            folder of images it is JPEGImages beside the file, the same in a folder of the file's name, or the file's
-            own folder.
+def find_annotations(name: str) -> DataFiles:
+    """The files of a set; see `find_data`.
 
     Raises:
-        FileNotFoundError: a file or folder is not there.
+        FileNotFoundError: the annotation file or the folder of the images does not exist.
     """
-    text, at, folder = name.partition("@")
-    path = Path(text).expanduser()
-    if path.is_dir():
-        path = path / "annotations.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"no such file: {path}; data is {SYNTHETIC}[:DIFFICULTY], FILE[@IMAGES] or FOLDER")
-    choices = (
-        [Path(folder).expanduser()] if at else [path.parent / IMAGES, path.parent / path.stem / IMAGES, path.parent]
-    )
-    images = next((choice for choice in choices if choice.is_dir()), None)
-    if images is None:
-        raise FileNotFoundError(f"no such folder: {choices[0]}, for the images of {path}")
-    return AnnotationFile(path, images, *_peek(path))
+    try:
+        files = find_data(name)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}, or {SYNTHETIC}[:DIFFICULTY]") from None
+    files.require_images()
+    return files
 
 
 def open_data(
@@ -123,17 +95,16 @@ def open_data(
     """The clips of a set.
 
     Args:
-        name: "synthetic", "synthetic:DIFFICULTY", or as in `find_annotations`.
+        name: "synthetic", "synthetic:DIFFICULTY", or as in `find_data`.
         frames: T of a clip.
         recipe: how frames are chosen and changed.
-        categories: of the labels; None: the set's own. Those of COCO are mapped to the published video sets', others
-            by their names.
+        categories: of the labels; None: the set's own. The categories of a file are mapped to them by `map_categories`.
         size, seed: of synthetic frames and scenes.
-        skip_bad, progress: as in `VideoClips`.
+        skip_bad, progress: as in `AnnotatedClips`.
 
     Raises:
-        FileNotFoundError: no such set.
-        ValueError: it cannot be used, or none of its categories is among those asked for.
+        OSError: the set does not exist or cannot be read.
+        InputError: the set is invalid, or none of its categories is in `categories`.
     """
     difficulty = synthetic_difficulty(name)
     if difficulty is not None:
@@ -141,58 +112,24 @@ def open_data(
         if categories not in (None, own):
             raise InputError(f"{name} has the categories {', '.join(own.names)}, not those of the first set")
         return DataSet(SyntheticClips(seed=seed, frames=frames, size=size, difficulty=difficulty), own)
-    found = find_annotations(name)
+    files = find_annotations(name)
     from mdqe.data.augment import ClipAugmentation
-    from mdqe.data.coco import PseudoClips
+    from mdqe.data.coco import PseudoClips, map_categories
     from mdqe.data.ytvis import VideoClips
 
+    annotations = read_annotations(files.annotations, strict=False)
     options: dict[str, Any] = {"skip_bad": skip_bad, "progress": progress}
     if categories is not None:
-        options |= {"category_ids": categories.ids, "category_map": category_map(found, categories)}
+        try:
+            mapped = map_categories(annotations.categories, categories.names, categories.ids)
+        except InputError as error:
+            raise InputError(f"{files.annotations} does not fit the first set: {error}") from None
+        options |= {"category_ids": categories.ids, "category_map": mapped}
     clips: VideoClips | PseudoClips
-    if found.videos:
+    if annotations.layout == VIDEOS:
         options |= {"augmentation": ClipAugmentation(**recipe.video), "frame_range": recipe.frame_range}
-        clips = VideoClips(found.path, found.images, frames, **options)
+        clips = VideoClips(annotations, files.images, frames, **options)
     else:
-        clips = PseudoClips(found.path, found.images, frames, augmentation=ClipAugmentation(**recipe.image), **options)
-    return DataSet(clips, categories or Categories(tuple(clips.categories), tuple(clips.category_ids)))
-
-
-def category_map(found: AnnotationFile, wanted: Categories) -> Mapping[int, int]:
-    """From a file's category ids to those that are wanted: COCO's as the paper maps them, others by equal names.
-
-    Raises:
-        ValueError: they have none in common.
-    """
-    from mdqe.data.coco import COCO_TO
-
-    if tuple(found.categories.values()) == MDQEConfig.preset("r50_coco").categories:
-        for preset, data_set in _COCO_MAPS.items():
-            known = MDQEConfig.preset(preset)
-            if (known.categories, known.label_ids) == (wanted.names, wanted.ids):
-                return COCO_TO[data_set]
-    ids = {_plain(name): one for name, one in zip(wanted.names, wanted.ids, strict=True)}
-    mapped = {one: ids[_plain(name)] for one, name in found.categories.items() if _plain(name) in ids}
-    if not mapped:
-        raise InputError(f"{found.path} has none of the categories of the first set: {', '.join(wanted.names[:10])}, …")
-    return mapped
-
-
-def _plain(name: str) -> str:
-    return name.casefold().replace("_", " ").strip()
-
-
-def _peek(path: Path) -> tuple[bool, dict[int, str]]:
-    """Whether a file holds videos, and its categories, without parsing its annotations, which may take a while."""
-    videos = not holds_images(path)
-    with path.open("rb") as file:
-        if not file.seek(0, 2):
-            return videos, {}
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            start = data.find(b"[", max(data.find(b'"categories"'), 0))
-            text = data[start : start + (1 << 20)].decode("utf-8", "replace")
-    try:
-        entries, _ = json.JSONDecoder().raw_decode(text)
-        return videos, dict(sorted((entry["id"], entry["name"]) for entry in entries))
-    except (ValueError, KeyError, TypeError):  # whoever reads the whole file says what is wrong with it
-        return videos, {}
+        options |= {"augmentation": ClipAugmentation(**recipe.image)}
+        clips = PseudoClips(annotations, files.images, frames, **options)
+    return DataSet(clips, categories or Categories(clips.categories, clips.category_ids))

@@ -1,37 +1,43 @@
-"""One training step: losses, gradients, clipping, update."""
+"""One training step: losses, gradients, clipping and update; activation checkpointing; batches that fail."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
+from torch.utils.checkpoint import checkpoint
 
+from mdqe.config import MDQEConfig
 from mdqe.distributed import ranks
 from mdqe.errors import InputError
-from mdqe.losses.criterion import Criterion, configured_criterion
+from mdqe.losses.criterion import Criterion, build_criterion
 from mdqe.model import MDQE
 from mdqe.targets import ClipTargets
-from mdqe.training.run_state import random_state
+from mdqe.training.run_state import load_state, random_state, save_state, set_random_state
 
 AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+RECOMPUTABLE_PARTS = ("backbone", "encoder", "decoder")
+TARGET_FIELDS = ("labels", "ids", "masks", "boxes")
 
 Batch = tuple[Tensor, list[ClipTargets]]
 """Frames (B, T, 3, H, W) uint8 and the targets of each clip."""
 
 
 class StepResult(NamedTuple):
-    """What a step measured."""
+    """Measurements of one step."""
 
     losses: dict[str, float]
     """Weighted losses of this process by name, averaged over the parts of the batch."""
     grad_norm: float
-    """Of all gradients together, before clipping."""
+    """The norm of all gradients together, before clipping."""
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -40,14 +46,14 @@ class NonFiniteLossError(ArithmeticError):
     def __init__(self, problem: str, part: int, losses: dict[str, float], random: dict[str, Any]) -> None:
         super().__init__(problem)
         self.part = part
-        """Which part of the batch it is."""
+        """The index of the part of the batch."""
         self.losses = losses
         self.random = random
-        """The random state before that part's losses."""
+        """The random state before the losses of the part were computed."""
 
 
 class ClipLosses(nn.Module):
-    """The losses of a batch as a module: what DistributedDataParallel wraps."""
+    """The losses of a batch as a module, for DistributedDataParallel."""
 
     def __init__(self, model: MDQE, criterion: Criterion) -> None:
         super().__init__()
@@ -60,20 +66,20 @@ class ClipLosses(nn.Module):
 
 
 class TrainingStep:
-    """Lowers the losses of a batch, which may come in parts whose gradients add up.
+    """Minimise the losses of a batch, which may consist of parts whose gradients are added.
 
-    Where several processes train together, each computes its share of the batch; gradients are those of the whole
-    batch, since the losses are divided by counts that are averaged over the processes.
+    If several processes train together, each computes its share of the batch. The losses are divided by counts that
+    are averaged over the processes, so the averaged gradients are those of the whole batch.
 
-    It waits for a GPU once, between backward pass and update, to look whether losses and gradients are finite; what
-    matching and sampling wait for inside the losses comes on top.
+    A step waits for a GPU once, between backward pass and update, to check that losses and gradients are finite.
+    Matching and sampling in the losses also wait.
 
     Args:
         model: in training mode, on its device.
-        optimizer: of its parameters; its groups' rates are the base rates.
-        clip_norm: largest norm of all gradients together; None: any.
-        criterion: other losses or weights than the configured ones.
-        amp: "bf16" or "fp16" for autocast; fp16 with a loss scale that adapts.
+        optimizer: of the model's parameters; the learning rates of its groups are the base rates.
+        clip_norm: maximum norm of all gradients together; None: no limit.
+        criterion: other losses or weights than those of the configuration.
+        amp: "bf16" or "fp16" for autocast; fp16 uses an adaptive loss scale.
 
     Raises:
         ValueError: another precision, or a norm that is not positive.
@@ -98,7 +104,7 @@ class TrainingStep:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=amp == "fp16")
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
-        losses = ClipLosses(model, criterion or configured_criterion(model.config))
+        losses = ClipLosses(model, criterion or build_criterion(model.config))
         self.losses: nn.Module = losses
         if ranks() > 1:
             self.losses = DistributedDataParallel(
@@ -109,14 +115,14 @@ class TrainingStep:
             )
 
     def __call__(self, parts: Sequence[Batch], rate: float = 1.0) -> StepResult:
-        """Do a step.
+        """Run one step.
 
         Args:
             parts: of this process' share of the batch.
-            rate: learning rate in units of the base rates.
+            rate: learning rate, in units of the base rates.
 
         Raises:
-            NonFiniteLossError: before anything is changed but gradients and random state.
+            NonFiniteLossError: before anything but gradients and random state has changed.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * rate
@@ -130,7 +136,7 @@ class TrainingStep:
         self.scaler.unscale_(self.optimizer)
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         norm = clip_grad_norm_(parameters, self.clip_norm)
-        *flat, norm = torch.cat([*terms, norm.to(terms[0])[None]]).tolist()  # the one wait
+        *flat, norm = torch.cat([*terms, norm.to(terms[0])[None]]).tolist()  # waits for the device
         per_part = [dict(zip(names, flat[i : i + len(names)], strict=True)) for i in range(0, len(flat), len(names))]
         self._check(per_part, norm, random)
         self.scaler.step(self.optimizer)
@@ -138,10 +144,10 @@ class TrainingStep:
         return StepResult({name: sum(part[name] for part in per_part) / len(parts) for name in names}, norm)
 
     def _backward(self, frames: Tensor, targets: Sequence[ClipTargets], parts: int, last: bool) -> dict[str, Tensor]:
-        """Add the gradients of one part; its losses."""
+        """Add the gradients of one part; return its losses."""
         frames = frames.to(self.device, non_blocking=True)
         targets = [target.to(self.device, non_blocking=True) for target in targets]
-        # Processes add up once a step.
+        # Processes exchange gradients only after the last part.
         with self.losses.no_sync() if isinstance(self.losses, DistributedDataParallel) and not last else nullcontext():
             with autocast(self.device, self.amp):
                 losses = self.losses(frames, targets)
@@ -153,10 +159,99 @@ class TrainingStep:
             wrong = ", ".join(f"{name} is {value}" for name, value in losses.items() if not math.isfinite(value))
             if wrong:
                 raise NonFiniteLossError(wrong, i, losses, random[i])
-        if not math.isfinite(norm) and not self.scaler.is_enabled():  # a scaler skips such steps and scales less
+        if not math.isfinite(norm) and not self.scaler.is_enabled():  # a scaler skips such steps and reduces its scale
             raise NonFiniteLossError(f"the norm of the gradients is {norm}", 0, parts[0], random[0])
 
 
 def autocast(device: torch.device, amp: str | None) -> torch.autocast:
-    """Mixed precision, or none."""
+    """Return the context of a precision, "bf16", "fp16" or None."""
     return torch.autocast(device.type, AMP_TYPES.get(amp or ""), enabled=amp is not None)
+
+
+def recompute_activations(model: MDQE, parts: Collection[str] = RECOMPUTABLE_PARTS) -> None:
+    """Checkpoint activations: compute parts of a model twice in training, to store one layer of them at a time.
+
+    Results, gradients, names of parameters and inference do not change. In the backbone this affects all stages but the
+    last, in encoder and decoder all layers.
+
+    Args:
+        model: changed in place.
+        parts: some of "backbone", "encoder" and "decoder".
+
+    Raises:
+        ValueError: a part of another name, or a backbone that timm cannot recompute.
+    """
+    unknown = sorted(set(parts) - set(RECOMPUTABLE_PARTS))
+    if unknown:
+        raise InputError(
+            f"parts to recompute are {', '.join(unknown)}; expected some of {', '.join(RECOMPUTABLE_PARTS)}"
+        )
+    if "backbone" in parts:
+        recompute_backbone = getattr(model.backbone.body, "set_grad_checkpointing", None)
+        if recompute_backbone is None:
+            raise InputError(f"backbone {model.config.backbone!r} cannot be recomputed: timm does not support it")
+        recompute_backbone(True)
+    for part in {"encoder", "decoder"} & set(parts):
+        for layer in getattr(model, part).layers:
+            # On the instance, so that the class, the names of the parameters and the hooks do not change.
+            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+
+
+def save_bad_batch(
+    path: Path, model: MDQE, batch: Batch, error: NonFiniteLossError, *, step: int, amp: str | None
+) -> None:
+    """Save everything that the losses of a batch depend on.
+
+    Args:
+        path: of the file.
+        model: with the weights that gave the losses.
+        batch: frames and targets of the part that failed.
+        error: with the losses of the part and the random state before them.
+        step: number of the step.
+        amp: the precision, "bf16", "fp16" or None.
+    """
+    frames, targets = batch
+    save_state(
+        path,
+        {
+            "step": step,
+            "losses": error.losses,
+            "frames": frames.cpu(),
+            "targets": [{name: getattr(target, name).cpu() for name in TARGET_FIELDS} for target in targets],
+            "random": error.random,
+            "amp": amp,
+            "config": model.config.to_dict(),
+            "model": model.state_dict(),
+        },
+    )
+
+
+def replay(
+    path: str | Path, *, device: str = "cpu", backward: bool = False, criterion: Criterion | None = None
+) -> dict[str, float]:
+    """Compute the losses of a saved batch again, with the same weights and random numbers.
+
+    Args:
+        path: RUN/bad_batch.pt.
+        device: device to compute on.
+        backward: also compute the gradients, under torch's anomaly detection. The error then names the first operation
+            whose gradient is NaN.
+        criterion: the criterion of the run, if it had its own.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, or another kind of file.
+        RuntimeError: with `backward`, from the operation whose gradient is NaN.
+    """
+    saved = load_state(Path(path))
+    model = MDQE(MDQEConfig.from_dict(saved["config"]))
+    model.load_state_dict(saved["model"])
+    model.to(device, saved["model"]["encoder.level_embed"].dtype).train()
+    frames = saved["frames"].to(device)
+    targets = [ClipTargets(*(target[name] for name in TARGET_FIELDS)) for target in saved["targets"]]
+    set_random_state(saved["random"])
+    with torch.autograd.set_detect_anomaly(backward, check_nan=True):
+        with autocast(frames.device, saved["amp"]):
+            losses = model.loss(frames, targets, criterion=criterion)
+        if backward:
+            torch.stack(list(losses.values())).sum().backward()
+    return {name: float(loss.detach()) for name, loss in losses.items()}

@@ -1,4 +1,4 @@
-"""The trainer: steps, and all the state of a run."""
+"""The trainer: the loop over steps, and all state of a run."""
 
 from __future__ import annotations
 
@@ -18,50 +18,48 @@ from mdqe.distributed import gather, rank, ranks
 from mdqe.errors import InputError
 from mdqe.losses.criterion import Criterion
 from mdqe.model import MDQE
-from mdqe.training.average import MovingAverage
-from mdqe.training.bad_batch import save_bad_batch
-from mdqe.training.metrics import Metrics
-from mdqe.training.progress import Progress
+from mdqe.training.optimizer import MovingAverage
+from mdqe.training.reports import Metrics, Progress
 from mdqe.training.run_state import load_state, random_state, save_state, seed_all, set_random_state
-from mdqe.training.step import Batch, NonFiniteLossError, StepResult, TrainingStep
+from mdqe.training.step import Batch, NonFiniteLossError, StepResult, TrainingStep, save_bad_batch
 
 CHECKPOINT = "checkpoint.pt"
 BAD_BATCH = "bad_batch.pt"
 SHOWN_NUMBERS = ("AP", "AP50", "AP75", "AP_so", "AP_mo", "AP_ho", "IDSW")
-"""Of what a validation gives, in the talk; all of it is in its table."""
+"""The metrics of a validation that are printed; the table has all of them."""
 
 Validate = Callable[[MDQE, int], dict[str, float]]
-"""From the model and the number of steps done to what it reaches, by name."""
+"""Compute metrics by name from the model and the number of steps done."""
 
 
 class Trainer:
-    """Trains a model on clips.
+    """Train a model on clips.
 
-    Its folder gets `checkpoint.pt`, from which `resume` goes on; `metrics.csv` and `validation.csv`, and the same in
-    `tensorboard/` where that is installed; at the end the model, as `MDQE.save_pretrained` writes it; and
-    `bad_batch.pt` when a loss is not finite (`mdqe.training.bad_batch.replay`). Where several processes train
-    together, each has a trainer of the same arguments, and the first one writes.
+    Its folder contains `checkpoint.pt`, from which `resume` continues; `metrics.csv` and `validation.csv`, and the same
+    in `tensorboard/` if TensorBoard is installed; at the end the model, as `MDQE.save_pretrained` writes it; and
+    `bad_batch.pt` if a loss is not finite (see `mdqe.training.replay`). If several processes train together, each has a
+    trainer with the same arguments, and the first process writes.
 
     Args:
-        model: on its device. Its mode becomes training.
-        clips: a `MixedClips`, or another map-style set of (frames, ClipTargets) that is long enough.
-        folder: of the run; made if it does not exist.
-        optimizer: of the model's parameters, such as `adamw`; its groups' rates are the base rates.
+        model: on its device. It is set to training mode.
+        clips: a `MixedClips`, or another map-style data set of (frames, ClipTargets) that is long enough.
+        folder: of the run; created if it does not exist.
+        optimizer: of the model's parameters, such as `adamw`; the learning rates of its groups are the base rates.
         schedule: learning rate of step 0, 1, … in units of the base rates, such as a `StepDecay`.
-        steps: how many in all.
-        batch: clips in a step, of all processes and parts together.
-        accumulate: parts that a process' share of the batch is computed in, one after the other. Losses are divided
-            by each part's own number of matches and averaged.
+        steps: number of steps of the run.
+        batch: clips per step, of all processes and parts together.
+        accumulate: number of parts in which a process computes its share of the batch, one after the other. The losses
+            of a part are divided by its own number of matches; parts are averaged.
         clip_norm, criterion, amp: as in `TrainingStep`.
-        average_decay: of a moving average of the weights, which is then validated and saved as the model; None: none.
-        seed: of dropout and of all else that is drawn while training, but not of the clips.
-        workers: processes that draw clips; 0 draws them in this one.
+        average_decay: decay of a moving average of the weights, which is validated and saved as the model; None: none.
+        seed: of dropout and of all other random numbers in training, except those of the clips.
+        workers: processes that load clips; 0 loads them in this process.
         log_every, save_every, validate_every: steps between two rows of metrics, checkpoints and validations.
-        validate: called by every process; the first one's values are kept.
-        source: where the weights come from, for the model's card.
+        validate: called by every process; the values of the first process are used.
+        source: where the weights come from, for the model card.
 
     Raises:
-        ValueError: a value out of range, or a batch that cannot be shared out evenly.
+        ValueError: a value out of range, or a batch that cannot be divided evenly.
     """
 
     def __init__(
@@ -103,21 +101,21 @@ class Trainer:
         self.average = None if average_decay is None else MovingAverage(model, average_decay)
         self.train_step = TrainingStep(model, optimizer, clip_norm=clip_norm, criterion=criterion, amp=amp)
         self.done = 0
-        """Steps done so far."""
+        """Number of steps done so far."""
         self._random: dict[str, Any] | None = None
 
     def train(self) -> None:
-        """Do the steps that are left, and write the model.
+        """Run the remaining steps, and save the model.
 
         Raises:
-            NonFiniteLossError: a loss or gradient is NaN or infinite; names the saved batch.
-            OSError: a file cannot be written. The last checkpoint is whole.
+            NonFiniteLossError: a loss or gradient is NaN or infinite; the message names the file of the saved batch.
+            OSError: a file cannot be written. The last checkpoint is complete.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         self.model.train()
         progress = Progress(self.steps, self.done, shown=rank() == 0)
         metrics = Metrics(self.folder, self.done, progress.say) if rank() == 0 else None
-        batches = self._batches()  # before the random state is set: starting a loader draws
+        batches = self._batches()  # before the random state is set, because a loader draws a number when it starts
         if self._random is None:
             seed_all(self.seed + rank())
         else:
@@ -133,10 +131,10 @@ class Trainer:
                 self.model.save_pretrained(self.folder, source=self.source)
 
     def save(self) -> None:
-        """Write the checkpoint; every process must call it. The old one stays until the new one is whole.
+        """Write the checkpoint; every process must call this. The old one remains until the new one is complete.
 
         Raises:
-            OSError: the disk is full, or the like; the old checkpoint is as it was.
+            OSError: for example, the disk is full; the old checkpoint is unchanged.
         """
         random = gather(random_state())
         if rank() != 0:
@@ -155,10 +153,10 @@ class Trainer:
         save_state(self.folder / CHECKPOINT, state)
 
     def resume(self) -> bool:
-        """Go on from the folder's checkpoint; False where there is none.
+        """Continue from the checkpoint in the folder; return False if there is none.
 
-        The learning rate, its schedule and the other arguments are those of this trainer: only what steps have changed
-        comes from the file. Under the same arguments the run ends with the same weights as one that was not stopped.
+        Only the state that steps change comes from the file. The learning rate, its schedule and the other arguments
+        are those of this trainer. With the same arguments, the run ends with the same weights as an uninterrupted one.
 
         Raises:
             ValueError: a damaged checkpoint, or one of another model or batch.
@@ -170,21 +168,21 @@ class Trainer:
         found = MDQEConfig.from_dict(state["config"])  # fields that are newer than the file have their defaults
         if found != self.model.config:
             names = [name for name, value in self.model.config.to_dict().items() if found.to_dict()[name] != value]
-            raise InputError(f"{path} is of a model of another configuration: {', '.join(names)} differ")
+            raise InputError(f"{path} is from a model with another configuration: {', '.join(names)} differ")
         if state["batch"] != self.batch:
-            raise InputError(f"{path} was trained with {state['batch']} clips a step, expected batch={self.batch}")
+            raise InputError(f"{path} is from a run with {state['batch']} clips per step, expected batch={self.batch}")
         if (state["average"] is None) != (self.average is None):
-            raise InputError(f"{path} {'lacks' if self.average else 'has'} a moving average of the weights")
+            raise InputError(f"{path} {'has no' if self.average else 'has a'} moving average of the weights")
         self.model.load_state_dict(state["model"])
         self._load_optimizer(state["optimizer"])
         self.train_step.scaler.load_state_dict(state["scaler"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.done = state["step"]
-        # Of another number of processes: what is drawn is new, but not what was drawn before.
-        same = len(state["random"]) == ranks()
-        self._random = state["random"][rank()] if same else None
-        self.seed += 0 if same else self.done
+        if len(state["random"]) == ranks():
+            self._random = state["random"][rank()]
+        else:  # another number of processes: draw new random numbers, not those of the first steps again
+            self.seed += self.done
         return True
 
     def _load_optimizer(self, state: dict[str, Any]) -> None:
@@ -196,14 +194,14 @@ class Trainer:
 
     def _loop(self, batches: Iterator[Batch], progress: Progress, metrics: Metrics | None) -> None:
         recent: list[StepResult] = []
-        waited = spent = 0.0  # seconds, since the last row of metrics
+        waited = spent = 0.0  # seconds since the last row of metrics
         while self.done < self.steps:
             start = time.perf_counter()
             parts = list(islice(batches, self.accumulate))
-            drawn = time.perf_counter()
+            loaded = time.perf_counter()
             recent.append(self._step(parts, self.schedule(self.done)))
             self.done += 1
-            waited, spent = waited + drawn - start, spent + time.perf_counter() - start
+            waited, spent = waited + loaded - start, spent + time.perf_counter() - start
             progress.advance()
             last = self.done == self.steps
             if self.done % self.log_every == 0 or last:
@@ -223,19 +221,9 @@ class Trainer:
         try:
             result = self.train_step(parts, rate)
         except NonFiniteLossError as error:
-            name = BAD_BATCH if ranks() == 1 else f"bad_batch.rank{rank()}.pt"
-            frames, targets = parts[error.part]
-            save_bad_batch(
-                self.folder / name,
-                self.model,
-                frames,
-                targets,
-                step=self.done,
-                losses=error.losses,
-                random=error.random,
-                amp=self.train_step.amp,
-            )
-            text = f"step {self.done}: {error}; the batch is saved in {self.folder / name}"
+            path = self.folder / (BAD_BATCH if ranks() == 1 else f"bad_batch.rank{rank()}.pt")
+            save_bad_batch(path, self.model, parts[error.part], error, step=self.done, amp=self.train_step.amp)
+            text = f"step {self.done}: {error}; the batch is saved in {path}"
             raise NonFiniteLossError(text, error.part, error.losses, error.random) from error
         if self.average is not None:
             self.average.update()
@@ -251,7 +239,7 @@ class Trainer:
         progress.say(f"step {self.done}: " + "  ".join(f"{name} {values[name]:.4g}" for name in shown))
 
     def _weights(self) -> Any:
-        """A context in which the model has the weights that are validated and saved."""
+        """Return a context in which the model has the weights that are validated and saved."""
         return nullcontext() if self.average is None else self.average.applied()
 
     def _batches(self) -> Iterator[Batch]:
@@ -267,16 +255,16 @@ class Trainer:
                 num_workers=self.workers,
                 pin_memory=self.model.device.type == "cuda",
                 persistent_workers=self.workers > 0,
-                generator=torch.Generator(),  # of workers' seeds, on which no clip depends
+                generator=torch.Generator(),  # seeds the workers; no clip depends on it
             )
         )
 
 
 def _summary(results: list[StepResult]) -> dict[str, float]:
-    """Means over some steps and over the processes."""
+    """Average over steps and over the processes."""
     names = list(results[0].losses)
     own = {name: sum(r.losses[name] for r in results) / len(results) for name in names}
-    everyone = gather(own)
-    losses = {name: sum(one[name] for one in everyone) / len(everyone) for name in names}
+    processes = gather(own)
+    losses = {name: sum(one[name] for one in processes) / len(processes) for name in names}
     norm = sum(r.grad_norm for r in results) / len(results)
     return {"loss": sum(losses.values()), **losses, "grad_norm": norm}

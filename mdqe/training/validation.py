@@ -1,10 +1,10 @@
-"""How good a model is so far: it segments a few videos that it is not trained on."""
+"""Validation during training: the model segments a few videos that it is not trained on."""
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,78 +12,86 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mdqe.annotations.files import Source
+from mdqe.annotations.problems import SKIP_HINT
+from mdqe.annotations.reader import VIDEOS, pack_tracks, read_annotations
+from mdqe.data.images import image_problems, read_image
 from mdqe.data.scene import Difficulty
 from mdqe.data.synthetic import draw_video
 from mdqe.data.synthetic_files import document_of
 from mdqe.distributed import gather, rank, ranks
 from mdqe.errors import InputError
+from mdqe.evaluation.segment_set import label_ids
 from mdqe.training.sources import find_annotations
 
 if TYPE_CHECKING:
+    from mdqe.config import MDQEConfig
     from mdqe.model import MDQE
     from mdqe.results.instances import VideoInstances
 
 Frames = Callable[[], Iterable[np.ndarray]]
-"""Gives the frames of a video, (H, W, 3) uint8 each, from the first one every time it is called."""
+"""Returns the frames of a video, (H, W, 3) uint8 each, from the first one each time it is called."""
 
 PICTURED = 4  # videos
 SHOWN_SCORE = 0.3
 
 
 class Validation:
-    """Segments videos and compares the results with what is known of them; draws the first few.
+    """Segments videos, compares the results with their annotations, and draws the results of the first few videos.
 
-    Called with a model and the number of steps done, by every process: each takes its share of the videos. Numbers are
-    those of `mdqe.evaluation.evaluate`, by the benchmark protocol. Pictures are FOLDER/STEP-VIDEO.png.
+    It is called with a model and the number of completed steps, in every process; the processes share the videos. The
+    metrics are those of `mdqe.evaluation.evaluate`, under the benchmark protocol. Pictures are FOLDER/STEP-VIDEO.png.
 
     Args:
-        document: videos, categories and annotations in the form of YouTube-VIS.
-        frames: of each of its videos.
-        folder: of the pictures; None: none.
-        say: takes a line of talk.
+        annotations: of videos, as in `evaluate`.
+        frames: of each video.
+        folder: of the pictures; None: no pictures.
+        say: receives messages.
+        category_ids: the set's category id of each label; None: the model's own ids.
 
     Raises:
-        ValueError: not as many frames as videos, or no videos.
+        InputError: the annotations are invalid, or the number of videos is 0 or differs from that of `frames`.
     """
 
     def __init__(
         self,
-        document: dict[str, Any],
+        annotations: Source,
         frames: Sequence[Frames],
         folder: Path | None = None,
         say: Callable[[str], None] = print,
+        category_ids: Sequence[int] | None = None,
     ) -> None:
-        if len(document["videos"]) != len(frames) or not frames:
-            raise InputError(
-                f"{len(document['videos'])} videos and frames of {len(frames)}, expected as many, at least 1"
-            )
-        self.document, self.frames = document, list(frames)
+        self.annotations, self.frames = read_annotations(annotations), list(frames)
+        self.category_ids = category_ids
+        self.annotations.expect(VIDEOS)
+        self.videos = list(self.annotations.videos)
+        if len(self.videos) != len(self.frames) or not frames:
+            raise InputError(f"{len(self.videos)} videos and frames of {len(frames)}; expected as many, at least 1")
         self.folder = folder
         if folder is not None and find_spec("PIL") is None:
             say("validation draws no pictures; for them: pip install 'mdqe[video]'")
             self.folder = None
 
     def __call__(self, model: MDQE, step: int) -> dict[str, float]:
-        """The numbers after `step` steps; {} in all processes but the first."""
+        """The metrics after `step` steps; {} in all processes but the first."""
         from mdqe.evaluation import evaluate
 
         results: list[dict[str, Any]] = []
         for number in range(rank(), len(self.frames), ranks()):
             result = model.segment(self.frames[number](), multi_label=True)
-            results += result.to_ytvis(self.document["videos"][number]["id"])
+            results += result.to_ytvis(self.videos[number], self.category_ids)
             if self.folder is not None and number < PICTURED:
                 self._draw(self.folder, number, result, step)
         everyone = [one for part in gather(results) for one in part]
         if rank() != 0:
             return {}
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # that there are no results is no surprise at the start
-            numbers = evaluate(self.document, everyone)
-        return {name: float(value) for name, value in numbers.items() if isinstance(value, int | float)}
+            warnings.simplefilter("ignore", UserWarning)  # early in training there are often no results
+            metrics = evaluate(self.annotations, everyone)
+        return {name: float(value) for name, value in metrics.items() if isinstance(value, int | float)}
 
     def _draw(self, folder: Path, number: int, result: VideoInstances, step: int) -> None:
-        from mdqe.video.overlay import draw_result
-        from mdqe.video.sheet import choose_frames, contact_sheet, save_png, shrink
+        from mdqe.video.overlay import choose_frames, contact_sheet, draw_result, save_png, shrink
 
         shown = best_classes(result).above(SHOWN_SCORE)
         chosen = choose_frames(result.num_frames, 8)
@@ -93,7 +101,7 @@ class Validation:
 
 
 def best_classes(result: VideoInstances) -> VideoInstances:
-    """Every track once, with its best class."""
+    """Each track once, with its best class."""
     order = np.argsort(-result.scores, kind="stable")
     _, first = np.unique(result.track_ids[order], return_index=True)
     return result[order[np.sort(first)]]
@@ -109,7 +117,7 @@ def synthetic_validation(
     folder: Path | None = None,
     say: Callable[[str], None] = print,
 ) -> Validation:
-    """Validation on the first `videos` scenes of a seed that training does not use; other arguments as `draw_video`."""
+    """Validation on the first `videos` scenes of a seed that training does not use; the rest as in `draw_video`."""
     if videos < 1:
         raise InputError(f"videos is {videos}, expected at least 1")
     drawings = [draw_video(seed, i, frames=frames, size=size, difficulty=difficulty) for i in range(videos)]
@@ -118,30 +126,52 @@ def synthetic_validation(
 
 
 def annotated_validation(
-    name: str, videos: int = 8, *, folder: Path | None = None, say: Callable[[str], None] = print
+    name: str,
+    videos: int = 8,
+    *,
+    config: MDQEConfig | None = None,
+    skip_bad: bool = False,
+    folder: Path | None = None,
+    say: Callable[[str], None] = print,
 ) -> Validation:
-    """Validation on the first `videos` annotated videos of a file that `mdqe.training.sources.find_annotations` finds.
+    """Validation on the first `videos` annotated videos of a file. It is checked by the same rules as a training set.
+
+    Args:
+        name: as in `mdqe.annotations.files.find_data`.
+        videos: the number of videos.
+        config: of the model, whose categories are matched with those of the file by name, otherwise by id; None: by id.
+        skip_bad: continue without invalid annotations, and without videos that have invalid images, after a warning.
+        folder, say: as in `Validation`.
 
     Raises:
-        OSError: the file cannot be read.
-        ValueError: it holds no videos in the form of YouTube-VIS.
+        OSError: the file or the folder of the images does not exist or cannot be read.
+        InputError: the file does not contain annotated videos or the categories of the model, or it or its images have
+            problems, all of which are listed.
     """
-    found = find_annotations(name)
-    try:
-        document = json.loads(found.path.read_bytes())
-        annotated = {one["video_id"] for one in document["annotations"]}
-        chosen = [video for video in document["videos"] if video["id"] in annotated][:videos]
-        kept = {video["id"] for video in chosen}
-        annotations = [one for one in document["annotations"] if one["video_id"] in kept]
-        frames = [partial(_images, [found.images / file for file in video["file_names"]]) for video in chosen]
-        document = {"videos": chosen, "categories": document["categories"], "annotations": annotations}
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{found.path} holds no annotated videos in the form of YouTube-VIS: {error!r}") from error
-    return Validation(document, frames, folder, say)
+    if videos < 1:
+        raise InputError(f"videos is {videos}, expected at least 1")
+    files = find_annotations(name)
+    annotations = read_annotations(files.annotations, strict=False)
+    annotations.expect(VIDEOS)
+    annotations.require_files()
+    problems, kept = annotations.problems, {}
+    for video in [video for video in annotations.videos.values() if video.objects][:videos]:
+        packed = pack_tracks(annotations.name, VIDEOS, video.objects, video.size, problems)
+        video.objects = [track for track, _ in packed]
+        paths = [files.images / file for file in video.file_names or ()]
+        found = [problem for problem in image_problems((path, video.size) for path in paths) if problem is not None]
+        for problem in found:
+            problems.add(*problem)
+        if video.objects and not found:
+            kept[video.id] = (video, partial(_images, paths))
+    problems.report(annotations.name, skip=skip_bad, hint=SKIP_HINT)
+    if not kept:
+        raise InputError(f"{annotations.name}: none of its {len(annotations.videos)} videos has an object")
+    ids = None if config is None else label_ids(config, annotations, partial=True)
+    chosen = replace(annotations, videos={number: video for number, (video, _) in kept.items()})
+    return Validation(chosen, [frames for _, frames in kept.values()], folder, say, ids)
 
 
 def _images(paths: Sequence[Path]) -> Iterator[np.ndarray]:
-    from mdqe.data.images import read_image
-
     for path in paths:
         yield read_image(path).numpy()  # (H, W, 3)

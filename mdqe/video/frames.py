@@ -1,4 +1,4 @@
-"""What every source of frames has in common: selection, checks, and decoding ahead in a thread."""
+"""`Frames`, the base class of all sources of frames: selection, checks, and decoding ahead in a thread."""
 
 import queue
 import threading
@@ -14,14 +14,14 @@ T = TypeVar("T")
 
 
 class VideoError(InputError):
-    """A source of frames that cannot be used; the message is one line that names it."""
+    """A source of frames cannot be used. The message is one line that names the source."""
 
 
 class TimedFrame(NamedTuple):
-    """A frame and when it is shown.
+    """A frame and its time.
 
     Attributes:
-        time: seconds from the beginning of the source; None where the source has no times.
+        time: seconds from the beginning of the source; None if the source has no times.
         image: (H, W, 3) uint8, RGB.
     """
 
@@ -30,21 +30,21 @@ class TimedFrame(NamedTuple):
 
 
 class Frames:
-    """The chosen frames of a source, in order, decoded only as they are needed.
+    """The selected frames of a source, in order, decoded on demand.
 
-    Iterating gives (H, W, 3) uint8 RGB arrays, all of one size, decoded up to `ahead` frames early in a thread of their
-    own; `timed` gives them with their times. An error while decoding is raised by the iteration. A source that is
-    `repeatable` can be iterated any number of times.
+    Iteration yields (H, W, 3) uint8 RGB arrays of one size. A thread decodes up to `ahead` frames in advance. `timed`
+    yields the frames with their times. Errors of the decoder are raised by the iteration. A `repeatable` source can be
+    iterated any number of times.
 
-    A kind of source has `_items(start)`, which gives (time, item) of every frame from `start` seconds on (or earlier),
-    and `_load(item)`, which makes the array; items that are not chosen are never loaded.
+    A subclass implements `_items(start)`, which yields (time, item) for every frame from `start` seconds on or
+    earlier, and `_load(item)`, which returns the array. Items that are not selected are never loaded.
 
     Attributes:
-        name: what messages and output files call the source.
-        size: (H, W) of the frames; None until the first frame where the source cannot be asked.
-        fps: chosen frames per second, on average; None where the source has no times.
-        count: number of chosen frames as far as the source tells, an estimate for video files; None where unknown.
-        damage: after an iteration, one line on what was missing or could not be decoded, else None.
+        name: the name of the source in messages and output files.
+        size: (H, W) of the frames; None until the first frame if it is not known before.
+        fps: selected frames per second, on average; None if the source has no times.
+        count: number of selected frames, an estimate for video files; None if unknown.
+        damage: after an iteration, one line on what was missing or could not be decoded; None if there was no damage.
     """
 
     repeatable = True
@@ -58,7 +58,7 @@ class Frames:
         if start is not None and not 0 <= start < float("inf"):
             raise InputError(f"start is {start!r}; expected seconds, at least 0")
         if end is not None and not (start or 0) < end:
-            raise InputError(f"end is {end!r}; expected seconds after start, {start or 0}")
+            raise InputError(f"end is {end!r}; expected seconds after start={start or 0}")
         self.name = name
         self.every, self.ahead = every, ahead
         self.start, self.end = _seconds(start), _seconds(end)
@@ -72,7 +72,7 @@ class Frames:
             yield frame.image
 
     def timed(self) -> Generator[TimedFrame, None, None]:
-        """The chosen frames with their times."""
+        """Iterate over the selected frames with their times."""
         self.damage = None
         return read_ahead(self._selected(), self.ahead) if self.threaded else self._selected()
 
@@ -83,7 +83,7 @@ class Frames:
         raise NotImplementedError
 
     def _selected(self) -> Generator[TimedFrame, None, None]:
-        number = 0  # frames in the range, chosen or not
+        number = 0  # frames in the time range, selected or not
         for time, item in self._items(self.start or Fraction(0)):
             if self.end is not None and time is not None and time >= self.end:
                 break
@@ -93,8 +93,8 @@ class Frames:
                 yield TimedFrame(time, self._checked(self._load(item), number))
             number += 1
         if number == 0:
-            chosen = " in the time range" if self.start is not None or self.end is not None else ""
-            raise VideoError(f"{self.name} holds no frames{chosen}" + (f": {self.damage}" if self.damage else ""))
+            where = " in the time range" if self.start is not None or self.end is not None else ""
+            raise VideoError(f"{self.name} holds no frames{where}" + (f": {self.damage}" if self.damage else ""))
 
     def _checked(self, image: np.ndarray, number: int) -> np.ndarray:
         size = image.shape[:2]
@@ -109,9 +109,9 @@ class Frames:
 
 
 class ArrayFrames(Frames):
-    """Frames that are in memory or that the caller makes: an array or tensor (T, H, W, 3), or any iterable of frames.
+    """Frames from memory: an array or tensor (T, H, W, 3), or any iterable of frames. They are not copied.
 
-    They pass through as they are, without a thread.
+    No thread reads them in advance.
     """
 
     threaded = False
@@ -141,7 +141,7 @@ class ArrayFrames(Frames):
 
 
 def _seconds(value: float | None) -> Fraction | None:
-    """The decimal number that was meant: 0.4 is 2/5, the time of frame 10 at 25 per second, and not a little more."""
+    """The nearest simple fraction: 0.4 becomes 2/5, the exact time of frame 10 at 25 frames per second."""
     return None if value is None else Fraction(value).limit_denominator(1_000_000)
 
 
@@ -150,22 +150,22 @@ class _End(NamedTuple):
 
 
 def read_ahead(items: Iterable[T], depth: int) -> Generator[T, None, None]:
-    """Iterate `items` in a thread that works up to `depth` items ahead.
+    """Iterate over `items` in a thread that works up to `depth` items ahead.
 
-    An exception of `items` is raised here, in its place. When the iteration is given up, the thread ends after the item
-    it is working on, and is waited for.
+    An exception of `items` is raised at the same position. If the caller stops early, the thread finishes its current
+    item and ends before this generator is closed.
     """
     ready: queue.Queue[Any] = queue.Queue(max(1, depth))
-    given_up = threading.Event()
+    stopped = threading.Event()
 
     def work() -> None:
         error = None
         try:
             for item in items:
                 ready.put(item)
-                if given_up.is_set():
+                if stopped.is_set():
                     break
-        except BaseException as failure:  # handed to the consumer
+        except BaseException as failure:  # raised again in the consumer
             error = failure
         if hasattr(items, "close"):
             items.close()
@@ -179,8 +179,8 @@ def read_ahead(items: Iterable[T], depth: int) -> Generator[T, None, None]:
         if item.error is not None:
             raise item.error
     finally:
-        given_up.set()
-        while thread.is_alive():  # it may be waiting for room
+        stopped.set()
+        while thread.is_alive():  # the queue may be full
             try:
                 ready.get(timeout=0.02)
             except queue.Empty:

@@ -1,4 +1,4 @@
-"""Image files as frames: a folder or a glob, in natural order, or a single image."""
+"""Image files as frames: a folder or a glob in natural order, or a single image."""
 
 import re
 from collections.abc import Iterator
@@ -19,21 +19,21 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", "
 
 
 def is_image(path: Path) -> bool:
-    """Whether a file's name is that of an image; hidden files do not count."""
+    """Whether a file name has the extension of an image and does not begin with a dot."""
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
 def natural_key(path: Path) -> list[tuple[int, int, str]]:
-    """Sort key under which "frame 10" follows "frame 9"."""
+    """Sort key that puts "frame 10" after "frame 9"."""
     parts = re.split(r"([0-9]+)", str(path).casefold())
     return [(1, int(part), "") if i % 2 else (0, 0, part) for i, part in enumerate(parts)]
 
 
 class ImageFrames(Frames):
-    """Images as the frames of a video that has no times.
+    """Images as the frames of a video without times.
 
-    Turned as their EXIF orientation says; greyscale becomes RGB, 16 bits become 8, and transparency is ignored: a
-    pixel shows the colour that is stored.
+    The EXIF orientation is applied. Greyscale becomes RGB, and 16 bits become 8. Transparency is ignored: a pixel has
+    its stored colour.
     """
 
     def __init__(self, paths: list[Path], name: str, **selection: Any) -> None:
@@ -53,14 +53,15 @@ class ImageFrames(Frames):
 
 
 def load_image(path: str | Path) -> np.ndarray:
-    """An image file as (H, W, 3) uint8, RGB.
+    """Read an image file as (H, W, 3) uint8, RGB.
 
     Raises:
-        VideoError: it is not an image, or damaged.
-        ImportError: pillow is not installed.
+        FileNotFoundError: there is no such file.
+        VideoError: the file is damaged or not an image.
+        DependencyError: pillow is not installed.
     """
     with opened_image(path) as image:
-        if image.mode.startswith("I"):  # 16 bits of grey
+        if image.mode.startswith("I"):  # 16-bit greyscale
             grey = np.clip(np.asarray(image).astype(np.int64) // 257, 0, 255).astype(np.uint8)
             return np.repeat(grey[..., None], 3, axis=2)
         return np.array(image.convert("RGB"))
@@ -68,10 +69,10 @@ def load_image(path: str | Path) -> np.ndarray:
 
 @contextmanager
 def opened_image(path: str | Path | BinaryIO) -> Iterator["Image"]:
-    """Yield an image file as Pillow's image, turned as EXIF says; its pixels are read in the block.
+    """Yield an image file as a Pillow image with its EXIF orientation applied. Its pixels are read inside the block.
 
     Raises:
-        VideoError, ImportError: as `load_image`, also for what goes wrong in the block.
+        FileNotFoundError, VideoError, DependencyError: as `load_image`, also for errors inside the block.
     """
     try:
         from PIL import Image, ImageOps

@@ -1,36 +1,40 @@
-"""Drawing on frames: instances, initial query positions, the class-activation map.
+"""Drawing results: instances, initial query positions and activation maps on frames, and contact sheets.
 
-Every function takes an image (H, W, 3) uint8 RGB and gives a new one of the same size.
+Images are (H, W, 3) uint8 RGB. The functions return new images and do not change their arguments.
 """
 
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mdqe.atomic import whole_file
 from mdqe.errors import InputError
 
 if TYPE_CHECKING:
     from mdqe.results.instances import VideoInstances
 
-FILL = 0.42  # how much of an instance's colour lies over its pixels
+FILL = 0.42  # opacity of an instance's colour
 GREY = (150, 150, 150)
-_HEAT = np.array(  # black over violet, red and yellow to white: lighter all the way, also without colour
+BACKGROUND, TEXT, GAP = (24, 24, 27), (228, 228, 231), 8  # of contact sheets
+_HEAT = np.array(  # from black through violet, red and yellow to white, with increasing lightness
     [[0, 0, 4], [51, 13, 92], [120, 28, 109], [187, 55, 84], [237, 105, 37], [252, 181, 25], [252, 255, 164]], float
 )
 
 
 @cache
 def track_color(track_id: int) -> tuple[int, int, int]:
-    """The RGB colour of a track: always the same, far from its neighbours', seen on light and on dark ground.
+    """The RGB colour of a track id. Colours of successive ids differ clearly and are visible on light and dark images.
 
-    Hues advance by the golden angle in OKLCH, where equal steps look equal, so any run of ids is spread evenly. After
-    8, 13, 21 and 34 steps, Fibonacci numbers, they nearly return: lightness takes turns of five, which divides none.
+    The hue advances by the golden angle in OKLCH, a perceptually uniform space, so that consecutive ids are spread
+    evenly. Hues nearly repeat after 8, 13, 21 and 34 ids (Fibonacci numbers). The lightness therefore cycles with
+    period 5, which divides none of them.
     """
     hue = np.deg2rad(137.508 * track_id + 25)
     lightness = (0.65, 0.57, 0.61, 0.69, 0.74)[track_id % 5]
-    for chroma in np.arange(0.20, 0.0, -0.005):  # the strongest that the screen can show
+    for chroma in np.arange(0.20, 0.0, -0.005):  # the highest chroma inside sRGB
         rgb = _oklab_to_linear_rgb(lightness, chroma * np.cos(hue), chroma * np.sin(hue))
         if rgb.min() >= 0 and rgb.max() <= 1:
             break
@@ -40,12 +44,16 @@ def track_color(track_id: int) -> tuple[int, int, int]:
 
 
 def draw_result(image: np.ndarray, result: "VideoInstances", frame: int, *, labels: bool = True) -> np.ndarray:
-    """The instances of one frame of a result (counted from its first), each labelled with id, class and score.
+    """Draw the instances of one frame of a result, labelled with category, track id and score.
 
-    Without `labels`, `draw_labels` can follow later, over what else is drawn.
+    Args:
+        image: (H, W, 3) uint8.
+        result: its masks have the size of the image.
+        frame: index of the frame in the result.
+        labels: False omits the labels, so that `draw_labels` can draw them later, over other marks.
 
     Raises:
-        ValueError: the image is not of the result's size.
+        InputError: the image and the masks have different sizes.
     """
     if image.shape[:2] != result.size:
         raise InputError(f"the image is {image.shape[:2]}; the result's masks are {result.size}")
@@ -55,11 +63,11 @@ def draw_result(image: np.ndarray, result: "VideoInstances", frame: int, *, labe
 
 
 def draw_labels(image: np.ndarray, result: "VideoInstances", frame: int) -> np.ndarray:
-    """The labels alone of the instances of one frame of a result, those of small instances over those of large ones."""
+    """Draw the labels of one frame of a result, such as "disc #3 0.90". Small instances come last, on top."""
     seen = result[result.present[:, frame]]
     boxes = seen.boxes[:, frame]
     seen = seen[np.argsort(-(boxes[:, 2:] - boxes[:, :2]).prod(axis=1), kind="stable")]
-    names = [f"{seen.track_ids[i]} {seen.category(i)} {seen.scores[i]:.2f}" for i in range(len(seen))]
+    names = [f"{seen.category(i)} #{seen.track_ids[i]} {seen.scores[i]:.2f}" for i in range(len(seen))]
     return draw_names(image, names, seen.boxes[:, frame], [track_color(int(i)) for i in seen.track_ids])
 
 
@@ -69,12 +77,12 @@ def draw_instances(
     boxes: np.ndarray,
     track_ids: Sequence[int] | np.ndarray,
 ) -> np.ndarray:
-    """Masks tinted and outlined in their track's colour, smaller ones over larger.
+    """Tint and outline masks in the colours of their tracks, smaller masks over larger ones.
 
     Args:
         image: (H, W, 3) uint8.
         masks: (N, H, W) bool, none empty.
-        boxes: (N, 4) xyxy in pixels, which contain the masks.
+        boxes: (N, 4) xyxy in pixels; each contains its mask.
         track_ids: (N,).
     """
     drawn = image.copy()
@@ -90,12 +98,12 @@ def draw_instances(
 
 
 def draw_queries(image: np.ndarray, points: np.ndarray, track_ids: np.ndarray) -> np.ndarray:
-    """The initial query positions of a frame (paper, Fig. 5) as dots in the colour of the object they lead to.
+    """Draw the initial query positions of a frame as dots in the colours of the objects that they predict.
 
     Args:
         image: (H, W, 3) uint8.
-        points: (Q, 2), xy in [0, 1] of this image; points outside it (in a padded border) are left out.
-        track_ids: (Q,), -1 for a query that leads to no object: a small grey dot, under the others.
+        points: (Q, 2), xy in [0, 1] of this image; points outside, in the padding, are not drawn.
+        track_ids: (Q,), -1 for a query without an object, which is drawn as a small grey dot below the others.
     """
     from PIL import Image, ImageDraw
 
@@ -117,12 +125,12 @@ def draw_queries(image: np.ndarray, points: np.ndarray, track_ids: np.ndarray) -
 
 
 def draw_activation(image: np.ndarray, activation: np.ndarray, strength: float = 0.65) -> np.ndarray:
-    """The class-activation map of a frame as heat over its greyscale picture: dark is 0, bright yellow is 1.
+    """Draw the class-activation map of a frame over its greyscale version: dark is 0, bright yellow is 1.
 
     Args:
         image: (H, W, 3) uint8.
         activation: (h, w) in [0, 1], of this image without padding, at any resolution.
-        strength: how much of the heat colour lies over the picture where the map is 1; it falls with the map's value.
+        strength: opacity of the heat colour where the map is 1; it decreases with the value of the map.
     """
     from PIL import Image
 
@@ -151,7 +159,7 @@ def _oklab_to_linear_rgb(lightness: float, a: float, b: float) -> np.ndarray:
 
 
 def _edge(mask: np.ndarray, thickness: int) -> np.ndarray:
-    """The mask's own pixels within `thickness` of its outside; the border of the array counts as outside."""
+    """The pixels of a mask within `thickness` of its outside. The border of the array counts as outside."""
     inner = np.pad(mask, 1)
     for _ in range(thickness):
         core = inner.copy()
@@ -162,14 +170,14 @@ def _edge(mask: np.ndarray, thickness: int) -> np.ndarray:
 
 @cache
 def font(size: int) -> Any:
-    """Pillow's own scalable font."""
+    """Pillow's built-in scalable font."""
     from PIL import ImageFont
 
     return ImageFont.load_default(size)
 
 
 def text_color(background: tuple[int, int, int]) -> tuple[int, int, int]:
-    """Black or white, whichever stands out more."""
+    """Black or white, whichever has more contrast to the background."""
     linear = [(c / 255 / 12.92) if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in background]
     luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
     return (0, 0, 0) if luminance > 0.179 else (255, 255, 255)
@@ -178,7 +186,7 @@ def text_color(background: tuple[int, int, int]) -> tuple[int, int, int]:
 def draw_names(
     image: np.ndarray, names: list[str], boxes: np.ndarray, colors: list[tuple[int, int, int]]
 ) -> np.ndarray:
-    """Labels on their colour at the top left of their boxes, inside the image, below one another where they meet."""
+    """Draw labels at the top left of their boxes, inside the image. Labels that would overlap are stacked."""
     from PIL import Image, ImageDraw
 
     canvas = Image.fromarray(image)
@@ -189,6 +197,7 @@ def draw_names(
     tall, margin = ascent + descent + 2, max(2, ascent // 5)
     taken: list[tuple[float, float, float, float]] = []
     for name, box, color in zip(names, boxes, colors, strict=True):
+        name = name.replace(" ", "  ")  # the font has narrow spaces, and "#3 0.90" must not read as "#30.90"
         wide = draw.textlength(name, font=face) + 2 * margin
         left = max(0.0, min(float(box[0]), width - wide))
         top = float(box[1]) - tall if box[1] >= tall else float(box[1])
@@ -202,3 +211,56 @@ def draw_names(
         draw.rectangle((left, top, left + wide - 1, top + tall - 1), fill=color)
         draw.text((left + margin, top + 1), name, font=face, fill=text_color(color))
     return np.array(canvas)
+
+
+def choose_frames(number: int, count: int = 12) -> list[int]:
+    """Up to `count` of `number` frame indices, evenly spaced, with the first and the last."""
+    return sorted({round(i) for i in np.linspace(0, number - 1, min(count, number))}) if number > 0 else []
+
+
+def contact_sheet(images: Sequence[np.ndarray], captions: Sequence[str], *, width: int = 1600) -> np.ndarray:
+    """Arrange images of one size in rows, with a caption below each; (H', at most `width`, 3) uint8.
+
+    Args:
+        images: (H, W, 3) uint8 each, at least one; scaled down if a row would be wider than `width`, never up.
+        captions: one short line for each image.
+    """
+    from PIL import Image, ImageDraw
+
+    height, breadth = images[0].shape[:2]
+    columns = min(len(images), 4 if breadth >= height else 6)
+    wide = min(breadth, (width - GAP) // columns - GAP)
+    high = max(1, round(height * wide / breadth))
+    face = font(max(12, wide // 26))
+    line = sum(face.getmetrics()) + 4
+    rows = -(-len(images) // columns)
+    sheet = Image.new(
+        "RGB",
+        (columns * (wide + GAP) + GAP, rows * (high + line + GAP) + GAP),
+        BACKGROUND,
+    )
+    draw = ImageDraw.Draw(sheet)
+    for i, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        left, top = GAP + i % columns * (wide + GAP), GAP + i // columns * (high + line + GAP)
+        sheet.paste(Image.fromarray(image).resize((wide, high), Image.Resampling.LANCZOS), (left, top))
+        draw.text((left + 2, top + high + 1), caption, font=face, fill=TEXT)
+    return np.array(sheet)
+
+
+def shrink(image: np.ndarray, width: int = 520) -> np.ndarray:
+    """Scale an image down to at most this width, so that the images of a sheet take little memory."""
+    from PIL import Image
+
+    height, breadth = image.shape[:2]
+    if breadth <= width:
+        return image
+    size = (width, max(1, round(height * width / breadth)))
+    return np.array(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
+
+
+def save_png(image: np.ndarray, path: str | Path) -> None:
+    """Write an image as PNG. An error leaves no partial file."""
+    from PIL import Image
+
+    with whole_file(path) as partial:
+        Image.fromarray(image).save(partial, format="PNG")

@@ -1,6 +1,7 @@
-"""Writing H.264 video that a browser plays, with the source's timing and audio."""
+"""Writing H.264 video that browsers play, with the timing and the audio of its source."""
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -10,28 +11,29 @@ import numpy as np
 
 from mdqe.atomic import partial_path
 from mdqe.errors import InputError
-from mdqe.video.audio import AudioTrack
-from mdqe.video.decode import require_av
+from mdqe.video import require_av
+
+COPIED_CODECS = ("aac", "mp3", "mp3float")  # browsers play them in an MP4 file; others are transcoded to AAC
 
 
 class VideoWriter:
-    """An MP4 file of H.264, yuv420p, BT.709, written frame by frame.
+    """An MP4 file with H.264, yuv420p and BT.709, written frame by frame.
 
-    Used as a context: the file is written beside its place ("x.partial.mp4") and takes its name at the end. After an
-    error it is removed; after a KeyboardInterrupt it stays, playable, under its partial name.
+    Use it as a context manager. The file is written under a partial name ("x.partial.mp4") and renamed at the end. An
+    error removes the partial file. After a KeyboardInterrupt the partial file stays and is playable.
 
     Args:
         path: the file, ending in .mp4.
-        fps: frames per second; exact where a frame comes without a time.
-        audio_from: a media file whose first audio stream is kept: copied where browsers play it in MP4, else
-            transcoded to AAC. A file without audio is fine.
-        audio_start: seconds of that file at which the first frame stands.
-        quality: x264's constant rate factor; less is better and larger.
+        fps: frames per second, exact for frames that are written without a time.
+        audio_from: a media file whose first audio stream is added: copied if browsers play it in MP4, otherwise
+            transcoded to AAC. The file may have no audio.
+        audio_start: time in seconds of that file that corresponds to the first frame.
+        quality: x264's constant rate factor; a lower value means better quality and a larger file.
         preset: x264's preset.
 
     Attributes:
-        notes: one line for each thing that is not as in the source: rows or columns added to reach even edges, audio
-            that could not be kept.
+        notes: one line for each difference from the source: rows or columns added to make the size even, audio that
+            could not be kept.
     """
 
     def __init__(
@@ -62,13 +64,13 @@ class VideoWriter:
 
         Args:
             image: (H, W, 3) uint8, RGB; every frame the same size.
-            time: seconds since the first frame; without it, by `fps`.
+            time: seconds since the first frame; None: the number of frames before it divided by `fps`.
 
         Raises:
-            OSError: the file cannot be written, because the disk is full for example; names the file.
+            OSError: the file cannot be written, for example because the disk is full. The error names the file.
         """
         av = require_av()
-        with self._named_errors():
+        with _named_errors(self.path):
             if self._container is None:
                 self._begin(image.shape[:2])
             if image.shape[:2] != self._size:
@@ -117,7 +119,7 @@ class VideoWriter:
         stream.height, stream.width = even
         stream.pix_fmt = "yuv420p"
         context = stream.codec_context
-        # Whole ticks per frame at a constant rate, and fine enough for frames that come at any time.
+        # A whole number of ticks per frame at the constant rate, and a fine resolution for other times.
         context.time_base = Fraction(1, self.fps.numerator * max(1, round(90_000 / self.fps.numerator)))
         context.colorspace = context.color_primaries = context.color_trc = 1  # BT.709
         context.color_range = 1  # 16..235
@@ -128,7 +130,7 @@ class VideoWriter:
     def _finish(self) -> None:
         if self._container is None:
             return
-        with self._named_errors():
+        with _named_errors(self.path):
             self._container.mux(self._stream.encode(None))
             if self._audio is not None:
                 self._audio.write_until(self._end)
@@ -137,27 +139,100 @@ class VideoWriter:
 
     def _discard(self) -> None:
         if self._container is not None:
-            with suppress(Exception):  # the error that led here is the one to report
+            with suppress(Exception):  # the first error is reported
                 self._container.close()
         self.partial.unlink(missing_ok=True)
 
-    def _named_errors(self) -> "_NamedErrors":
-        return _NamedErrors(self.path)
 
+class AudioTrack:
+    """Copies or transcodes the first audio stream of a file, from a start time on, into an output container."""
 
-class _NamedErrors:
-    """Turns libav's errors into OSErrors that name the file."""
+    def __init__(self, container: Any, source: Any, output: Any, shift: Fraction, notes: list[str]) -> None:
+        self.input, self.output, self.shift, self.notes = container, output, shift, notes
+        self.copied = source.codec_context.name in COPIED_CODECS
+        if self.copied:
+            self.stream = output.add_stream_from_template(source)
+        else:
+            rate = source.codec_context.sample_rate
+            self.stream = output.add_stream("aac", rate=rate if 8000 <= rate <= 48000 else 48000)
+            self.stream.layout = "mono" if source.codec_context.channels == 1 else "stereo"
+        self.pieces = self._pieces(source)
+        self.next: tuple[Fraction, Any] | None = self._advance()
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    @classmethod
+    def open(cls, path: str | Path, start: Fraction, output: Any, notes: list[str]) -> "AudioTrack | None":
+        """Returns None if the file has no audio or none that decodes. The second case adds a note."""
         av = require_av()
-        if isinstance(error, av.FFmpegError | OSError):
-            reason = getattr(error, "strerror", None) or str(error)
-            raise OSError(getattr(error, "errno", None), reason, str(self.path)) from error
+        try:
+            container = av.open(str(path))
+        except (av.FFmpegError, OSError) as error:
+            notes.append(f"audio is not kept: {error}")
+            return None
+        if not container.streams.audio:
+            container.close()
+            return None
+        source = container.streams.audio[0]
+        origin = Fraction(0)
+        for video in container.streams.video[:1]:
+            origin = (video.start_time or 0) * video.time_base
+        if start > 0:
+            with suppress(av.FFmpegError):
+                container.seek(int((origin + start) / source.time_base), stream=source)
+        try:
+            return cls(container, source, output, origin + start, notes)
+        except (av.FFmpegError, ValueError) as error:
+            notes.append(f"audio is not kept: {error}")
+            container.close()
+            return None
+
+    def write_until(self, seconds: Fraction) -> None:
+        """Write the audio up to this time of the output."""
+        while self.next is not None and self.next[0] < seconds:
+            time, piece = self.next
+            if self.copied:
+                offset = round(self.shift / piece.time_base)
+                piece.pts, piece.dts = piece.pts - offset, (piece.dts if piece.dts is not None else piece.pts) - offset
+                piece.stream = self.stream
+                self.output.mux(piece)
+            else:
+                piece.time_base = Fraction(1, piece.sample_rate)
+                piece.pts = round(time * piece.sample_rate)
+                self.output.mux(self.stream.encode(piece))
+            self.next = self._advance()
+
+    def close(self) -> None:
+        """Flush the encoder and close the source."""
+        if not self.copied:
+            self.output.mux(self.stream.encode(None))
+        self.input.close()
+
+    def _advance(self) -> tuple[Fraction, Any] | None:
+        av = require_av()
+        try:
+            return next(self.pieces, None)
+        except av.FFmpegError as error:
+            self.notes.append(f"audio stops early: {getattr(error, 'strerror', error)}")
+            return None
+
+    def _pieces(self, source: Any) -> Iterator[tuple[Fraction, Any]]:
+        """Yield packets to copy or frames to encode with their times in the output, which are 0 or more."""
+        for packet in self.input.demux(source):
+            if self.copied and packet.pts is None:
+                continue
+            for piece in [packet] if self.copied else packet.decode():
+                if piece.pts is None:
+                    continue
+                time = piece.pts * piece.time_base - self.shift
+                if time >= 0:
+                    yield time, piece
+
+
+@contextmanager
+def _named_errors(path: Path) -> Iterator[None]:
+    """Convert errors of libav to OSErrors that name the file."""
+    av = require_av()
+    try:
+        yield
+    except (av.FFmpegError, OSError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise OSError(getattr(error, "errno", None), reason, str(path)) from error

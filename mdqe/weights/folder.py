@@ -1,4 +1,4 @@
-"""A model's folder: config.json and model.safetensors, read strictly and written whole.
+"""The folder of a model: config.json and model.safetensors, read strictly and written atomically.
 
 config.json        the MDQEConfig, with "model_type": "mdqe" and a format version
 model.safetensors  every parameter and persistent buffer, once
@@ -32,7 +32,7 @@ def read_config(path: Path) -> MDQEConfig:
     """Read a model's config.json.
 
     Raises:
-        ValueError: not JSON, of another model or a newer format, or a wrong field; names the file.
+        ValueError: not JSON, the config of another model, a newer format, or an invalid field; names the file.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -53,7 +53,7 @@ def read_config(path: Path) -> MDQEConfig:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Every tensor of a safetensors file, by name.
+    """Read all tensors of a safetensors file, by name.
 
     Raises:
         OSError: the file is truncated or damaged.
@@ -63,18 +63,18 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     except SafetensorError as error:
         size = path.stat().st_size
         raise OSError(
-            f"{path} is truncated or damaged ({size:,} bytes; {error}): get it again, from the Hub with force_download"
+            f"{path} is truncated or damaged ({size:,} bytes; {error}); download it again, with force_download=True"
         ) from error
 
 
 def fill(model: nn.Module, state: dict[str, Tensor], origin: str | Path) -> None:
-    """Copy a state into the model's parameters and persistent buffers, cast to their types.
+    """Copy a state into the parameters and persistent buffers of a model, and cast it to their types.
 
     Args:
-        origin: what the error calls the state.
+        origin: the name of the state in error messages.
 
     Raises:
-        ValueError: tensors missing, unexpected or of another shape, by name; nothing is copied then.
+        ValueError: missing or unexpected tensors, or different shapes. The message lists them; nothing is copied.
     """
     own = _own_tensors(model)
     _check_fit({n: tuple(t.shape) for n, t in state.items()}, {n: tuple(t.shape) for n, t in own.items()}, origin)
@@ -84,14 +84,14 @@ def fill(model: nn.Module, state: dict[str, Tensor], origin: str | Path) -> None
 
 
 def write_folder(model: nn.Module, config: MDQEConfig, folder: Path, source: str | None = None) -> None:
-    """Write both files; each takes its name when it is complete.
+    """Write both files atomically.
 
     Args:
-        folder: made if it does not exist.
-        source: where the weights come from, kept in the metadata of the weights file.
+        folder: created if it does not exist.
+        source: the origin of the weights, stored in the metadata of the weights file.
 
     Raises:
-        OSError: the folder is a file, not writable, or the disk is full.
+        OSError: the folder is a file or not writable, or the disk is full.
     """
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{folder} is a file, expected a folder for the model")
@@ -99,13 +99,13 @@ def write_folder(model: nn.Module, config: MDQEConfig, folder: Path, source: str
     values = {"model_type": MODEL_TYPE, "format_version": FORMAT_VERSION, **config.to_dict()}
     tensors = {name: tensor.detach().contiguous() for name, tensor in _own_tensors(model).items()}
     metadata = {"format": "pt", **({"source": source} if source else {})}
-    write_tensors(tensors, folder / WEIGHTS_FILE, metadata)  # first: what may fail is its size
+    write_tensors(tensors, folder / WEIGHTS_FILE, metadata)  # first, because a full disk fails here
     with whole_file(folder / CONFIG_FILE) as path:
         path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """Write contiguous tensors as a safetensors file, which takes its name when it is complete.
+    """Write contiguous tensors atomically as a safetensors file.
 
     Raises:
         OSError: the file cannot be written, or the disk is full.
@@ -117,7 +117,7 @@ def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, st
             save_file(tensors, partial, metadata=metadata)
         except SafetensorError as error:
             raise _as_os_error(error) from error
-        partial.chmod(mode)  # safetensors makes a file that others cannot read
+        partial.chmod(mode)  # safetensors creates a file that other users cannot read
 
 
 def _check_fit(found: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]], origin: str | Path) -> None:
@@ -129,7 +129,7 @@ def _check_fit(found: dict[str, tuple[int, ...]], expected: dict[str, tuple[int,
     problems = {
         "missing": [name for name in expected if name not in found],
         "unexpected": [name for name in found if name not in expected],
-        "of another shape": shapes,
+        "with a different shape": shapes,
     }
     parts = [f"{len(names)} {problem}: {_shortened(names)}" for problem, names in problems.items() if names]
     if parts:
@@ -141,27 +141,27 @@ def _shortened(names: list[str], most: int = 10) -> str:
 
 
 def _own_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """The state by name, each tensor once: of two names for one parameter the first counts."""
+    """The parameters and persistent buffers by name. A parameter with two names is listed under the first."""
     own: dict[int, tuple[str, Tensor]] = {}
-    for name, tensor in model.state_dict(keep_vars=True).items():  # the parameters themselves: equal ids are one tensor
+    for name, tensor in model.state_dict(keep_vars=True).items():  # not copies, so ids identify tensors
         own.setdefault(id(tensor), (name, tensor))
     return dict(own.values())
 
 
 def _as_os_error(error: SafetensorError) -> OSError:
-    """safetensors reports a full disk and the like as text alone."""
+    """Recover the error number, which safetensors reports only in the text of its error."""
     number = re.search(r"os error (\d+)", str(error))
     code = int(number[1]) if number else errno.EIO
     return OSError(code, os.strerror(code))
 
 
 class SkipRandomInit(TorchFunctionMode):
-    """Parameters made under it keep whatever memory they got: for models whose every parameter is loaded next.
+    """Create parameters without initial values, for a model whose parameters are all loaded afterwards.
 
-    Buffers and what modules compute are left alone, so those that are not saved come out right.
+    Buffers are initialized as usual, because those that are not persistent are not loaded.
     """
 
-    # The last three scale and clip the uniform values that a truncated normal distribution is made from.
+    # The last three scale and clip the values of truncated normal distributions.
     _SKIPPED = frozenset({
         nn.init.uniform_, nn.init.normal_, nn.init.trunc_normal_, nn.init.kaiming_uniform_, nn.init.kaiming_normal_,
         nn.init.xavier_uniform_, nn.init.xavier_normal_, Tensor.uniform_, Tensor.normal_, Tensor.erfinv_,

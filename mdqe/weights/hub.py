@@ -1,10 +1,10 @@
-"""from_pretrained, save_pretrained and push_to_hub: a model's folder, on disk and on the Hugging Face Hub."""
+"""from_pretrained, save_pretrained and push_to_hub: models in folders and on the Hugging Face Hub."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import torch
 from huggingface_hub import HfApi, ModelCard, PyTorchModelHubMixin
@@ -14,7 +14,7 @@ from mdqe.checkpoint import inflate_temporal
 from mdqe.config import MDQEConfig
 from mdqe.errors import InputError
 from mdqe.weights.folder import CONFIG_FILE, WEIGHTS_FILE, SkipRandomInit, fill, read_config, read_weights, write_folder
-from mdqe.weights.source import explain_hub_error, open_source
+from mdqe.weights.source import PROGRAMMING_ERRORS, explain_hub_error, open_source
 
 CARD_FILE = "README.md"
 MODEL_CARD = """---
@@ -23,16 +23,16 @@ MODEL_CARD = """---
 
 # {{ title }}
 
-Video instance segmentation with MDQE ([paper]({{ paper_url }})): every object of a video gets a mask in each frame and
-one identity throughout.
+Video instance segmentation with MDQE ([paper]({{ paper_url }})): a mask in each frame for every object of a video, and
+one identity throughout the video.
 
 | | |
 |---|---|
 | backbone | `{{ config.backbone }}` |
 | parameters | {{ "{:,}".format(parameters) }} |
 | categories | {{ config.num_classes }} |
-| frames of a clip, in training and at test | {{ config.clip_length }}, {{ config.test_clip_length }} |
-| shorter edge at test | {{ config.test_shorter_edge or "as the video is" }} |
+| frames of a clip in training and at test | {{ config.clip_length }}, {{ config.test_clip_length }} |
+| shorter edge at test | {{ config.test_shorter_edge or "that of the video" }} |
 {% if source %}| weights | {{ source }} |
 {% endif %}
 ```bash
@@ -51,11 +51,8 @@ Categories: {{ config.categories | join(", ") }}.
 Model = TypeVar("Model", bound="PretrainedMixin")
 
 
-def _module(model: PretrainedMixin) -> nn.Module:
-    return cast(nn.Module, model)  # so says the mixin's contract
-
-
 class PretrainedMixin(
+    nn.Module,
     PyTorchModelHubMixin,
     library_name="mdqe",
     pipeline_tag="image-segmentation",
@@ -63,7 +60,7 @@ class PretrainedMixin(
     paper_url="https://arxiv.org/abs/2303.14395",
     model_card_template=MODEL_CARD,
 ):
-    """Loading and saving for an nn.Module that is built as `cls(config)` and keeps `self.config`."""
+    """Loading and saving for a module that is constructed as `cls(config)` and has the attribute `config`."""
 
     config: MDQEConfig
 
@@ -81,26 +78,26 @@ class PretrainedMixin(
         dtype: torch.dtype | None = None,
         **config_overrides: Any,
     ) -> Model:
-        """Load a model in evaluation mode, whole or not at all.
+        """Load a model in evaluation mode. Loading is strict: no parameter keeps a random value.
 
         Args:
             id_or_folder: a folder, a Hub id ("user/model") or a bundled model ("mdqe:NAME").
-            revision: branch, tag or commit on the Hub; its default branch if None.
-            token: for private models on the Hub; None takes the one of `hf auth login`.
-            cache_dir: where downloads are kept; the Hub client's cache if None.
-            local_files_only: never connect, take what the cache has.
-            force_download: download anew what the cache has.
-            device: where the model goes; None is the CPU.
-            dtype: floating-point type of the parameters, whatever the file's; None is torch's default type.
-            **config_overrides: fields of MDQEConfig to change. A model of single-frame clips takes any clip_length.
+            revision: branch, tag or commit on the Hub; None: the default branch.
+            token: for private models on the Hub; None: the token of `hf auth login`.
+            cache_dir: the folder for downloads; None: the cache of the Hub's client.
+            local_files_only: use only the cache and do not connect.
+            force_download: download files even if they are in the cache.
+            device: the device of the model; None: the CPU.
+            dtype: the floating-point type of the parameters, independent of that in the file; None: torch's default.
+            **config_overrides: fields of MDQEConfig to change. A model with single-frame clips accepts any clip_length.
 
         Raises:
-            FileNotFoundError: no such folder, model, revision or file; not in the cache while offline.
-            PermissionError: the Hub refused the token, or the model's conditions are not accepted.
-            ConnectionError: the Hub cannot be reached or the download broke off.
-            ValueError: a wrong argument; a config of something else or of a newer version; tensors missing, unexpected
-                or of another shape, by name.
-            OSError: a truncated or damaged weights file.
+            FileNotFoundError: no such folder, model, revision or file, or not in the cache while offline.
+            PermissionError: the Hub denied access, or the conditions of the model are not accepted.
+            ConnectionError: the Hub cannot be reached, or the download was interrupted.
+            ValueError: an invalid argument, the config of another model or of a newer version, missing or unexpected
+                tensors, or different shapes.
+            OSError: the weights file is truncated or damaged.
         """
         device, dtype = _checked_device(device), _checked_dtype(dtype)
         fetch = open_source(
@@ -112,32 +109,29 @@ class PretrainedMixin(
             force_download=force_download,
         )
         saved = read_config(fetch(CONFIG_FILE))
-        config = saved.replace(**config_overrides)  # may fail: before the long download
+        config = saved.replace(**config_overrides)  # before the long download, because it can fail
         weights = fetch(WEIGHTS_FILE)
         state = read_weights(weights)
         if saved.clip_length == 1:
             state = inflate_temporal(state, config)
         with SkipRandomInit():
             model = cls(config)
-        module = _module(model)
-        module.to(dtype=dtype)
-        fill(module, state, weights)
-        module.to(device).eval()
-        return model
+        fill(model.to(dtype=dtype), state, weights)
+        return model.to(device).eval()
 
     def save_pretrained(  # type: ignore[override]
         self, folder: str | Path, *, source: str | None = None
     ) -> None:
-        """Write config.json, model.safetensors and, where there is none, a model card README.md.
+        """Write config.json, model.safetensors and, if the folder has none, a model card (README.md).
 
-        A file takes its name when it is complete. Tensors that the model shares are written once.
+        Files are written atomically. Shared tensors are written once.
 
         Args:
-            folder: made if it does not exist.
-            source: where the weights come from, for the model card and the metadata of the weights file.
+            folder: created if it does not exist.
+            source: the origin of the weights, for the model card and the metadata of the weights file.
 
         Raises:
-            OSError: the folder is a file, not writable or full.
+            OSError: the folder is a file or not writable, or the disk is full.
         """
         self._write(Path(folder), str(folder), source)
 
@@ -151,13 +145,16 @@ class PretrainedMixin(
         commit_message: str = "Upload model",
         create_pr: bool = False,
     ) -> str:
-        """Upload to the Hub in one commit. The repository is made if it does not exist; a model card there is kept.
+        """Upload the model to the Hub in one commit. An existing model card is kept.
+
+        Args:
+            repo_id: the repository, such as "user/model"; created if it does not exist.
 
         Returns:
-            The address of the commit.
+            The URL of the commit.
 
         Raises:
-            PermissionError: no token, or one that may not write there.
+            PermissionError: no token, or a token without write access to the repository.
             ConnectionError: the Hub cannot be reached.
         """
         api = HfApi(token=token)
@@ -174,22 +171,24 @@ class PretrainedMixin(
                     create_pr=create_pr,
                     ignore_patterns=kept,
                 )
-            except Exception as error:  # also those of the client's HTTP library, which differ between its versions
+            except PROGRAMMING_ERRORS:
+                raise
+            except Exception as error:  # the HTTP library below the client has errors of its own in every version
                 raise explain_hub_error(error, f"upload to {repo_id!r}") from error
         return str(commit.commit_url)
 
     def _write(self, folder: Path, model_id: str, source: str | None) -> None:
-        write_folder(_module(self), self.config, folder, source)
+        write_folder(self, self.config, folder, source)
         if not (folder / CARD_FILE).exists():
             self.generate_model_card(model_id, source).save(folder / CARD_FILE)
 
     def generate_model_card(self, model_id: str = "FOLDER", source: str | None = None) -> ModelCard:
-        """The README of the model's folder: what it is, how to use it, what it finds."""
+        """The model card: a description of the model, its categories and its use."""
         return super().generate_model_card(
             title=Path(model_id).name,
             model_id=model_id,
             config=self.config,
-            parameters=sum(parameter.numel() for parameter in _module(self).parameters()),
+            parameters=sum(parameter.numel() for parameter in self.parameters()),
             source=source,
         )
 
@@ -202,10 +201,10 @@ def _checked_device(device: str | torch.device | None) -> torch.device:
     if checked.type == "cuda" and not torch.cuda.is_available():
         raise InputError(f"device is {str(device)!r}, but torch {torch.__version__} finds no CUDA device")
     if checked.type == "meta":
-        raise InputError("device is 'meta', which holds no values; build MDQE(config) there instead")
+        raise InputError("device is 'meta', which stores no values; construct MDQE(config) there instead")
     try:
         torch.empty(1, device=checked)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # by kind and number of the device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # the type depends on the device
         reason = str(error).splitlines()[0]
         raise InputError(f"device is {str(device)!r}, which torch {torch.__version__} cannot use: {reason}") from error
     return checked

@@ -1,9 +1,10 @@
-"""What a model's name means: a folder, a bundled model ("mdqe:NAME") or a repository on the Hugging Face Hub."""
+"""What a model's name refers to: a folder, a bundled model ("mdqe:NAME") or a repository on the Hugging Face Hub."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from huggingface_hub import constants, hf_hub_download
@@ -20,16 +21,18 @@ from huggingface_hub.errors import (
 from mdqe.errors import InputError
 from mdqe.weights.folder import CONFIG_FILE
 
-BUNDLED_PREFIX = "mdqe:"  # a colon is not allowed in a Hub id
+BUNDLED_PREFIX = "mdqe:"  # Hub ids cannot contain a colon
 BUNDLED_FOLDER = Path(__file__).parents[1] / "models"
 PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl")
+PROGRAMMING_ERRORS = (AssertionError, AttributeError, NameError, TypeError)
+"""Errors that are bugs, here or in the Hub's client. They are not reported as failures of the network."""
 
 Fetch = Callable[[str], Path]
-"""From the name of one of a model's files to where it lies on this machine, downloaded if need be."""
+"""Returns the local path of one of a model's files, by its name. Downloads the file if necessary."""
 
 
 def bundled_models() -> tuple[str, ...]:
-    """Names of the models inside the package."""
+    """Names of the models in the package."""
     return tuple(sorted(BUNDLED_PREFIX + path.parent.name for path in BUNDLED_FOLDER.glob(f"*/{CONFIG_FILE}")))
 
 
@@ -42,43 +45,39 @@ def open_source(
     local_files_only: bool = False,
     force_download: bool = False,
 ) -> Fetch:
-    """Decide what the name means. An existing folder comes before the Hub.
+    """Find what a model's name refers to. An existing folder takes precedence over the Hub.
 
-    Args: as in `MDQE.from_pretrained`; all but the first concern the Hub alone.
+    Args: as in `MDQE.from_pretrained`; all but the first apply only to the Hub.
 
     Raises:
         FileNotFoundError: no such folder or bundled model.
-        ValueError: a file instead of its folder, or contradicting arguments.
+        ValueError: the name of a file instead of a folder, or conflicting arguments.
     """
     if force_download and local_files_only:
-        raise InputError("force_download=True and local_files_only=True exclude each other")
+        raise InputError("force_download=True and local_files_only=True cannot be combined")
     name = str(id_or_folder)
     if name.startswith(BUNDLED_PREFIX):
         if name not in bundled_models():
             raise FileNotFoundError(f"no bundled model {name!r}; there are: {', '.join(bundled_models()) or 'none'}")
-        return _Folder(BUNDLED_FOLDER / name.removeprefix(BUNDLED_PREFIX)).fetch
+        return partial(_find_in, BUNDLED_FOLDER / name.removeprefix(BUNDLED_PREFIX))
     path = Path(name).expanduser()
     if path.is_dir():
-        return _Folder(path).fetch
+        return partial(_find_in, path)
     if path.is_file():
-        hint = f"mdqe convert {path} -o FOLDER" if path.suffix in PICKLES else f"name its folder, {path.parent}"
+        hint = f"mdqe convert {path} -o FOLDER" if path.suffix in PICKLES else f"pass its folder, {path.parent}"
         raise InputError(f"{name} is a file, expected a folder, a Hub id or {BUNDLED_PREFIX}NAME: {hint}")
     if isinstance(id_or_folder, Path) or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise FileNotFoundError(f"no such folder: {name}")
     return _Repository(name, revision, token, cache_dir, local_files_only, force_download).fetch
 
 
-@dataclass(frozen=True)
-class _Folder:
-    path: Path
-
-    def fetch(self, filename: str) -> Path:
-        path = self.path / filename
-        if path.is_file():
-            return path
-        pickles = sorted(p for p in self.path.iterdir() if p.suffix in PICKLES)
-        hint = f"; weights are read from safetensors alone: mdqe convert {pickles[0]} -o FOLDER" if pickles else ""
-        raise FileNotFoundError(f"{self.path} has no {filename}{hint}")
+def _find_in(folder: Path, filename: str) -> Path:
+    path = folder / filename
+    if path.is_file():
+        return path
+    pickles = sorted(p for p in folder.iterdir() if p.suffix in PICKLES)
+    hint = f"; only safetensors weights can be loaded: mdqe convert {pickles[0]} -o FOLDER" if pickles else ""
+    raise FileNotFoundError(f"{folder} has no {filename}{hint}")
 
 
 @dataclass
@@ -89,7 +88,7 @@ class _Repository:
     cache_dir: str | Path | None
     local_files_only: bool
     force_download: bool
-    commit: str | None = None  # of the first file: the others come from the same
+    commit: str | None = None  # of the first file; the other files are fetched from the same commit
 
     def fetch(self, filename: str) -> Path:
         try:
@@ -103,50 +102,60 @@ class _Repository:
                 force_download=self.force_download,
                 library_name="mdqe",
             )
-        except Exception as error:  # also those of the client's HTTP library, which differ between its versions
+        except PROGRAMMING_ERRORS:
+            raise
+        except Exception as error:  # the HTTP library below the client has errors of its own in every version
             raise self._explained(error, filename) from error
         self.commit = Path(path).parent.name  # snapshots/COMMIT/FILE
         return Path(path)
 
     def _explained(self, error: Exception, filename: str) -> Exception:
-        """The client's error as one line of ours."""
+        """The error of a download, with a message of one line."""
         repo, at = f"{self.repo_id!r}", f" at revision {self.revision!r}" if self.revision else ""
         if isinstance(error, HFValidationError):
             return InputError(f"{repo} is neither a folder nor a Hub id such as 'user/model'")
         if isinstance(error, LocalEntryNotFoundError) and (self.local_files_only or constants.HF_HUB_OFFLINE):
             cache = self.cache_dir or constants.HF_HUB_CACHE
-            return FileNotFoundError(f"{filename} of {repo}{at} is not in the cache {cache}, and downloads are off")
+            return FileNotFoundError(
+                f"{filename} of {repo}{at} is not in the cache {cache}, and downloads are disabled"
+            )
+        # The client raises a ValueError with a cause if force_download is set and the Hub cannot be reached.
         if isinstance(error, LocalEntryNotFoundError) or (isinstance(error, ValueError) and error.__cause__):
             return ConnectionError(f"cannot reach {constants.ENDPOINT} for {filename} of {repo}; is the network up?")
         if isinstance(error, GatedRepoError):
             return PermissionError(
-                f"{repo} asks to accept its conditions at {constants.ENDPOINT} first, and for a token"
+                f"{repo} is gated: accept its conditions at {constants.ENDPOINT}, and pass a token "
+                "(token=… or `hf auth login`)"
             )
         if isinstance(error, RepositoryNotFoundError):
             return FileNotFoundError(
-                f"{repo} is neither a folder here nor a model at {constants.ENDPOINT}; "
-                "a private one needs a token (token=… or `hf auth login`)"
+                f"{repo} is neither a local folder nor a model at {constants.ENDPOINT}; "
+                "a private model needs a token (token=… or `hf auth login`)"
             )
         if isinstance(error, RevisionNotFoundError):
             return FileNotFoundError(f"{repo} has no revision {self.revision!r}")
         if isinstance(error, EntryNotFoundError):
-            hint = "not an mdqe model" if filename == CONFIG_FILE else "weights are read from safetensors alone"
+            hint = "not an mdqe model" if filename == CONFIG_FILE else "only safetensors weights can be loaded"
             return FileNotFoundError(f"{repo}{at} has no {filename}: {hint}")
         return explain_hub_error(error, f"download of {filename} of {repo}{at}")
 
 
 def explain_hub_error(error: Exception, action: str) -> Exception:
-    """One line on what the Hub refused or what broke, for an error of its client or of the HTTP library below."""
+    """An error of the Hub's client or of the HTTP library below it, with a message of one line.
+
+    Args:
+        action: what failed, such as "upload to 'user/model'".
+    """
     if isinstance(error, HFValidationError):
         return InputError(f"{action}: {_first_line(error)}")
     if isinstance(error, HfHubHTTPError):
         status = error.response.status_code if error.response is not None else None
         if status in (401, 403):
-            return PermissionError(f"{action}: {constants.ENDPOINT} refused (status {status}); check the token")
-        return ConnectionError(f"{action}: {constants.ENDPOINT} answered with status {status}")
-    if isinstance(error, OSError) and error.errno is not None:  # of this machine: disk full, not writable
+            return PermissionError(f"{action}: {constants.ENDPOINT} denied access (status {status}); check the token")
+        return ConnectionError(f"{action}: {constants.ENDPOINT} returned status {status}")
+    if isinstance(error, OSError) and error.errno is not None:  # of this machine, such as a full disk
         return error
-    return ConnectionError(f"{action} broke off, try again ({_first_line(error)})")
+    return ConnectionError(f"{action} was interrupted, try again ({_first_line(error)})")
 
 
 def _first_line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""A model so small that a command runs in a moment, and clips for it."""
+"""A model with which commands run in seconds, and clips for it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +12,7 @@ from mdqe.data.synthetic import draw_video
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory) -> Path:
-    """A folder with a small model of random weights that finds something in every clip."""
+    """The folder of a small model with random weights, which finds instances in every clip."""
     from mdqe import MDQE, MDQEConfig
 
     config = MDQEConfig(
@@ -37,7 +37,7 @@ def tiny_model(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def make_clip(tmp_path) -> Callable[..., Path]:
-    """make_clip("name.mp4", frames=…, size=…) -> the path of a new video of the synthetic set, 10 frames per second."""
+    """make_clip("name.mp4", frames=…, size=…) -> the path of a new synthetic video with 10 frames per second."""
     from mdqe.video.write import VideoWriter
 
     def make(name: str = "clip.mp4", frames: int = 9, size: tuple[int, int] = (64, 96)) -> Path:
@@ -58,9 +58,16 @@ def run(capfd) -> Callable[..., tuple[int, str, str]]:
         capfd.readouterr()
         try:
             status = main([str(argument) for argument in arguments])
-        except SystemExit as leaving:  # argparse's way
+        except SystemExit as leaving:  # raised by argparse
             status = int(leaving.code or 0)
         out, err = capfd.readouterr()
         return status, out, err
 
     return call
+
+
+@pytest.fixture
+def segment(run, tiny_model) -> Callable[..., tuple[int, str, str]]:
+    """segment("clip.mp4", "-o", …) -> as `run`, with a model that finds instances in every clip."""
+    options = ("--model", tiny_model, "--score-threshold", "0", "--device", "cpu")
+    return lambda *arguments: run("segment", *arguments, *options)

@@ -1,4 +1,4 @@
-"""What `mdqe app` is made of, without Gradio: the guard before it, the desk behind it, the command line."""
+"""The parts of `mdqe app` without Gradio: the guard in front of it, the service behind it, the command line."""
 
 import asyncio
 import json
@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from mdqe import MDQE
-from mdqe.cli.app_page import COLUMNS, Desk, track_rows
+from mdqe.cli import app_page
+from mdqe.cli.app_page import COLUMNS, Response, Service, track_rows
 from mdqe.cli.app_server import LONGEST_REQUEST, Guard
 from mdqe.results.instances import VideoInstances
 
@@ -18,7 +19,7 @@ from mdqe.results.instances import VideoInstances
 
 
 def ask(guard: Guard, path: str, body: bytes = b"", kind: str = "http") -> tuple[int | None, dict[bytes, bytes], bytes]:
-    """Status, headers and body of a request; (None, {}, b"") where the connection is closed."""
+    """Status, headers and body of a request; (None, {}, b"") if the connection is closed."""
     sent, pieces = [], [body[i : i + 5000] for i in range(0, len(body), 5000)] or [b""]
 
     async def receive():
@@ -35,7 +36,7 @@ def ask(guard: Guard, path: str, body: bytes = b"", kind: str = "http") -> tuple
 
 
 async def echo(scope, receive, send):
-    """An application that answers with what it was sent."""
+    """An application that returns the body of the request."""
     body = (await receive())["body"]
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": body})
@@ -64,7 +65,7 @@ def test_the_page_and_the_files_of_its_folder_are_served(guard):
     ["/etc/passwd", "//etc/passwd", "etc/passwd", "~/.ssh/id_rsa", "{}/../secret", "{}/a/../../secret", "{}/link", "{}",
      "{}/a", "{}/none", "file:///etc/passwd", "http://127.0.0.1/", "{}/a/clip.mp4\0.jpg", "{}/" + "x" * 5000],
 )  # fmt: skip
-def test_no_other_file_is(guard, file):
+def test_no_other_file_is_served(guard, file):
     assert ask(guard, "/gradio_api/file=" + file.format(guard.folder))[0] == 403
 
 
@@ -75,7 +76,7 @@ def test_no_other_file_is(guard, file):
      "/docs", "//", "/gradio_api/custom_component/a/b/c/d", "/gradio_api/queue/status", "/gradio_api", "queue/join",
      "/gradio_api/queue/join/", "/static/../../secret", "/gradio_api/stream/a/1/2/playlist-file", "/gradio_api/mcp/"],
 )  # fmt: skip
-def test_doors_that_the_page_does_not_use_are_closed(guard, path):
+def test_routes_that_the_page_does_not_use_are_blocked(guard, path):
     assert ask(guard, path)[0] == 404
 
 
@@ -98,34 +99,38 @@ def test_there_is_no_websocket(guard):
         ({"data": ["x" * LONGEST_REQUEST]}, 413),
     ],
 )
-def test_a_request_names_uploaded_files_alone(guard, body, status):
+def test_a_request_may_name_uploaded_files_only(guard, body, status):
     sent = body if isinstance(body, bytes) else json.dumps(body).replace("{}", str(guard.folder)).encode()
     answered, _, echoed = ask(guard, "/gradio_api/queue/join", sent)
     assert answered == status
     assert (echoed == sent) == (status == 200)
 
 
-# The desk.
+# The service.
 
 
 @pytest.fixture
-def desk(tiny_model, tmp_path) -> Desk:
-    return Desk({"tiny": MDQE.from_pretrained(tiny_model)}, tmp_path)
+def service(tiny_model, tmp_path) -> Service:
+    return Service({"tiny": MDQE.from_pretrained(tiny_model)}, tmp_path)
 
 
-def test_the_desk_gives_what_the_library_finds(desk, make_clip):
-    clip, told = make_clip(), []
-    shown = desk.segment(str(clip), "tiny", 0.0, "ann", lambda *where: told.append(where))
-    found = VideoInstances.load(shown.file)
-    expected = desk.models["tiny"].segment(clip, score_threshold=0)
+def ignore(*progress) -> None:
+    pass
+
+
+def test_the_service_returns_the_result_of_the_library(service, make_clip):
+    clip, calls = make_clip(), []
+    response = service.segment(str(clip), "tiny", 0.0, "ann", lambda *call: calls.append(call))
+    found = VideoInstances.load(response.file)
+    expected = service.models["tiny"].segment(clip, score_threshold=0)
     assert np.array_equal(found.masks, expected.masks)
-    assert [row[:2] for row in shown.table] == [[t, expected.category(i)] for i, t in enumerate(expected.track_ids)]
-    assert [row[5] for row in shown.table] == expected.present.sum(1).tolist()
-    assert shown.overlay.exists()
-    assert f"{len(expected)} instances in 9 frames" in shown.message
-    assert told == [(1, i, 9) for i in range(9)] + [(2, i, 9) for i in range(9)]
-    document = json.loads(shown.file.read_text())
-    assert (document["source"], document["model"]) == ("clip.mp4", "tiny"), "names, no folders of the server"
+    assert [row[:2] for row in response.table] == [[t, expected.category(i)] for i, t in enumerate(expected.track_ids)]
+    assert [row[5] for row in response.table] == expected.present.sum(1).tolist()
+    assert response.overlay.exists()
+    assert f"{len(expected)} instances in 9 frames" in response.message
+    assert calls == [(1, i, 9) for i in range(9)] + [(2, i, 9) for i in range(9)]
+    document = json.loads(response.file.read_text())
+    assert (document["source"], document["model"]) == ("clip.mp4", "tiny"), "names without folders of the server"
 
 
 def test_rows_of_tracks():
@@ -136,45 +141,55 @@ def test_rows_of_tracks():
     assert track_rows(result) == [[7, "dog", 0.988, 1, 4, 2], [3, "cat", 0.5, "", "", 0]]
 
 
-def test_what_is_no_video_is_told(desk, tmp_path):
+def test_wrong_requests_get_a_message(service, tmp_path):
     (tmp_path / "clip.mp4").write_text("no video")
-    shown = desk.segment(str(tmp_path / "clip.mp4"), "tiny", 0.3, "ann", print)
-    assert shown.message == "clip.mp4 is not a video, or it is cut off so that its frames cannot be found"
-    assert (shown.overlay, shown.file, shown.table) == (None, None, ())
-    assert desk.segment(None, "tiny", 0.3, "ann", print).message == "Choose a video first."
-    assert desk.segment("/etc/passwd", "tiny", 0.3, "ann", print).message == "That is not an uploaded file."
-    assert (
-        desk.segment(str(tmp_path / "clip.mp4"), "/etc", 0.3, "ann", print).message == "There is no model '/etc' here."
-    )
+    text = str(tmp_path / "clip.mp4")
+    for path, name, message in (
+        (text, "tiny", "clip.mp4 is not a video, or it is truncated and its frames cannot be located"),
+        (None, "tiny", "Choose a video first."),
+        ("/etc/passwd", "tiny", "This is not an uploaded file."),
+        (text, "/etc", "There is no model '/etc'."),
+    ):
+        assert service.segment(path, name, 0.3, "ann", ignore) == Response(message)
 
 
-def test_visitors_are_told_nothing_of_the_machine(desk, make_clip, monkeypatch):
-    from mdqe.cli import app_page
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(28, "No space left on device", "/srv/secret/x.json"), "The results could not be written."),
+        (MemoryError(), "There is not enough memory for this video; a smaller video may fit."),
+    ],
+)
+def test_messages_for_visitors_have_no_details_of_the_server(service, make_clip, monkeypatch, error, message):
+    def failing(*arguments):
+        raise error
 
-    def full(*arguments):
-        raise OSError(28, "No space left on device", "/srv/secret/instances.json")
-
-    monkeypatch.setattr(app_page, "segment_video", full)
-    assert desk.segment(str(make_clip()), "tiny", 0.3, "ann", print).message == "The results could not be written."
+    monkeypatch.setattr(app_page, "segment_video", failing)
+    assert service.segment(str(make_clip()), "tiny", 0.3, "ann", ignore).message == message
 
 
-def test_a_visitor_stops_his_own_video(desk, make_clip, tmp_path):
-    def tell(begun, number, count):
-        desk.stop("bob")
-        if number == 3:
-            desk.stop("ann")
+def test_a_bug_is_not_hidden(service, make_clip, monkeypatch):
+    monkeypatch.setattr(app_page, "segment_video", lambda *arguments: {}["x"])
+    with pytest.raises(KeyError):
+        service.segment(str(make_clip()), "tiny", 0.3, "ann", ignore)
 
-    shown = desk.segment(str(make_clip()), "tiny", 0.3, "ann", tell)
-    assert shown.message == "Stopped."
+
+def test_a_visitor_stops_only_the_own_video(service, make_clip):
+    def on_frame(passes, index, count):
+        service.stop("bob")
+        if index == 3:
+            service.stop("ann")
+
+    assert service.segment(str(make_clip()), "tiny", 0.3, "ann", on_frame).message == "Stopped."
     assert "mdqe-read-ahead" not in [thread.name for thread in threading.enumerate()]
 
 
-def test_of_a_visitor_the_last_result_is_kept(desk, make_clip, tmp_path):
+def test_the_last_result_of_a_visitor_is_kept(service, make_clip, tmp_path):
     clip = str(make_clip(frames=2))
-    first, other, second = [desk.segment(clip, "tiny", 0.3, who, lambda *_: None) for who in ("ann", "bob", "ann")]
-    assert [shown.file.exists() for shown in (first, other, second)] == [False, True, True]
-    desk.leave("ann")
-    desk.leave("nobody")
+    first, other, second = [service.segment(clip, "tiny", 0.3, who, ignore) for who in ("ann", "bob", "ann")]
+    assert [response.file.exists() for response in (first, other, second)] == [False, True, True]
+    service.leave("ann")
+    service.leave("nobody")
     assert [path.parent for path in tmp_path.glob("run-*/instances.json")] == [other.file.parent]
 
 
@@ -184,11 +199,12 @@ def test_of_a_visitor_the_last_result_is_kept(desk, make_clip, tmp_path):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (("--port", "65536"), "'65536' is not a port, 0 to 65535"),
-        (("--port", "web"), "'web' is not a port"),
-        (("--max-upload", "0"), "'0' is not a whole number of megabytes"),
-        (("--host", "192.0.2.1"), "cannot listen at 192.0.2.1 port 0"),
+        (("--port", "65536"), "'65536' is not a whole number from 0 to 65535"),
+        (("--port", "web"), "'web' is not a whole number from 0 to 65535"),
+        (("--max-upload", "0"), "'0' is not a whole number from 1 to 1000000"),
+        (("--host", "192.0.2.1"), "cannot listen on 192.0.2.1 port 0"),
         (("--host", ""), "--host is empty"),
+        (("--host", "a" * 70), "expected an address such as 127.0.0.1"),
     ],
 )
 def test_bad_options_are_one_line_and_status_2(run, options, says):
@@ -197,18 +213,18 @@ def test_bad_options_are_one_line_and_status_2(run, options, says):
     assert says in err and len(err.splitlines()) == 1
 
 
-def test_a_port_that_is_taken(run):
+def test_a_port_that_is_in_use(run):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         status, out, err = run("app", "--port", port)
     assert (status, out) == (2, "")
-    assert err.startswith(f"mdqe app: error: cannot listen at 127.0.0.1 port {port}: Address already in use; choose")
+    assert err.startswith(f"mdqe app: error: cannot listen on 127.0.0.1 port {port}: Address already in use; choose")
     assert len(err.splitlines()) == 1
 
 
-def test_without_gradio_it_says_how_to_get_it(run, monkeypatch):
+def test_without_gradio_the_error_has_the_install_command(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
-    monkeypatch.setattr("mdqe.cli.app._keep_to_itself", lambda folder: None)
+    monkeypatch.setattr("mdqe.cli.app._confine_gradio", lambda folder: None)
     status, out, err = run("app", "--port", 0)
     assert (status, out) == (2, "")
-    assert err == "mdqe app: error: the page in the browser needs Gradio: pip install 'mdqe[demo]'\n"
+    assert err == "mdqe app: error: the web app needs Gradio: pip install 'mdqe[demo]'\n"

@@ -9,16 +9,12 @@ from safetensors import safe_open
 
 from mdqe import MDQE, MDQEConfig
 from mdqe.checkpoint import convert_official
-from mdqe.cli import convert, main
-
-
-def run(*arguments):
-    return main(["convert", *map(str, arguments)])
+from mdqe.cli import convert
 
 
 @pytest.fixture
 def checkpoint(tmp_path):
-    """Writes a checkpoint of the released layout with a value of its own in every tensor."""
+    """Write a checkpoint of the released layout, with a different value in each tensor."""
 
     def write(*sizes):
         state = {
@@ -33,14 +29,13 @@ def checkpoint(tmp_path):
 R50_OVIS = ("resnet50", 256, 25, 4)
 
 
-def test_converted_model_loads_with_every_value(checkpoint, tmp_path, capsys):
+def test_converted_model_loads_with_every_value(run, checkpoint, tmp_path):
     path = checkpoint(*R50_OVIS)
-    assert run(path, "-o", tmp_path / "model") == 0
-    out, err = capsys.readouterr()
-    assert out == f"{tmp_path / 'model'}\n", "only the result goes to stdout"
-    assert "recognised as r50_ovis_360; r50_ovis_720, of the same shapes, has other test settings" in err
+    status, out, err = run("convert", path, "-o", tmp_path / "model")
+    assert (status, out) == (0, f"{tmp_path / 'model'}\n"), "only the result goes to stdout"
+    assert "detected preset r50_ovis_360; r50_ovis_720 has the same shapes and other test settings" in err
     assert "762 tensors: " in err
-    assert "decoder.layers.*.cross_attn.lvl_spatial_scales" in err, "what is dropped is listed"
+    assert "decoder.layers.*.cross_attn.lvl_spatial_scales" in err, "unused tensors are listed"
 
     model = MDQE.from_pretrained(tmp_path / "model")
     assert model.config == MDQEConfig.preset("r50_ovis_360")
@@ -59,7 +54,7 @@ def configured(path, preset=None, clip_length=None):
     return convert._configure(torch.load(path, weights_only=True)["model"], preset, clip_length)
 
 
-def test_preset_by_name_decides_the_settings(checkpoint):
+def test_a_named_preset_decides_the_settings(checkpoint):
     path = checkpoint(*R50_OVIS)
     assert configured(path) == MDQEConfig.preset("r50_ovis_360")
     assert configured(path, "r50_ovis_720") == MDQEConfig.preset("r50_ovis_720")
@@ -80,7 +75,7 @@ def test_presets_with_other_categories_must_be_named(checkpoint, sizes, names):
     assert configured(path, second) == MDQEConfig.preset(second)
 
 
-def test_presets_that_do_not_fit_are_refused(checkpoint):
+def test_presets_that_do_not_fit_are_rejected(checkpoint):
     path = checkpoint(*R50_OVIS)
     with pytest.raises(ValueError, match="preset r101_ytvis19 has backbone resnet101 and 256 channels, the checkpoint"):
         configured(path, "r101_ytvis19")
@@ -93,21 +88,20 @@ def test_own_categories_and_clips(checkpoint, capsys):
         configured(path)
     config = configured(path, "r50_ovis_360")
     assert (config.num_classes, config.categories, config.clip_length) == (7, (), 6)
-    assert "7 categories instead of the 25 of r50_ovis_360: their names are unknown" in capsys.readouterr().err
+    assert "7 categories instead of the 25 of r50_ovis_360; their names are unknown" in capsys.readouterr().err
     with pytest.raises(ValueError, match="the checkpoint attends over 6 frames, not 4; only 1 can be repeated"):
         configured(path, "r50_ovis_360", clip_length=4)
 
 
-def test_image_checkpoints_become_video_models_on_request(checkpoint, tmp_path, capsys):
+def test_image_checkpoints_become_video_models_on_request(run, checkpoint, tmp_path):
     path = checkpoint("resnet50", 256, 80, 1)
     assert configured(path) == MDQEConfig.preset("r50_coco")
     assert configured(path, clip_length=3) == MDQEConfig.preset("r50_coco", clip_length=3)
     assert configured(path, "r50_ytvis21").clip_length == 4
     with pytest.raises(ValueError, match="clip_length is 0, expected a positive whole number"):
         configured(path, clip_length=0)
-    capsys.readouterr()
-    assert run(path, "-o", tmp_path / "model", "--clip-length", 3) == 0
-    assert "temporal attention of single frames, repeated for 3" in capsys.readouterr().err
+    status, _, err = run("convert", path, "-o", tmp_path / "model", "--clip-length", 3)
+    assert status == 0 and "temporal attention of single frames, repeated for 3 frames" in err
     model = MDQE.from_pretrained(tmp_path / "model")
     assert model.decoder.layers[0].clip.cross_attn.num_frames == 3
 
@@ -123,43 +117,31 @@ def test_saved_image_models_take_clips_when_they_are_loaded(tmp_path):
     single, repeated = (m.decoder.layers[1].clip.cross_attn.attention_weights.weight for m in (image, video))
     assert torch.equal(repeated.view(4, 3, 4, 32), single.view(4, 1, 4, 32).expand(-1, 3, -1, -1))  # (H, T, P, C)
     video.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"8 of another shape: decoder\.layers\.0\.clip\.cross_attn"):
+    with pytest.raises(ValueError, match=r"8 with a different shape: decoder\.layers\.0\.clip\.cross_attn"):
         MDQE.from_pretrained(tmp_path, clip_length=5)  # trained on 3 frames: not repeated
 
 
-def test_checkpoint_with_a_missing_tensor(tmp_path, capsys):
+def test_checkpoint_with_a_missing_tensor(run, tmp_path):
     state = pickled(layout(*R50_OVIS))
     del state["detr.transformer_dec.mask_head.gn2.bias"]
     torch.save(state, tmp_path / "x.pth")
-    assert run(tmp_path / "x.pth", "-o", tmp_path / "model") == 2
-    out, err = capsys.readouterr()
-    assert not out
+    status, out, err = run("convert", tmp_path / "x.pth", "-o", tmp_path / "model")
+    assert (status, out) == (2, "")
     assert "x.pth does not fit the model of its config; 1 missing: mask_head.fuse.1.1.bias" in err.splitlines()[-1]
     assert not (tmp_path / "model").exists()
 
 
-def test_bad_input_is_one_line_and_status_2(checkpoint, tmp_path, capsys):
+def test_bad_input_is_one_line_and_status_2(run, checkpoint, tmp_path):
     (tmp_path / "page.pth").write_text("<!DOCTYPE html>")
     (tmp_path / "taken").write_text("")
     path = checkpoint(*R50_OVIS)
-    for arguments, message in {
-        (tmp_path / "absent.pth", "-o", tmp_path / "m"): "no such file: ",
-        (tmp_path / "page.pth", "-o", tmp_path / "m"): "is not a file of torch.save: it begins with b'<!DOCTYPE html>'",
-        (path, "-o", tmp_path / "m", "--preset", "r50_coco", "--clip-length", 0): "clip_length is 0, expected",
-        (path, "-o", tmp_path / "taken", "--preset", "r50_ovis_360"): "taken is a file, expected a folder",
-    }.items():
-        assert run(*arguments) == 2
-        last = capsys.readouterr().err.splitlines()[-1]
-        assert last.startswith("mdqe convert: error: ")
-        assert message in last
-    with pytest.raises(SystemExit) as raised:
-        run(path, "-o", tmp_path / "m", "--preset", "r50")
-    assert raised.value.code == 2
-    assert "r50_ovis_360" in capsys.readouterr().err
-
-
-def test_help_has_an_example(capsys):
-    with pytest.raises(SystemExit) as raised:
-        run("--help")
-    assert raised.value.code == 0
-    assert convert.EXAMPLE in capsys.readouterr().out
+    for file, output, options, message in (
+        ("absent.pth", "m", (), "no such file: "),
+        ("page.pth", "m", (), "was not written by torch.save: it begins with b'<!DOCTYPE html>'"),
+        (path, "m", ("--clip-length", 0), "'0' is not a whole number of at least 1"),
+        (path, "m", ("--preset", "r50"), "r50_ovis_360"),
+        (path, "taken", ("--preset", "r50_ovis_360"), "taken is a file, expected a folder"),
+    ):
+        status, out, err = run("convert", tmp_path / file, "-o", tmp_path / output, *options)
+        assert (status, out) == (2, "")
+        assert err.splitlines()[-1].startswith("mdqe convert: error: ") and message in err.splitlines()[-1]

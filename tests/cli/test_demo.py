@@ -1,4 +1,4 @@
-"""`mdqe demo`: what it writes and what it says of it."""
+"""`mdqe demo`: its files and its output."""
 
 import os
 import re
@@ -24,13 +24,13 @@ def scene():
     return draw_video(3, frames=6, size=(64, 96))
 
 
-def test_the_truth_scores_full_marks(scene):
+def test_the_ground_truth_has_the_maximum_scores(scene):
     (line,) = score(truth(scene), scene)
     assert f"{len(scene.labels)} shapes" in line
     assert "AP 100.0, AP50 100.0, HOTA 100.0, IDF1 100.0, identity switches 0" in line
 
 
-def test_wrong_categories_and_nothing_score_none(scene):
+def test_wrong_categories_and_empty_results_score_0(scene):
     (line,) = score(truth(scene, labels=(scene.labels + 1) % 6), scene)
     assert "AP 0.0," in line
     (line,) = score(truth(scene, masks=np.zeros_like(scene.masks)), scene)
@@ -41,7 +41,7 @@ def test_a_model_of_other_categories_is_not_scored(run, tiny_model, tmp_path, mo
     monkeypatch.setattr(synthetic, "demo_scene", lambda: scene)
     status, stdout, stderr = run("demo", "-o", tmp_path, "--model", tiny_model, "--device", "cpu")
     assert status == 0, stderr
-    assert "no scores: the model finds other categories" in stdout
+    assert "no scores: the model has other categories" in stdout
 
 
 def test_the_bundled_model_is_scored(run, tmp_path, monkeypatch, scene):
@@ -51,4 +51,4 @@ def test_the_bundled_model_is_scored(run, tmp_path, monkeypatch, scene):
     assert sorted(os.listdir(tmp_path / "demo")) == ["clip.mp4", "instances.json", "overlay.mp4", "sheet.png"]
     found = VideoInstances.load(tmp_path / "demo" / "instances.json")
     assert (found.num_frames, found.categories) == (6, CATEGORIES)
-    assert re.search(r"against the truth, \d shapes: AP \d+\.\d, .*, identity switches \d", stdout)
+    assert re.search(r"compared with the \d shapes of the scene: AP \d+\.\d, .*, identity switches \d", stdout)

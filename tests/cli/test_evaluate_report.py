@@ -79,7 +79,7 @@ def test_without_frames(run, found):
     (found / "shapes" / "JPEGImages").rename(found / "frames")
     status, _, stderr, out = evaluate(run, found)
     assert status == 0 and stderr.count("\n") == 1
-    assert "left out: the frames, which are not in" in stderr and "masks stand on plain ground" in stderr
+    assert "left out: the frames, which are not in" in stderr and "masks are drawn on a plain background" in stderr
     page = (out / "report.html").read_text()
     assert page.count("data:image/jpeg;base64,") == 4 * 2 * 4 and "Left out: the frames" in page
     status, _, stderr, _ = evaluate(run, found, "--images", found / "frames")

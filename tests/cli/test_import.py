@@ -30,11 +30,8 @@ def test_from_masks_to_a_training_set(run, masks, tmp_path):
     status, out, err = run("import", masks, "-o", path)
     assert (status, out) == (0, f"{path}\n")
     assert f"reading {masks}: 6 frames" in err and "videos: 2; objects: " in err and "; categories: object" in err
-    assert err.endswith(
-        f"train with --data {path}@{tmp_path / 'JPEGImages'}; "
-        f"evaluate with --data {path} --images {tmp_path / 'JPEGImages'}\n"
-    )
-    # Training finds the frames, with the folder that was told or without.
+    assert err.endswith(f"train and evaluate with --data {path}@{tmp_path / 'JPEGImages'}\n")
+    # Training finds the frames, with the folder that the command printed or without.
     from mdqe.training.recipe import Recipe
     from mdqe.training.sources import open_data
 
@@ -62,7 +59,7 @@ def test_chosen_videos_and_categories(run, masks, tmp_path):
     assert {one["category_id"] for one in document["annotations"]} == {2}
     number = document["annotations"][0]["track_id"]
     status, _, err = run("import", masks, "-o", tmp_path / "a.json", "--ignore", number)
-    assert status == 0 and "frames with numbers that were to be ignored, left out (" in err
+    assert status == 0 and "frames with ignored pixel values, left out (" in err
 
 
 @pytest.mark.parametrize(
@@ -72,15 +69,15 @@ def test_chosen_videos_and_categories(run, masks, tmp_path):
         (["masks", "-o", "nowhere/a.json"], "nowhere"),
         (
             ["JPEGImages", "-o", "a.json"],
-            "JPEGImages is in no format that is known; --format names one of id-png, davis",
+            "JPEGImages is not in a known format; --format names one of id-png, davis",
         ),
         (["masks", "-o", "a.json", "--format", "mots"], "masks has no video in the form mots: MOTS text files"),
         (["masks", "-o", "a.json", "--format", "davis"], "masks has no folder Annotations, as DAVIS has"),
         (["masks", "-o", "a.json", "--images", "x"], "no such folder: x"),
-        (["masks", "-o", "a.json", "--ignore", "x"], "'x' is no list of whole numbers"),
-        (["masks", "-o", "a.json", "--categories", "a,,b"], "'a,,b' is no list of names"),
+        (["masks", "-o", "a.json", "--ignore", "x"], "'x' is not a whole number"),
+        (["masks", "-o", "a.json", "--categories", "a,,b"], "a category has no name"),
         (["masks", "-o", "a.json", "--categories", "a,a"], "categories are a, a; expected each once"),
-        (["masks", "-o", "a.json", "--videos", "list.txt"], "masks has no video 'v7', which was asked for"),
+        (["masks", "-o", "a.json", "--videos", "list.txt"], "masks has no video 'v7'"),
         (["masks", "-o", "a.json", "--format", "xml"], "invalid choice: 'xml'"),
         (["masks", "-o", "a.json", "--format", "coco"], "masks: Is a directory"),
     ],

@@ -6,13 +6,13 @@ import sys
 
 import pytest
 
-from mdqe.cli.progress import shown
+from mdqe.cli import progress
 
-pty = pytest.importorskip("pty", reason="no pseudo-terminals here")
+pty = pytest.importorskip("pty", reason="this system has no pseudo-terminals")
 PROGRAM = """
 import time
-from mdqe.cli.progress import shown
-for _ in shown(range(30), "clip.mp4", 30):
+from mdqe.cli import progress
+for _ in progress(range(30), "clip.mp4", 30):
     time.sleep(0.02)
 """
 
@@ -25,7 +25,7 @@ def in_terminal(program: str) -> str:
     while True:
         try:
             piece = os.read(terminal, 4096)
-        except OSError:  # Linux's way to say that the other end is closed
+        except OSError:  # on Linux: the other end is closed
             break
         if not piece:
             break
@@ -40,18 +40,18 @@ def test_a_terminal_shows_speed_and_time_left():
     assert re.search(r"clip\.mp4: +\d+%.*30 \[\d\d:\d\d<\d\d:\d\d, +[\d.]+frame/s\]", written)
 
 
-def test_elsewhere_it_is_one_line_at_the_end(capsys):
-    assert list(shown(iter([1, 2, 3]), "clip.mp4", None)) == [1, 2, 3]
+def test_without_a_terminal_it_prints_one_line_at_the_end(capsys):
+    assert list(progress(iter([1, 2, 3]), "clip.mp4", None)) == [1, 2, 3]
     out, err = capsys.readouterr()
     assert out == ""
     assert re.fullmatch(r"clip\.mp4: 3 frames in [\d.]+ s \([\d.]+ frames/s\)\n", err)
 
 
-def test_the_line_also_comes_when_the_frames_break_off(capsys):
+def test_the_line_is_also_printed_after_an_error(capsys):
     def frames():
         yield 1
         raise KeyError
 
     with pytest.raises(KeyError):
-        list(shown(frames(), "clip.mp4", 9))
+        list(progress(frames(), "clip.mp4", 9))
     assert "clip.mp4: 1 frames" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""`mdqe segment` over many videos: lists, going on with a run, several processes."""
+"""`mdqe segment` with many videos: lists, continued runs, several processes."""
 
 import json
 import os
@@ -12,18 +12,19 @@ from pathlib import Path
 import pytest
 
 from mdqe.cli import segment, segment_video
-from mdqe.cli.segment_list import read_list
+from mdqe.cli.segment import read_list
+from mdqe.video.read import VideoError
 
 CPU = ("--score-threshold", "0", "--device", "cpu", "--no-video")
 
 
 def results(folder: Path) -> dict[str, list]:
-    """What was found, by the name of the video's folder."""
+    """The results, by the name of the folder of the video."""
     return {path.parent.name: json.loads(path.read_text())["results"] for path in folder.glob("*/instances.json")}
 
 
 def rows(stdout: str) -> list[str]:
-    """The first and last column of the table."""
+    """The first and the last column of the table."""
     return [f"{Path(line.split()[0]).name} {Path(line.split()[-1]).name}" for line in stdout.strip().splitlines()[1:]]
 
 
@@ -39,18 +40,8 @@ def test_a_list_names_videos(tmp_path):
 def test_videos_from_a_list_and_from_the_command_line(run, tiny_model, make_clip, tmp_path):
     a, b = make_clip("a.mp4", frames=3), make_clip("b.mp4", frames=2)
     (tmp_path / "list.txt").write_text(f"{b}\n")
-    command = (
-        "segment",
-        a,
-        "--videos-from",
-        tmp_path / "list.txt",
-        "-o",
-        tmp_path / "out",
-        "--model",
-        tiny_model,
-        *CPU,
-    )
-    status, stdout, stderr = run(*command)
+    options = ("--videos-from", tmp_path / "list.txt", "-o", tmp_path / "out", "--model", tiny_model)
+    status, stdout, stderr = run("segment", a, *options, *CPU)
     assert status == 0, stderr
     assert rows(stdout) == ["a.mp4 a", "b.mp4 b"]
 
@@ -58,12 +49,15 @@ def test_videos_from_a_list_and_from_the_command_line(run, tiny_model, make_clip
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ((), "no videos: name some, or a list of them with --videos-from"),
+        ((), "no videos: expected VIDEO or --videos-from LIST"),
         (("--videos-from", "empty.txt"), "empty.txt names no videos"),
         (("--videos-from", "none.txt"), "none.txt: No such file or directory"),
-        (("--videos-from", "clip.mp4"), "clip.mp4 is not a list of videos: expected text with one on each line"),
+        (("--videos-from", "clip.mp4"), "clip.mp4 is not a list of videos: expected text with one video on each line"),
         (("--videos-from", "."), ".: Is a directory"),
-        (("--videos-from", "list.txt"), "no such file: none.mp4 (of 4 videos, nor 1 more; --skip-bad goes on without)"),
+        (
+            ("--videos-from", "list.txt"),
+            "no such file: none.mp4 (2 of 4 videos cannot be opened; --skip-bad continues without them)",
+        ),
     ],
 )
 def test_bad_lists_are_one_line_and_status_2(run, tiny_model, make_clip, tmp_path, monkeypatch, arguments, says):
@@ -76,7 +70,7 @@ def test_bad_lists_are_one_line_and_status_2(run, tiny_model, make_clip, tmp_pat
     assert not (tmp_path / "out").exists()
 
 
-def test_videos_that_do_not_open_may_be_left_out(run, tiny_model, make_clip, tmp_path):
+def test_videos_that_do_not_open_can_be_skipped(run, tiny_model, make_clip, tmp_path):
     a, b = make_clip("a.mp4", frames=2), make_clip("b.mp4", frames=2)
     command = ("segment", a, tmp_path / "none.mp4", b, "-o", tmp_path / "out", "--model", tiny_model, *CPU)
     status, stdout, stderr = run(*command, "--skip-bad")
@@ -85,28 +79,37 @@ def test_videos_that_do_not_open_may_be_left_out(run, tiny_model, make_clip, tmp
     assert f"mdqe segment: error: no such file: {tmp_path / 'none.mp4'}" in stderr.splitlines()
 
 
-@pytest.mark.parametrize("error", [KeyError("a defect"), MemoryError(), RuntimeError("CUDA out of memory")])
-def test_whatever_befalls_a_video_the_others_go_on(run, tiny_model, make_clip, tmp_path, monkeypatch, error):
-    find = segment_video._find
+@pytest.mark.parametrize(
+    ("error", "status", "says"),
+    [
+        (VideoError("frame 3 is damaged"), 2, "error: frame 3 is damaged"),
+        (MemoryError(), 2, "error: out of memory; a smaller --size needs less"),
+        (KeyError("a defect"), 1, "this is a bug in mdqe"),
+    ],
+)
+def test_an_error_of_any_kind_in_one_video_does_not_stop_the_others(
+    run, tiny_model, make_clip, tmp_path, monkeypatch, error, status, says
+):
+    first_pass = segment_video._first_pass
 
     def failing(model, frames, *rest):
         if frames.name.endswith("a.mp4"):
             raise error
-        return find(model, frames, *rest)
+        return first_pass(model, frames, *rest)
 
-    monkeypatch.setattr(segment_video, "_find", failing)
+    monkeypatch.setattr(segment_video, "_first_pass", failing)
     a, b = make_clip("a.mp4", frames=2), make_clip("b.mp4", frames=2)
-    status, stdout, stderr = run("segment", a, b, "-o", tmp_path / "out", "--model", tiny_model, *CPU)
-    assert status == 2
+    found, stdout, stderr = run("segment", a, b, "-o", tmp_path / "out", "--model", tiny_model, *CPU)
+    assert found == status
     assert rows(stdout) == ["a.mp4 failed", "b.mp4 b"]
+    assert f"mdqe segment: {says}" in stderr
     assert ("Traceback" in stderr) == isinstance(error, KeyError)
-    assert f"error: {'a defect' if isinstance(error, KeyError) else 'out of memory'}" in stderr.replace("'", "")
 
 
-# Going on.
+# Continued runs.
 
 
-def test_what_is_done_is_passed_over(run, tiny_model, make_clip, tmp_path):
+def test_videos_that_are_done_are_skipped(run, tiny_model, make_clip, tmp_path):
     videos = [make_clip(f"{name}.mp4", frames=3) for name in "abc"]
     out = tmp_path / "out"
     command = ["segment", *videos, "-o", out, "--model", tiny_model, "--device", "cpu", "--skip-done"]
@@ -114,11 +117,11 @@ def test_what_is_done_is_passed_over(run, tiny_model, make_clip, tmp_path):
     expected = results(out)
 
     def again(*options) -> list[str]:
-        """The videos that are done again."""
+        """The videos that are segmented again."""
         status, stdout, stderr = run(*command, *options)
         assert status == 0 and results(out) == expected
         done = len(videos) - len(rows(stdout))
-        assert (f"{done} of 3 videos are done already" in stderr) == (done > 0)
+        assert (f"{done} of 3 videos are already done" in stderr) == (done > 0)
         return [row.split()[0] for row in rows(stdout)]
 
     assert again() == []
@@ -132,7 +135,7 @@ def test_what_is_done_is_passed_over(run, tiny_model, make_clip, tmp_path):
     (out / "a" / "instances.json").write_text(json.dumps({**document, "complete": False}))
     (out / "c" / "instances.json").write_text(json.dumps(document)[:-9])
     assert again() == ["a.mp4", "c.mp4"]
-    os.utime(out / "c" / "overlay.mp4", (0, 0))  # that of an earlier run: the last one ended before it was drawn
+    os.utime(out / "c" / "overlay.mp4", (0, 0))  # older than the results: the last run ended before it was drawn
     assert again() == ["c.mp4"]
     assert again("--sheet", "0,1") == ["a.mp4", "b.mp4", "c.mp4"]
     assert again("--sheet", "0,1") == []
@@ -142,7 +145,7 @@ def test_what_is_done_is_passed_over(run, tiny_model, make_clip, tmp_path):
     "option",
     [("--score-threshold", "0.9"), ("--size", "32"), ("--every", "2"), ("--end", "0.1"), ("--dtype", "bfloat16")],
 )
-def test_results_of_other_settings_are_not_what_is_asked_for(run, tiny_model, make_clip, tmp_path, option):
+def test_results_of_other_settings_are_replaced(run, tiny_model, make_clip, tmp_path, option):
     command = ["segment", make_clip(frames=4), "-o", tmp_path, "--model", tiny_model, *CPU]
     run(*command)
     before = json.loads((tmp_path / "clip" / "instances.json").read_text())["settings"]
@@ -150,7 +153,7 @@ def test_results_of_other_settings_are_not_what_is_asked_for(run, tiny_model, ma
     assert json.loads((tmp_path / "clip" / "instances.json").read_text())["settings"] != before
 
 
-def test_results_of_another_model_or_video_are_not_what_is_asked_for(run, tiny_model, make_clip, tmp_path):
+def test_results_of_another_model_or_video_are_replaced(run, tiny_model, make_clip, tmp_path):
     other = shutil.copytree(tiny_model, tmp_path / "other")
     command = ["segment", make_clip(frames=3), "-o", tmp_path / "out", *CPU, "--skip-done", "--model"]
     assert len(rows(run(*command, tiny_model)[1])) == 1
@@ -182,7 +185,7 @@ def torchrun(*arguments: object, program: str = COMMAND, **options) -> subproces
 
 @pytest.mark.slow
 def test_two_processes_share_the_videos(tiny_model, make_clip, tmp_path):
-    """A video that fails while it is read, one that does not open and one that is done are told by one table."""
+    """One table has the videos that fail, do not open, or are done."""
     from PIL import Image
 
     videos = [make_clip(f"{name}.mp4", frames=3 + i) for i, name in enumerate("abcd")]
@@ -193,21 +196,21 @@ def test_two_processes_share_the_videos(tiny_model, make_clip, tmp_path):
     names = [videos[0], mixed, videos[1], tmp_path / "none.mp4", videos[2], videos[3]]
     (tmp_path / "list.txt").write_text("".join(f"{name}\n" for name in names))
     options = ["segment", "--videos-from", tmp_path / "list.txt", "--model", tiny_model, *CPU, "--skip-bad"]
-    threads = str(max(1, (os.cpu_count() or 1) // 2))  # as many as each process takes: sums are rounded alike
+    threads = str(max(1, (os.cpu_count() or 1) // 2))  # as for each of two processes: equal rounding
     program = [sys.executable, "-c", COMMAND]
-    alone = subprocess.run(
+    single = subprocess.run(
         [*program, *map(str, options), "-o", str(tmp_path / "one")],
         capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": threads},
     )  # fmt: skip
-    assert alone.returncode == 2, alone.stderr
-    assert rows(alone.stdout) == ["a.mp4 a", "folder failed", "b.mp4 b", "none.mp4 failed", "c.mp4 c", "d.mp4 d"]
+    assert single.returncode == 2, single.stderr
+    assert rows(single.stdout) == ["a.mp4 a", "folder failed", "b.mp4 b", "none.mp4 failed", "c.mp4 c", "d.mp4 d"]
 
-    # The other process must not leave before the table is out: torchrun would end this one.
+    # The other process must not end before the table is printed: torchrun would stop this one.
     process = torchrun(*options, "-o", tmp_path / "two", program=SLOW_TABLE)
     stdout, stderr = process.communicate(timeout=300)
-    assert process.returncode == 1, stderr  # torchrun's own, of processes that fail
+    assert process.returncode == 1, stderr  # the status of torchrun itself
     assert "failed (exitcode: 2)" in stderr, stderr
-    assert rows(stdout) == rows(alone.stdout)
+    assert rows(stdout) == rows(single.stdout)
     assert stderr.count("no such file") == 1
     assert results(tmp_path / "two") == results(tmp_path / "one")
     assert {name for name, found in results(tmp_path / "two").items() if found} == {"a", "b", "c", "d"}
@@ -218,20 +221,18 @@ def test_two_processes_share_the_videos(tiny_model, make_clip, tmp_path):
     process = torchrun(*options, "-o", tmp_path / "two", "--skip-done")
     stdout, stderr = process.communicate(timeout=300)
     assert process.returncode == 0, stderr
-    assert stderr.count("3 of 4 videos are done already") == 1
+    assert stderr.count("3 of 4 videos are already done") == 1
     assert rows(stdout) == ["c.mp4 c"]
     assert results(tmp_path / "two") == results(tmp_path / "one")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
-def test_an_interruption_after_the_last_video_does_not_cost_the_table(
-    run, tiny_model, make_clip, tmp_path, monkeypatch
-):
+def test_an_interruption_after_the_last_video_keeps_the_table(run, tiny_model, make_clip, tmp_path, monkeypatch):
     segment_all = segment._segment_all
 
     def interrupted(*arguments):
         found = segment_all(*arguments)
-        os.kill(os.getpid(), signal.SIGINT)  # where other processes may still be at work
+        os.kill(os.getpid(), signal.SIGINT)  # other processes may still be segmenting
         return found
 
     monkeypatch.setattr(segment, "_segment_all", interrupted)
@@ -241,9 +242,9 @@ def test_an_interruption_after_the_last_video_does_not_cost_the_table(
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
-def test_an_interruption_of_two_processes_keeps_what_was_found(tiny_model, make_clip, tmp_path):
+def test_an_interruption_of_two_processes_keeps_their_results(tiny_model, make_clip, tmp_path):
     videos = [make_clip("short.mp4", frames=2), make_clip("long.mp4", frames=900), make_clip("never.mp4", frames=2)]
-    names = [videos[0], videos[1], videos[0], videos[2]]  # the second process has the last one after the long one
+    names = [videos[0], videos[1], videos[0], videos[2]]  # the second process has the long one and the last one
     process = torchrun("segment", *names, "-o", tmp_path / "out", "--model", tiny_model, *CPU, start_new_session=True)
     deadline = time.monotonic() + 120
     while not (tmp_path / "out" / "short-2" / "sheet.png").exists() and time.monotonic() < deadline:
@@ -251,10 +252,10 @@ def test_an_interruption_of_two_processes_keeps_what_was_found(tiny_model, make_
     while not (tmp_path / "out" / "long").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     time.sleep(1)  # until the first process waits
-    os.kill(process.pid, signal.SIGINT)  # torchrun hands it on
+    os.kill(process.pid, signal.SIGINT)  # torchrun forwards the signal
     stdout, stderr = process.communicate(timeout=120)
     assert process.returncode != 0
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["long", "short", "short-2"]
     assert os.listdir(tmp_path / "out" / "long") == ["instances.partial.json"]
     assert rows(stdout) == ["short.mp4 short", "long.mp4 interrupted", "short.mp4 short-2"], stderr
-    assert "1 of 4 videos were not begun" in stderr
+    assert "1 of 4 videos were not started" in stderr

@@ -1,4 +1,4 @@
-"""Videos from annotation files: clips are what was drawn, and what is wrong is told before training starts."""
+"""Videos from annotation files: clips show what was drawn, and all problems are reported before training starts."""
 
 import copy
 import re
@@ -6,17 +6,15 @@ import warnings
 from collections import Counter
 
 import annotated_sets as sets
-import numpy as np
 import pytest
 import torch
-from pycocotools import mask as coco
 from torch.utils.data import DataLoader
 
-from mdqe.annotations.problems import DataError
 from mdqe.data.augment import ClipAugmentation
 from mdqe.data.loader import MixedClips, StepSampler, collate
 from mdqe.data.synthetic import CATEGORIES
 from mdqe.data.ytvis import VideoClips, sample_frames
+from mdqe.errors import InputError
 
 
 @pytest.fixture(scope="module")
@@ -71,39 +69,6 @@ def test_a_clip_is_the_frames_that_were_sampled(folder):
         sets.assert_same_objects(targets, expected)
 
 
-def plain(segmentation):
-    """Run lengths as YouTube-VIS has them: plain counts, by the definition."""
-    pixels = coco.decode(segmentation).T.ravel()
-    ends = [*np.flatnonzero(np.diff(pixels)) + 1, pixels.size]
-    counts = np.diff([0, *ends]).tolist()
-    return {"size": segmentation["size"], "counts": [0, *counts] if pixels[0] else counts}
-
-
-def test_plain_run_lengths(folder, document):
-    for one in document["annotations"]:
-        one["segmentations"] = [mask and plain(mask) for mask in one["segmentations"]]
-    assert_as_drawn(whole(folder, sets.save(folder, document)))
-
-
-def test_polygons(folder, document):
-    document["annotations"] = document["annotations"][:1]
-    corners = [
-        [[5.5, 3, 40.25, 10, 20, 44.5]],
-        None,
-        [],
-        [[1, 1, 9, 1, 9, 9], [30, 30, 50, 30, 40, 44]],
-        None,
-        None,
-        None,
-    ]
-    document["annotations"][0].update(segmentations=corners, bboxes=[[0, 0, 1, 1]] * 7)
-    _, targets = whole(folder, sets.save(folder, document)).clip(0, generator())
-    assert targets.ids.tolist() == [[0, -1, -1, 0, -1, -1, -1]]
-    for t in (0, 3):
-        expected = coco.decode(coco.merge(coco.frPyObjects(corners[t], *sets.SIZE)))
-        assert np.array_equal(targets.masks[0, t], expected)
-
-
 def test_order_of_the_file_does_not_matter(folder, document):
     document["annotations"].reverse()
     for one in document["annotations"]:
@@ -120,7 +85,6 @@ def test_order_of_the_file_does_not_matter(folder, document):
 def test_crowds_and_videos_without_objects_are_left_out(folder, document):
     first, *others = document["annotations"]
     first["iscrowd"] = 1
-    first["segmentations"] = "of a crowd, nobody looks at these"
     for one in others:
         if one["video_id"] == 2:
             one["segmentations"] = [None] * sets.FRAMES
@@ -230,28 +194,27 @@ def spoil(folder, document):
             one["segmentations"] = [[[0, 0, 9, 0, 9, 9]]] * sets.FRAMES if one["id"] < 900 else one["segmentations"]
 
 
-def test_what_is_wrong_is_told_at_once(folder, document):
+def test_all_problems_in_one_error(folder, document):
     spoil(folder, document)
     path = sets.save(folder, document)
-    with pytest.raises(DataError) as error:
+    with pytest.raises(InputError) as error:
         whole(folder, path)
     text = str(error.value)
     for line in (
-        "annotations have an unknown category (1): annotation 1 (99)",
-        "annotations have boxes that are not four finite numbers (1): annotation 2",
-        "annotations are of unknown videos (1): annotation 900 (77)",
-        "annotations have too few or too many masks (1): annotation 901 (1 masks, 7 frames)",
-        "annotations are not objects (1): entry",
-        "annotations have masks that do not decode (2): annotation 3, frame 0 (run lengths are of size [9, 9], ",
+        'invalid "category_id" (1): annotation 0 (id 1): 99, which is not in categories',
+        'invalid "bboxes" (1): annotation 1 (id 2): [nan, nan, nan, nan], expected [x, y, width, height]',
+        'invalid "video_id" (1): annotation 7 (id 900): 77, which is not in videos',
+        'invalid "segmentations" (3): annotation 2 (id 3) in frame 0: its size is [9, 9], expected [48, 72]; annot',
+        "records that are not objects (1): annotation 10",
         "images are missing (1): ",
         "images differ in size from their annotations (7): ",
-        "(72x48, not 72x49), ",
-        ", …",
-        "skip_bad=True (--skip-bad) goes on without these",
+        "(72x48, not 72x49); ",
+        "; …",
+        "\n(skip_bad=True or --skip-bad continues without them)",
     ):
         assert line in text, line
     assert re.match(rf"{re.escape(str(path))} has 15 problems:", text)
-    with pytest.warns(UserWarning, match="has 15 problems(?s:.*)Going on without these"):
+    with pytest.warns(UserWarning, match="has 15 problems(?s:.*)Continuing without them"):
         clips = whole(folder, path, skip_bad=True)
     assert len(clips) == 1, "the first video has no good object, the third no good frame"
     drawn = sets.part(sets.drawing(1), list(range(sets.FRAMES)))[0]
@@ -261,13 +224,13 @@ def test_what_is_wrong_is_told_at_once(folder, document):
         assert found == {0, 1, 3, 4, 5, 6}
 
 
-def test_images_need_not_be_looked_at(folder, document):
+def test_images_need_not_be_checked(folder, document):
     document["videos"][1]["file_names"][2] = "00001/gone.png"
     clips = whole(folder, sets.save(folder, document), check_images=False)
     with pytest.warns(UserWarning, match=r"gone\.png is missing; a clip of another item"):
         frames, _ = clips.clip(1, generator())
     assert torch.equal(frames, sets.part(sets.drawing(2), list(range(sets.FRAMES)))[0])
-    with warnings.catch_warnings(), pytest.raises(DataError, match="is missing"):
+    with warnings.catch_warnings(), pytest.raises(InputError, match="is missing"):
         warnings.simplefilter("ignore")
         VideoClips(folder / "changed.json", folder / "elsewhere", check_images=False).clip(0, generator())
 
@@ -275,18 +238,22 @@ def test_images_need_not_be_looked_at(folder, document):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d: d.pop("videos"), 'has no list "videos"'),
-        (lambda d: d.pop("categories"), 'has no list "categories"'),
-        (lambda d: d.update(annotations=None), "none of its 3 videos has an object"),
-        (lambda d: d["videos"][1].pop("file_names"), '"file_names" of entry 1 of "videos" is missing, expected list'),
-        (lambda d: d["videos"][1].update(height="48"), '"height" of entry 1 of "videos" is \'48\', expected int'),
-        (lambda d: d["videos"][1].update(id=1), "two of its videos have the same id"),
-        (lambda d: d["categories"].append(7), '"id" of entry 6 of "categories" is missing'),
+        (lambda d: d.pop("videos"), 'the file has no "videos"'),
+        (lambda d: d.pop("categories"), 'the file has no "categories"'),
+        (lambda d: d.update(annotations=None), '"annotations" is null; expected a list'),
+        (lambda d: d.update(annotations=[]), "none of its 3 videos has an object"),
+        (lambda d: d["videos"][1].pop("file_names"), 'video 2 has no "file_names"'),
+        (lambda d: d["videos"][1].update(height="48"), "video 1: \"height\" is '48'; expected a whole number from 1"),
+        (lambda d: d["videos"][1].update(id=1), 'video 1: "id" is 1, which is not unique'),
+        (lambda d: d["categories"].append(7), "category 6 is a number; expected an object"),
+        (lambda d: d.update(images=d.pop("videos"), annotations=[]), "contains images; expected videos"),
+        (lambda d: d["annotations"][0].update(id=2), 'annotation 1: "id" is 2, which is not unique'),
+        (lambda d: d["annotations"][0].update(areas=[-1] * 7), '"areas" is -1; expected pixels or null'),
     ],
 )
 def test_files_in_another_format(folder, document, change, message):
     change(document)
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(InputError, match=message):
         whole(folder, sets.save(folder, document))
 
 
@@ -294,13 +261,13 @@ def test_files_that_are_not_there_or_not_json(folder, tmp_path):
     with pytest.raises(FileNotFoundError):
         whole(folder, tmp_path / "none.json")
     (tmp_path / "cut.json").write_text('{"videos": [')
-    with pytest.raises(DataError, match=r"cut\.json is not JSON"):
+    with pytest.raises(InputError, match=r"cut\.json is not JSON"):
         whole(folder, tmp_path / "cut.json")
     with pytest.raises(ValueError, match="clip_length is 0"):
         VideoClips(folder / "annotations.json", folder, 0)
     with pytest.raises(ValueError, match="frame_range is -1"):
         VideoClips(folder / "annotations.json", folder, frame_range=-1)
-    with pytest.raises(DataError, match=r"images are missing \(21\)"):
+    with pytest.raises(InputError, match=r"images are missing \(21\)"):
         VideoClips(folder / "annotations.json", tmp_path)
-    with pytest.warns(UserWarning, match="missing"), pytest.raises(DataError, match="none of its images"):
+    with pytest.warns(UserWarning, match="missing"), pytest.raises(InputError, match="none of its images"):
         VideoClips(folder / "annotations.json", tmp_path, skip_bad=True)

@@ -1,4 +1,4 @@
-"""Augmentation of clips, on frames whose colours are their own coordinates and discs whose masks follow from those."""
+"""Augmentation of clips. Colours of the test frames are pixel coordinates, so the expected masks of discs are known."""
 
 import pytest
 import torch
@@ -16,10 +16,10 @@ def ramp(size=SIZE, frames=3):
 
 
 def discs(frames: torch.Tensor, grown: float = 0.0) -> torch.Tensor:
-    """(K, T, H, W): where the colours say that the discs, larger by `grown` pixels, are."""
-    x, y, there = frames.double().unbind(1)  # (T, H, W)
+    """(K, T, H, W): masks of the discs, larger by `grown` pixels, computed from the colours."""
+    x, y, inside_frame = frames.double().unbind(1)  # (T, H, W)
     inside = [(x - left) ** 2 + (y - top) ** 2 < (radius + grown) ** 2 for left, top, radius in DISCS]
-    return torch.stack(inside) & (there > 254)
+    return torch.stack(inside) & (inside_frame > 254)
 
 
 def views(augmentation, count=40, size=SIZE):
@@ -46,7 +46,7 @@ def test_masks_move_with_the_pixels(name):
         assert frames.dtype == torch.uint8 and masks.dtype == torch.bool and type(frames) is type(masks) is torch.Tensor
         assert frames.shape[:2] == (3, 3) and masks.shape == (3, 3, *frames.shape[-2:])
         assert torch.equal(frames[0], frames[2]) and torch.equal(masks[:, 0], masks[:, 2]), "one geometry for the clip"
-        # Colours are rounded and blend with their neighbours, so discs are known within two pixels of the original.
+        # Colours are rounded and interpolated, so discs are known to within two pixels of the original.
         assert (masks & (frames[None, :, 2] > 254))[discs(frames, -2)].all()
         assert not (masks & (frames[None, :, 2] > 254) & ~discs(frames, 2)).any()
         seen += int(masks.any())
@@ -59,9 +59,9 @@ def test_flips_and_crops_are_exact():
             assert torch.equal(masks, discs(frames))
 
 
-def test_half_of_the_clips_are_mirrored():
-    mirrored = [bool(frames[0, 0, 0, 0] > 100) for frames, _ in views(AUGMENTATIONS["flip"], 200)]
-    assert 60 < sum(mirrored) < 140, "five sigma"
+def test_half_of_the_clips_are_flipped():
+    flipped = [bool(frames[0, 0, 0, 0] > 100) for frames, _ in views(AUGMENTATIONS["flip"], 200)]
+    assert 60 < sum(flipped) < 140, "five sigma"
     assert all(torch.equal(frames, ramp()) for frames, _ in views(ClipAugmentation(flip=0)))
 
 
@@ -70,7 +70,7 @@ def test_sizes_after_resizing():
     assert sizes == {(80, 120), (120, 180), (160, 240), (200, 300), (267, 400)}, "333 would make the longer edge 500"
 
 
-def test_a_resized_mask_is_sampled_at_the_centres_of_its_pixels():
+def test_resized_masks_are_sampled_at_the_centres_of_pixels():
     augmentation = ClipAugmentation((40,), flip=0)
     for _, masks in views(augmentation, 1):
         y, x = (torch.arange(edge // 4) * 4 + 2 for edge in SIZE)
@@ -85,7 +85,7 @@ def test_relative_crops():
     assert (shares >= least - 0.004).all() and (shares <= 1).all()
     assert (shares.mean(0) - (1 + least) / 2).abs().max() < 0.04
     corners = torch.tensor([frames[0, 1, 0, 0].item() for frames, _ in views(AUGMENTATIONS["share"], 200)])
-    assert corners.min() < 5 and corners.max() > 40, "anywhere in the frame"
+    assert corners.min() < 5 and corners.max() > 40, "crops start anywhere in the frame"
 
 
 def test_absolute_crops():
@@ -93,12 +93,12 @@ def test_absolute_crops():
     sizes = torch.tensor([frames.shape[-2:] for frames, _ in views(augmentation, 20)])
     assert (sizes >= 384).all() and (sizes <= 600).all() and len(set(map(tuple, sizes.tolist()))) > 15
     small = ClipAugmentation(crop_type="absolute_range", crop_size=(700, 800), crop_probability=1, flip=0)
-    assert {frames.shape[-2] for frames, _ in views(small, 20)} == {400, 500, 600}, "as high as the frames are"
+    assert {frames.shape[-2] for frames, _ in views(small, 20)} == {400, 500, 600}, "the whole height of smaller frames"
     never = ClipAugmentation(crop_type="absolute_range", crop_probability=0, flip=0)
     assert all(torch.equal(frames, ramp()) for frames, _ in views(never, 10))
 
 
-def test_turned_clips():
+def test_rotation():
     angles = []
     for frames, masks in views(ClipAugmentation(rotation=15, flip=0), 80):
         outside = frames[0, 2] == 0
@@ -112,14 +112,14 @@ def test_turned_clips():
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
-def test_all_chance_is_the_generators(name):
+def test_the_generator_determines_the_result(name):
     def draw(seed):
         generator = torch.Generator().manual_seed(seed)
         torch.manual_seed(torch.seed() % 2**32)
         return AUGMENTATIONS[name](ramp(), discs(ramp()), generator)
 
-    for again, same in ((3, True), (8, False)):
-        pairs = zip(draw(3), draw(again), strict=True)
+    for other_seed, same in ((3, True), (8, False)):
+        pairs = zip(draw(3), draw(other_seed), strict=True)
         assert all(one.shape == other.shape and torch.equal(one, other) for one, other in pairs) == same
 
 
@@ -132,17 +132,20 @@ def test_clips_without_objects():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"shorter_edges": (320, 0)}, "edges are"),
-        ({"longer_edge": 0}, "edges are"),
+        (
+            {"shorter_edges": (320, 0)},
+            r"shorter_edges is \(320, 0\) and longer_edge is 1333, expected at least 1 pixel",
+        ),
+        ({"longer_edge": 0}, "longer_edge is 0"),
         ({"crop_type": "square"}, "crop_type is 'square', expected absolute_range, relative_range or None"),
         ({"crop_type": "absolute_range", "crop_size": (0.8, 0.8)}, "crop_size is"),
-        ({"crop_type": "absolute_range", "crop_size": (600, 384)}, "crop_size is"),
-        ({"crop_type": "relative_range", "crop_size": (384, 600)}, "crop_size is"),
+        ({"crop_type": "absolute_range", "crop_size": (600, 384)}, "expected the minimum and the maximum edge"),
+        ({"crop_type": "relative_range", "crop_size": (384, 600)}, "expected shares of the height and the width"),
         ({"flip": 1.5}, "flip is 1.5, expected 0 to 1"),
         ({"crop_probability": -1}, "crop_probability is -1"),
         ({"rotation": 270}, "rotation is 270, expected 0 to 180"),
     ],
 )
-def test_bad_arguments(arguments, message):
+def test_invalid_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         ClipAugmentation(**arguments)

@@ -1,14 +1,16 @@
 """Images as pseudo-clips: views of one image whose objects keep their identities."""
 
+import json
+
 import annotated_sets as sets
 import pytest
 import torch
 from torchvision.ops import masks_to_boxes
 
-from mdqe.annotations.problems import DataError
 from mdqe.config import MDQEConfig
 from mdqe.data.augment import ClipAugmentation
-from mdqe.data.coco import COCO_TO, PseudoClips
+from mdqe.data.coco import PseudoClips, map_categories
+from mdqe.errors import InputError
 
 
 @pytest.fixture(scope="module")
@@ -61,13 +63,13 @@ def test_views_move_apart_and_objects_keep_their_identity(images):
     assert padded > 0
 
 
-def test_categories_that_lead_nowhere_are_left_out(images):
+def test_categories_without_a_counterpart_are_left_out(images):
     folder, document, path = images
     kept = document["annotations"][0]["category_id"]
     config = MDQEConfig.preset("r50_ovis_360")
     clips = PseudoClips(path, folder, 2, category_ids=config.label_ids, category_map={kept: 7})
-    held = {one["image_id"] for one in document["annotations"] if one["category_id"] == kept}
-    assert len(clips) == len(held)
+    annotated = {one["image_id"] for one in document["annotations"] if one["category_id"] == kept}
+    assert len(clips) == len(annotated)
     assert clips.clip(0, generator())[1].labels.unique().tolist() == [6]
 
 
@@ -76,20 +78,30 @@ def test_crowds_and_problems(images):
     first, second, *others = document["annotations"]
     changed = [{**first, "iscrowd": 1}, {**second, "segmentation": [[1, 2, 3]]}, *others]
     path = sets.save(folder, {**document, "annotations": changed})
-    with pytest.raises(DataError, match=r"do not decode \(1\): annotation 2 \(a polygon is not"):
+    with pytest.raises(InputError, match=r'annotation 1 \(id 2\): "segmentation": a polygon is not a list of x and y'):
         PseudoClips(path, folder)
-    with pytest.warns(UserWarning, match="1 problem"):
+    with pytest.warns(UserWarning, match="(?s:a polygon is not.*Continuing without them)"):
         clips = PseudoClips(path, folder, 1, skip_bad=True)
     left = sum(one["image_id"] == 1 for one in others)
     assert len(clips.clip(0, generator())[1].labels) == left
-    with pytest.raises(DataError, match='has no list "images"'):
-        PseudoClips(sets.save(folder, {"videos": []}), folder)
+    with pytest.raises(InputError, match="contains videos; expected images"):
+        PseudoClips(sets.save(folder, {"videos": [], "categories": [], "annotations": []}), folder)
 
 
 def test_coco_categories_as_those_of_videos(shared):
-    import json
-
+    """The maps that follow from the names are those of the released code."""
     facts = json.loads((shared / "facts" / "datasets.json").read_text())
-    assert {name: {int(a): b for a, b in one.items()} for name, one in facts["coco_to"].items()} == COCO_TO
-    for name, preset in (("ytvis_2019", "r50_ytvis19"), ("ytvis_2021", "r50_ytvis21"), ("ovis", "r50_ovis_360")):
-        assert set(COCO_TO[name].values()) <= set(MDQEConfig.preset(preset).label_ids)
+    coco = MDQEConfig.preset("r50_coco")
+    own = dict(zip(coco.label_ids, coco.categories, strict=True))
+    assert len(own) == 80 and {own[1], own[90]} == {"person", "toothbrush"}
+    for name, expected in facts["coco_to"].items():
+        ids, names = zip(*((one["id"], one["name"]) for one in facts["categories"][name]), strict=True)
+        assert map_categories(own, names, ids) == {int(one): to for one, to in expected.items()}
+
+
+def test_categories_by_name():
+    own = {9: "Dog", 7: "giant_panda", 3: "mouse", 4: "car"}
+    names = ("person", "Giant Panda", "DOG", "mouse", "sedan")
+    assert map_categories(own, names, (1, 2, 5, 6, 8)) == {7: 2, 9: 5, 3: 6}, "the rules for COCO apply to COCO alone"
+    with pytest.raises(InputError, match=r"none of its categories is one of person, …"):
+        map_categories(own, ("person",), (1,))

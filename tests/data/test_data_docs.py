@@ -7,8 +7,8 @@ import pytest
 import torch
 from doc_pages import ROOT, blocks, run_python
 
-from mdqe.annotations.problems import DataError
 from mdqe.data.ytvis import VideoClips
+from mdqe.errors import InputError
 
 PAGE = ROOT / "docs" / "data.md"
 
@@ -40,6 +40,6 @@ def test_the_page(tmp_path, monkeypatch, capsys):
     Path("squares/annotations.json").write_text(json.dumps(document))
     for name in ("first/00003", "second/00000"):
         Path(f"squares/JPEGImages/{name}.jpg").unlink()
-    with pytest.raises(DataError) as error:
+    with pytest.raises(InputError) as error:
         VideoClips("squares/annotations.json", "squares/JPEGImages")
     assert str(error.value) in text

@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from mdqe.annotations.problems import DataError
 from mdqe.data.images import image_problems, read_image
+from mdqe.errors import InputError
 from mdqe.video.images import load_image
 
 COLORS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
@@ -62,5 +62,5 @@ def test_problems(files, tmp_path):
     ]
     assert found[5][1] == f"{tmp_path / 'rgb.png'} (60x40, not 61x40)"
     for name, message in (("cut.jpg", "truncated"), ("text.jpg", "not an image"), ("none.jpg", "is missing")):
-        with pytest.raises(DataError, match=rf"{name} .*{message}"):
+        with pytest.raises(InputError, match=rf"{name} .*{message}"):
             read_image(tmp_path / name)

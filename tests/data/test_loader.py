@@ -1,4 +1,4 @@
-"""Which clip is drawn when: evenly mixed, shuffled anew every epoch, the same from every worker and rank."""
+"""The order of clips: evenly mixed, shuffled in every epoch, and independent of workers and ranks."""
 
 from collections import Counter
 from itertools import permutations
@@ -14,7 +14,7 @@ from mdqe.targets import ClipTargets
 
 
 class Numbers:
-    """A source whose clips tell their item and a random number."""
+    """A source whose clips contain their index and random numbers."""
 
     def __init__(self, length: int, frames: int = 2, size: tuple[int, int] = (4, 6)) -> None:
         self.length, self.frames, self.size = length, frames, size
@@ -40,24 +40,24 @@ def assert_equal(clip, other):
 
 
 @pytest.mark.parametrize("ratios", [(1.0, 0.75), (0.1, 0.3), (1, 1, 1), (5, 1, 2.5), (1, 100), (3,)])
-def test_sources_take_turns_evenly(ratios):
+def test_sources_are_interleaved_evenly(ratios):
     clips = MixedClips([Numbers(10**6) for _ in ratios], ratios)
     seen = Counter()
     for n in range(2000):
         source, _ = clips.place(n)
         seen[source] += 1
         for i, ratio in enumerate(ratios):
-            assert abs(seen[i] - (n + 1) * ratio / sum(ratios)) < len(ratios), "never far from its share"
+            assert abs(seen[i] - (n + 1) * ratio / sum(ratios)) < len(ratios), "always near its share"
 
 
-def test_sources_are_drawn_as_their_lengths_unless_told():
+def test_default_ratios_are_the_lengths():
     clips = MixedClips([Numbers(30), Numbers(90)])
     assert Counter(clips.place(n) for n in range(120)) == Counter(
         [(0, i) for i in range(30)] + [(1, i) for i in range(90)]
-    ), "one epoch of all"
+    ), "one epoch of both sources"
 
 
-def test_every_item_once_an_epoch_in_a_new_order():
+def test_epochs_contain_every_item_in_a_new_order():
     clips = MixedClips([Numbers(10), Numbers(100)], (1, 2), seed=4)
     rows = {0: [], 1: []}
     for n in range(1500):
@@ -78,10 +78,10 @@ def test_orders_are_uniform(length):
     expected = 1500 / factorial(length)
     chi = sum((orders[order] - expected) ** 2 / expected for order in permutations(range(length)))
     freedom = factorial(length) - 1
-    assert chi < freedom + 4 * (2 * freedom) ** 0.5 + 8, "four deviations, and the tail of a few degrees of freedom"
+    assert chi < freedom + 4 * (2 * freedom) ** 0.5 + 8, "four sigma, and the tail of few degrees of freedom"
 
 
-def test_an_endless_source_is_shuffled_too():
+def test_huge_sources_are_shuffled():
     clips = MixedClips([Numbers(2**40)])
     found = [clips.place(n)[1] for n in range(1000)]
     assert len(set(found)) == 1000
@@ -89,25 +89,20 @@ def test_an_endless_source_is_shuffled_too():
     assert all(180 < quarters[i] < 320 for i in range(4)), "five sigma"
 
 
-def test_items_depend_on_seed_and_number_alone():
+def test_items_depend_only_on_seed_and_number():
     clips = MixedClips([Numbers(5), Numbers(8)], (1, 2), seed=3)
     torch.manual_seed(1)
     first = [clips[n] for n in range(20)]
     torch.manual_seed(2)
     for n in reversed(range(20)):
         assert_equal(clips[n], first[n])
-    again = clips[clips_apart(clips)]
-    assert not torch.equal(again[0], first[0][0]), "the same item of another epoch is another clip"
+    next_epoch = next(n for n in range(1, 100) if clips.place(n) == clips.place(0))
+    assert not torch.equal(clips[next_epoch][0], first[0][0]), "another clip of the same item"
     assert not torch.equal(MixedClips(clips.sources, (1, 2), seed=4)[0][0], first[0][0])
 
 
-def clips_apart(clips: MixedClips) -> int:
-    """The next item that comes from where item 0 came from."""
-    return next(n for n in range(1, 100) if clips.place(n) == clips.place(0))
-
-
 @pytest.mark.parametrize("workers", [0, 1, 2])
-def test_clips_are_the_same_from_every_worker(workers):
+def test_clips_do_not_depend_on_workers(workers):
     clips = MixedClips([SyntheticClips(6, seed=9, frames=3, size=(32, 48), scene_frames=8, flip=0.5)], seed=2)
     loader = DataLoader(clips, batch_sampler=StepSampler(2, 0, 5), collate_fn=collate, num_workers=workers)
     for step, (frames, targets) in enumerate(loader):
@@ -116,7 +111,7 @@ def test_clips_are_the_same_from_every_worker(workers):
             assert_equal((frames[i], targets[i]), clips[2 * step + i])
 
 
-def test_ranks_together_are_one_process():
+def test_ranks_together_equal_one_process():
     clips = MixedClips([Numbers(5), Numbers(8)], (1, 2), seed=3)
 
     def batches(*steps, **ranks):
@@ -134,7 +129,7 @@ def test_ranks_together_are_one_process():
     assert len(StepSampler(4, 3, 6)) == 3
 
 
-def test_batches_are_padded_right_and_below():
+def test_batches_are_padded_right_and_at_the_bottom():
     small, large = (Numbers(1, size=size).clip(0, torch.Generator()) for size in ((4, 9), (6, 5)))
     frames, targets = collate([small, large])
     assert frames.shape == (2, 2, 3, 6, 9) and frames.dtype == torch.uint8
@@ -148,25 +143,34 @@ def test_batches_are_padded_right_and_below():
 @pytest.mark.parametrize(
     ("lengths", "ratios", "message"),
     [
-        ([], None, "sources have"),
+        ([], None, r"sources have \[\] items, expected at least one source"),
         ([3, 0], None, r"sources have \[3, 0\] items"),
-        ([3, 2], (1,), r"ratios is \[1\], expected 2 positive"),
+        ([3, 2], (1,), r"ratios is \[1\], expected 2 positive numbers, one for each source"),
         ([3, 2], (1, 0), r"ratios is \[1, 0\]"),
         ([3, 2], (1, float("nan")), "ratios is"),
         ([3, 2], (1, float("inf")), "ratios is"),
     ],
 )
-def test_bad_mixtures(lengths, ratios, message):
+def test_invalid_mixtures(lengths, ratios, message):
     with pytest.raises(ValueError, match=message):
         MixedClips([Numbers(length) for length in lengths], ratios)
 
 
-def test_bad_steps():
-    wrong = (((0, 0, 5), "batch_size is 0"), ((1, 4, 3), "steps are 4 to 3"), ((1, -1, 3), "steps are -1"))
-    for arguments, message in wrong:
-        with pytest.raises(ValueError, match=message):
-            StepSampler(*arguments)
-    with pytest.raises(ValueError, match="rank is 2 of 2"):
-        StepSampler(1, 0, 1, rank=2, ranks=2)
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((0, 0, 5, 0, 1), "batch_size is 0, expected at least 1"),
+        ((1, 4, 3, 0, 1), "start is 4 and stop is 3, expected 0 <= start <= stop"),
+        ((1, -1, 3, 0, 1), "start is -1"),
+        ((1, 0, 1, 2, 2), "rank is 2 and ranks is 2, expected 0 <= rank < ranks"),
+    ],
+)
+def test_invalid_steps(arguments, message):
+    *steps, rank, ranks = arguments
+    with pytest.raises(ValueError, match=message):
+        StepSampler(*steps, rank=rank, ranks=ranks)
+
+
+def test_negative_items():
     with pytest.raises(IndexError):
         MixedClips([Numbers(3)])[-1]

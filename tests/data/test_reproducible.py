@@ -1,11 +1,11 @@
-"""Numbers that must be the same on every machine."""
+"""Random numbers and a sine that must be the same on every machine."""
 
 import math
 
 import numpy as np
 import pytest
 
-from mdqe.data.reproducible import Draws, cosine, sine
+from mdqe.data.reproducible import RandomStream, cosine, sine
 
 
 def test_sine_and_cosine():
@@ -16,32 +16,32 @@ def test_sine_and_cosine():
 
 
 def test_raw_numbers_are_those_of_pcg64():
-    # Of numpy.random.PCG64(SeedSequence((2, 3, 0, 4, 0))), two keys of two words: NumPy promises that they stay.
+    # numpy.random.PCG64(SeedSequence((2, 3, 0, 4, 0))), for two keys of two words. NumPy guarantees these numbers.
     raw = [5939813342456488773, 9369182247943719414, 13698605177033153934]
-    draws = Draws(3, 4)
-    assert [draws.uniform() for _ in range(3)] == [(number >> 11) / 2**53 for number in raw]
+    random = RandomStream(3, 4)
+    assert [random.uniform() for _ in range(3)] == [(number >> 11) / 2**53 for number in raw]
 
 
-def test_arrays_hold_the_numbers_that_come_one_by_one():
-    one_by_one = Draws(7)
+def test_arrays_equal_successive_numbers():
+    one_by_one = RandomStream(7)
     expected = [[one_by_one.uniform(-2, 3) for _ in range(5)] for _ in range(4)]
-    assert Draws(7).uniform(-2, 3, size=(4, 5)).tolist() == expected
+    assert RandomStream(7).uniform(-2, 3, size=(4, 5)).tolist() == expected
 
 
 def test_distributions():
-    draws = Draws(1)
-    values = draws.uniform(2.0, 4.0, size=(20_000,))
+    random = RandomStream(1)
+    values = random.uniform(2.0, 4.0, size=(20_000,))
     assert values.min() >= 2 and values.max() < 4
     assert values.mean() == pytest.approx(3, abs=0.02) and values.std() == pytest.approx(2 / 12**0.5, abs=0.02)
-    counts = np.bincount([draws.below(6) for _ in range(6_000)], minlength=6)
+    counts = np.bincount([random.below(6) for _ in range(6_000)], minlength=6)
     assert len(counts) == 6 and counts.min() > 850 and counts.max() < 1150
-    assert {draws.between(2, 4) for _ in range(100)} == {2, 3, 4}
-    assert {draws.pick("ab") for _ in range(50)} == {"a", "b"}
-    assert np.mean([draws.chance(0.25) for _ in range(4_000)]) == pytest.approx(0.25, abs=0.03)
-    orders = [tuple(draws.order(3)) for _ in range(600)]
+    assert {random.between(2, 4) for _ in range(100)} == {2, 3, 4}
+    assert {random.choice("ab") for _ in range(50)} == {"a", "b"}
+    assert np.mean([random.chance(0.25) for _ in range(4_000)]) == pytest.approx(0.25, abs=0.03)
+    orders = [tuple(random.permutation(3)) for _ in range(600)]
     assert len(set(orders)) == 6 and min(orders.count(order) for order in set(orders)) > 60
 
 
-def test_keys_are_apart():
+def test_different_keys_give_different_streams():
     keys = [(0,), (1,), (0, 1), (1, 0), (0, 0, 1), (2**40, 3), (0, 256, 3), (2**64 - 1,)]
-    assert len({Draws(*key).uniform() for key in keys}) == len(keys)
+    assert len({RandomStream(*key).uniform() for key in keys}) == len(keys)

@@ -1,4 +1,4 @@
-"""Synthetic sets on disk, read back with other software."""
+"""Synthetic sets on disk, read with other software."""
 
 import json
 
@@ -16,7 +16,7 @@ DIFFICULTY = Difficulty((4, 6), occlusion=1.0)
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    """The folder of two videos longer than what is drawn at once, and their annotations."""
+    """The folder of two videos, each drawn in two parts, and their annotations."""
     folder = tmp_path_factory.mktemp("sets") / "shapes"
     paths = list(
         write_set(folder, videos=2, frames=19, seed=8, size=SIZE, difficulty=DIFFICULTY, images="png", mp4=True)
@@ -29,7 +29,7 @@ def drawings():
     return [draw_video(8, index, frames=19, size=SIZE, difficulty=DIFFICULTY) for index in range(2)]
 
 
-def test_frames_are_as_drawn(written):
+def test_frames_equal_the_drawing(written):
     folder, document = written
     assert [video["id"] for video in document["videos"]] == [1, 2]
     for video, drawing in zip(document["videos"], drawings(), strict=True):
@@ -39,7 +39,7 @@ def test_frames_are_as_drawn(written):
                 assert np.array_equal(np.array(image), frame)
 
 
-def test_annotations_are_what_was_drawn(written):
+def test_annotations_equal_the_drawing(written):
     _, document = written
     assert [(one["id"], one["name"]) for one in document["categories"]] == list(enumerate(CATEGORIES, 1))
     found = iter(document["annotations"])
@@ -79,7 +79,7 @@ def test_video_files(written):
         assert np.abs(read.astype(int) - drawing.frames).mean() < 6
 
 
-def test_the_description_says_how_to_make_it_again(written):
+def test_the_settings_are_saved(written):
     info = written[1]["info"]
     assert (info["seed"], info["objects"], info["similarity"], info["occlusion"]) == (8, [4, 6], 0.5, 1.0)
 
@@ -95,7 +95,7 @@ def test_jpeg(tmp_path):
         assert np.abs(np.array(image).astype(int) - frames[1]).mean() < 3
 
 
-def test_a_set_is_whole_or_not_there(tmp_path):
+def test_interrupted_sets_are_removed(tmp_path):
     writing = write_set(tmp_path / "set", videos=2, frames=3, size=SIZE, mp4=True)
     next(writing)
     assert [path.name for path in tmp_path.iterdir()] == ["set.partial"]
@@ -103,21 +103,21 @@ def test_a_set_is_whole_or_not_there(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_folders_in_use_are_left_alone(tmp_path):
+def test_used_folders_are_kept(tmp_path):
     kept = tmp_path / "set" / "notes.txt"
     kept.parent.mkdir()
     kept.write_text("mine")
-    with pytest.raises(FileExistsError, match="set is there already"):
+    with pytest.raises(FileExistsError, match="set already exists"):
         write_set(tmp_path / "set", videos=1)
-    with pytest.raises(FileExistsError, match=r"notes\.txt is there already"):
+    with pytest.raises(FileExistsError, match=r"notes\.txt already exists"):
         write_set(kept, videos=1)
     kept.unlink()
-    assert len(list(write_set(tmp_path / "set", videos=1, frames=1, size=SIZE))) == 1, "an empty folder will do"
+    assert len(list(write_set(tmp_path / "set", videos=1, frames=1, size=SIZE))) == 1, "an empty folder is allowed"
 
     left = tmp_path / "other.partial" / "frame.jpg"
     left.parent.mkdir()
-    left.write_text("of a killed run")
-    with pytest.raises(FileExistsError, match=r"other\.partial is left from a run that was killed"):
+    left.write_text("partial")
+    with pytest.raises(FileExistsError, match=r"other\.partial exists from an interrupted run"):
         write_set(tmp_path / "other", videos=1)
     assert left.exists()
 
@@ -127,13 +127,13 @@ def test_folders_in_use_are_left_alone(tmp_path):
     [
         ({"videos": 0}, "videos is 0"),
         ({"frames": 0}, "frames is 0"),
-        ({"images": "gif"}, "images is 'gif'; expected jpg or png"),
+        ({"images": "gif"}, "images is 'gif', expected jpg or png"),
         ({"size": (8, 8)}, "size is 8x8"),
         ({"seed": -3}, "seed and index are -3"),
         ({"mp4": True, "fps": 0}, "fps is 0"),
     ],
 )
-def test_bad_arguments_leave_nothing(tmp_path, arguments, message):
+def test_invalid_arguments_create_nothing(tmp_path, arguments, message):
     with pytest.raises(ValueError, match=message):
         write_set(tmp_path / "set", **{"videos": 1, **arguments})
     assert list(tmp_path.iterdir()) == []

@@ -1,7 +1,7 @@
-"""Run the code of one page: `python run_page.py PAGE`, in the folder in which its readers would be.
+"""Runs the code of one page in the current folder: `python run_page.py PAGE`.
 
-Blocks of Python share their names; those of the shell stop at the first command that fails. Where a package is missing,
-the last line says so.
+Python blocks share one namespace. A shell block stops at the first command that fails. If a package is missing, the
+last line of output names it.
 """
 
 import subprocess

@@ -1,7 +1,7 @@
-"""`mdqe` and `torchrun`, as the pages call them, with what takes hours made small.
+"""Replacements of `mdqe` and `torchrun` for the commands on the pages, which run in seconds instead of hours.
 
-Trainings are of a small model, for two steps; data sets of two videos; two processes instead of eight. Weights of
-ImageNet, which would be fetched, are left out. Everything else of a command is as it stands on the page.
+Training takes two steps of a small model without ImageNet weights, data sets have two videos, and `torchrun` starts two
+processes. Otherwise commands run as the page shows them.
 """
 
 import os
@@ -17,7 +17,7 @@ SMALL += [word for setting in SETTINGS for word in ("--set", setting)]
 
 
 def smaller(arguments: list[str]) -> list[str]:
-    """The arguments of an `mdqe` that does the same in seconds."""
+    """The arguments of a command that does the same in seconds."""
     if "--help" in arguments:
         return arguments
     if arguments[0] == "make-data":
@@ -34,13 +34,13 @@ def smaller(arguments: list[str]) -> list[str]:
 
 
 def torchrun(arguments: list[str]) -> list[str]:
-    """The command of a `torchrun` of two processes of the small `mdqe`."""
+    """A command that starts two processes of this `mdqe`."""
     at = arguments.index("--nproc-per-node")
     rest = [*arguments[:at], *arguments[at + 2 :]]
     if "-m" in rest:
         at = rest.index("-m")
-        assert rest[at + 1] in ("mdqe", "mdqe.train"), rest
-        rest[at : at + 2] = ["--no-python", *rest[at + 1].split(".")]
+        assert rest[at + 1] == "mdqe", rest
+        rest[at : at + 2] = ["--no-python", "mdqe"]
     return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *rest]
 
 

@@ -1,4 +1,4 @@
-"""`mdqe app` as a visitor sees it, and as one with bad intentions does."""
+"""`mdqe app` in a browser, and requests that attack it."""
 
 import json
 import os
@@ -18,16 +18,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from browser import chromium, requests
 
 pytest.importorskip("gradio", reason="Gradio is not installed: pip install 'mdqe[demo]'")
 
 from mdqe import MDQE
-from mdqe.cli.app_page import COLUMNS, Desk, page, track_rows
+from mdqe.cli.app_page import COLUMNS, Service, page, track_rows
 from mdqe.data.synthetic import demo_scene
 from mdqe.results.instances import VideoInstances
 from mdqe.video.write import VideoWriter
 
-# The command, in a process that notes every connection to another machine and every name that is looked up.
+# The command in a process that prints every connection to another machine and every host name that it resolves.
 PROGRAM = """
 import sys
 def note(event, arguments):
@@ -39,10 +40,6 @@ sys.addaudithook(note)
 from mdqe.cli import main
 sys.exit(main(sys.argv[1:]))
 """
-BROWSER = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --window-size=1280,1000"
-)
 
 
 class Server(NamedTuple):
@@ -50,7 +47,7 @@ class Server(NamedTuple):
     address: str
     errors: list[str]
     folder: Path
-    """Where temporary folders are made."""
+    """The folder of temporary folders."""
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +80,7 @@ def clip(tmp_path_factory) -> Path:
 
 
 def wait_for(found: Callable[[], Any], seconds: float = 180) -> Any:
-    """What `found` gives, as soon as it is anything."""
+    """The value of `found()`, as soon as it is true."""
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -92,7 +89,7 @@ def wait_for(found: Callable[[], Any], seconds: float = 180) -> Any:
         except Exception:
             if time.monotonic() > deadline:
                 raise
-        assert time.monotonic() < deadline, "it took too long"
+        assert time.monotonic() < deadline, "timeout"
         time.sleep(0.2)
 
 
@@ -112,33 +109,13 @@ def upload(address: str, name: str, content: bytes) -> tuple[int, bytes]:
     )
 
 
-# With good intentions.
+# The page in a browser.
 
 
 @pytest.fixture
 def browser(tmp_path):
-    webdriver = pytest.importorskip("selenium.webdriver", reason="Selenium is not installed: pip install selenium")
-    programs = [shutil.which(name) for name in ("chromium", "chromedriver")]
-    if None in programs:
-        pytest.skip("there is no chromium with chromedriver here")
-    options = webdriver.ChromeOptions()
-    options.binary_location = programs[0]
-    for argument in (*BROWSER.split(), f"--user-data-dir={tmp_path / 'profile'}"):
-        options.add_argument(argument)
-    options.add_experimental_option("prefs", {"download.default_directory": str(tmp_path / "downloads")})
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(programs[1]))
-    try:
+    with chromium(tmp_path) as driver:
         yield driver
-    finally:
-        driver.quit()
-
-
-def requested(browser) -> set[str]:
-    """The machines that the browser asked for something since this was asked last."""
-    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    urls = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
-    return {url.split("/")[2] for url in urls if url.startswith(("http", "ws"))}
 
 
 def status(browser) -> str:
@@ -147,11 +124,11 @@ def status(browser) -> str:
 
 
 def cells(browser) -> list[str]:
-    """The table's, row by row, the column names first."""
+    """The cells of the table, row by row, after the column names."""
     return browser.find_element("id", "tracks").text.split("\n")[1:]
 
 
-def test_a_visitor_uploads_sees_and_downloads(server, browser, clip, tmp_path):
+def test_uploading_segmenting_and_downloading(server, browser, clip, tmp_path):
     expected = MDQE.from_pretrained("mdqe:tiny").segment(clip)
     assert len(expected) > 1
     browser.get(server.address)
@@ -174,11 +151,12 @@ def test_a_visitor_uploads_sees_and_downloads(server, browser, clip, tmp_path):
 
     if "MDQE_SCREENSHOT" in os.environ:  # a picture for the documentation
         browser.save_screenshot(os.environ["MDQE_SCREENSHOT"])
-    assert requested(browser) == {server.address.removeprefix("http://")}
+    hosts = {url.split("/")[2] for url in requests(browser) if url.startswith(("http", "ws"))}
+    assert hosts == {server.address.removeprefix("http://")}
     assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
 
 
-def test_it_fits_a_telephone(server, browser):
+def test_it_fits_a_phone(server, browser):
     metrics = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     browser.get(server.address)
@@ -186,11 +164,11 @@ def test_it_fits_a_telephone(server, browser):
     assert browser.execute_script("return document.documentElement.scrollWidth") == 390
 
 
-def test_the_last_result_leaves_the_page_before_its_files_go(tmp_path, clip):
-    """Or a click on the download would find nothing while the next video is under way."""
+def test_the_last_result_is_removed_from_the_page_before_its_files_are_deleted(tmp_path, clip):
+    """Otherwise a download would fail while the next video is segmented."""
     uploaded = shutil.copy(clip, tmp_path)
-    desk = Desk({"mdqe:tiny": MDQE.from_pretrained("mdqe:tiny")}, tmp_path)
-    segment = next(event.fn for event in page(desk).fns.values() if len(event.inputs) == 3)
+    service = Service({"mdqe:tiny": MDQE.from_pretrained("mdqe:tiny")}, tmp_path)
+    segment = next(event.fn for event in page(service).fns.values() if len(event.inputs) == 3)
     visitor = SimpleNamespace(session_hash="abc")
     *_, (_, overlay, table, download) = segment(uploaded, "mdqe:tiny", 0.3, visitor)
     assert overlay.is_file() and table and download.interactive
@@ -204,7 +182,7 @@ def test_the_last_result_leaves_the_page_before_its_files_go(tmp_path, clip):
     assert not overlay.exists()
 
 
-def test_what_is_no_video_is_told_in_the_page(server, browser, tmp_path):
+def test_the_page_shows_the_error_of_a_file_that_is_not_a_video(server, browser, tmp_path):
     (tmp_path / "notes.mp4").write_text("not a video at all")
     browser.get(server.address)
     wait_for(lambda: browser.find_element("css selector", "#upload input[type=file]")).send_keys(
@@ -213,11 +191,11 @@ def test_what_is_no_video_is_told_in_the_page(server, browser, tmp_path):
     wait_for(lambda: browser.find_element("css selector", "#upload video"))
     browser.find_element("id", "start").click()
     wait_for(lambda: status(browser))
-    assert status(browser) == "notes.mp4 is not a video, or it is cut off so that its frames cannot be found"
+    assert status(browser) == "notes.mp4 is not a video, or it is truncated and its frames cannot be located"
     assert "Traceback" not in browser.page_source and "Traceback" not in "".join(server.errors)
 
 
-# With bad ones.
+# Attacks.
 
 
 @pytest.mark.parametrize(
@@ -231,13 +209,13 @@ def test_what_is_no_video_is_told_in_the_page(server, browser, tmp_path):
         "/gradio_api/deep_link?session_hash=x", "/monitoring", "/gradio_api/profiling/traces", "/docs", "/openapi.json",
     ],
 )  # fmt: skip
-def test_no_file_of_the_server_is_reached(server, path):
+def test_files_of_the_server_are_not_served(server, path):
     code, body = ask(server.address + path)
     assert code in (403, 404)
     assert b"root:" not in body and b"PATH=" not in body
 
 
-def test_files_of_gradio_and_of_the_folder_where_it_was_started_are_not_reached(server):
+def test_files_of_gradio_and_of_the_current_folder_are_not_served(server):
     import gradio
 
     for file in (Path(gradio.__file__), Path.cwd() / "x.txt", server.folder):
@@ -254,19 +232,19 @@ def test_a_file_that_was_not_uploaded_is_not_segmented(server, path):
     assert answer == (403, b"not allowed")
 
 
-def test_a_file_beyond_the_limit_is_refused_and_nothing_of_it_is_kept(server):
-    held = {path for path in server.folder.rglob("*") if path.is_file()}
+def test_an_upload_above_the_limit_is_rejected_and_not_stored(server):
+    before = {path for path in server.folder.rglob("*") if path.is_file()}
     code, body = upload(server.address, "large.mp4", bytes(2_000_000))
     assert code == 413 and b"maximum allowed size" in body
-    assert {path for path in server.folder.rglob("*") if path.is_file()} == held
+    assert {path for path in server.folder.rglob("*") if path.is_file()} == before
     code, body = upload(server.address, "../../../small.mp4", bytes(900_000))
     assert code == 200
     (kept,) = json.loads(body)
     assert Path(kept).resolve().is_relative_to(server.folder) and Path(kept).name == "small.mp4"
 
 
-def test_it_ends_with_ctrl_c_having_called_nobody_and_kept_nothing(server):
-    """The last test: the server is gone then."""
+def test_ctrl_c_stops_it_without_connections_and_files(server):
+    """The last test, because it stops the server."""
     assert [path.name.startswith("mdqe-app-") for path in server.folder.iterdir()] == [True]
     server.process.send_signal(signal.SIGINT)
     assert server.process.wait(timeout=60) == 0

@@ -1,7 +1,6 @@
-"""Every block of code on the pages runs, on small files; and the site is built from them without a warning.
+"""Every code block of the pages runs on small files.
 
-See `doc_pages` for what is a block and what leaves one out. The pages are run two at a time, each in a process and a
-folder of its own, while the tests wait for theirs.
+`doc_pages` defines the blocks and how one is excluded. Two pages run at a time, each in its own process and folder.
 """
 
 import os
@@ -19,10 +18,10 @@ from doc_pages import PAGES, ROOT, blocks
 from hub_server import TOKEN, HubServer
 from world import make_world
 
-pytest.importorskip("sphinx", reason="the pages are tested where the extra docs is installed")
+pytest.importorskip("sphinx", reason="the pages are tested only with the extra docs")
 HERE = Path(__file__).parent
 RUN = [page for page in PAGES if any(not block.reason for block in blocks(page))]
-MOST_LEFT_OUT = 24
+MOST_EXCLUDED = 24
 PROCESSES = 2
 
 
@@ -45,7 +44,7 @@ def programs(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def hub(world) -> Iterator[HubServer]:
-    """A Hub on loopback, which the pages' `user/model` and `user/mine` are on."""
+    """A Hub on loopback with the repositories `user/model` and `user/mine` of the pages."""
     with HubServer() as server:
         model = {path.name: path.read_bytes() for path in (world / "COCO_MODEL").iterdir()}
         server.add("user/model", model)
@@ -56,7 +55,7 @@ def hub(world) -> Iterator[HubServer]:
 
 @pytest.fixture(scope="module")
 def outcomes(world, programs, hub, tmp_path_factory) -> Iterator[dict[Path, Future]]:
-    """What came of each page."""
+    """The processes that run the pages."""
     variables = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "PYTEST"))}
     variables |= {
         "PATH": os.pathsep.join([str(programs), sysconfig.get_path("scripts"), os.environ["PATH"]]),
@@ -93,13 +92,13 @@ def test_page(page, outcomes):
     assert [line for line in done.stderr.splitlines() if line in shown] == shown
 
 
-def test_what_is_left_out_is_little_and_says_why():
-    left_out = [block for page in PAGES for block in blocks(page) if block.reason]
-    assert len(left_out) <= MOST_LEFT_OUT
-    assert all(len(block.reason) > 8 for block in left_out)
+def test_few_blocks_are_excluded_and_each_has_a_reason():
+    excluded = [block for page in PAGES for block in blocks(page) if block.reason]
+    assert len(excluded) <= MOST_EXCLUDED
+    assert all(len(block.reason) > 8 for block in excluded)
     said = sum(len(re.findall(r"^ *<!-- (?:not run|before):", page.read_text(), re.MULTILINE)) for page in PAGES)
     used = sum(bool(block.reason) + bool(block.before) for page in PAGES for block in blocks(page))
-    assert said == used, "a comment about a block that does not follow it"
+    assert said == used, "a comment without a block below it"
 
 
 def test_pages_are_found():

@@ -1,4 +1,4 @@
-"""ONNX programs: equal to the model for sizes and lengths that were not traced; a video without PyTorch."""
+"""ONNX programs equal the model for sizes and lengths that were not traced, and segment a video without PyTorch."""
 
 import json
 import subprocess
@@ -21,7 +21,7 @@ pytest.importorskip("onnxscript")
 onnxruntime = pytest.importorskip("onnxruntime")
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-TOLERANCE = 1e-4  # relative, Euclidean: of float32 rounding in another order
+TOLERANCE = 1e-4  # relative, Euclidean: float32 sums in another order
 SHAPES = ((3, 80, 136), (1, 70, 200), (2, 128, 96), (5, 97, 131))  # frames, height, width; the first was traced
 WITHOUT_TORCH = """
 import os, runpy, sys
@@ -52,7 +52,7 @@ def small_folder(small, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def tiny_folder(tmp_path_factory) -> Path:
-    """The bundled model, by the command."""
+    """The bundled model, exported by the command."""
     folder = tmp_path_factory.mktemp("exported") / "tiny"
     assert main(["export", "--model", "mdqe:tiny", "--format", "onnx", "-o", str(folder)]) == 0
     return folder
@@ -103,7 +103,7 @@ def test_only_standard_operators(small_folder):
         assert "GridSample" in {node.op_type for node in model.graph.node}
 
 
-def test_the_description_tells_what_the_programs_take(small, small_folder):
+def test_the_description_matches_the_programs(small, small_folder):
     described = json.loads((small_folder / "model.json").read_text())
     assert described["config"] == small.config.to_dict()
     assert (described["format"], described["opset"], described["source"]) == ("onnx", 20, "a test")
@@ -143,7 +143,7 @@ def assert_same_tracks(got: VideoInstances, want: VideoInstances) -> None:
 
 
 def test_a_video_without_torch(tiny_folder, tmp_path):
-    """From a video file that is resized: windows, tracks and scores of `MDQE.segment`."""
+    """A video file that is resized has the windows, tracks and scores of `MDQE.segment`."""
     pytest.importorskip("av")
     from mdqe.video.write import VideoWriter
 
@@ -158,7 +158,7 @@ def test_a_video_without_torch(tiny_folder, tmp_path):
 
 
 def test_a_folder_of_images_without_torch(small, small_folder, tmp_path):
-    """Clips longer than the attention was trained with, noisy tracks, more than one window, the last clip cut."""
+    """Clips longer than in training, noisy tracks, more than one window, and a shorter last clip."""
     image = pytest.importorskip("PIL.Image")
     frames = moving_squares(8, size=(96, 128))
     (tmp_path / "frames").mkdir()
@@ -170,7 +170,7 @@ def test_a_folder_of_images_without_torch(small, small_folder, tmp_path):
 
 @pytest.mark.slow
 def test_reference_video(shared, tmp_path):
-    """ResNet-50 with the weights and frames of the reference data, all sizes as published."""
+    """ResNet-50 with the weights and frames of the reference data, in the published sizes."""
     sys.path.append(str(Path(__file__).parents[1] / "parity"))
     import golden
 

@@ -1,4 +1,4 @@
-"""torch.export programs: loaded without this package they equal the model, for any size and length."""
+"""torch.export programs equal the model for any size and length, and run without this package."""
 
 import json
 import subprocess
@@ -12,7 +12,7 @@ from small_models import small_model
 from mdqe.export import export_model
 from mdqe.export.programs import ClipDecoder, FrameEncoder
 
-TOLERANCE = 1e-5  # relative; the program samples by grid_sample, the model by its kernels
+TOLERANCE = 1e-5  # relative; the program samples with grid_sample, the model with its kernels
 ELSEWHERE = """
 import sys
 sys.modules["mdqe"] = None  # importing it fails

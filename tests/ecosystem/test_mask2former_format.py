@@ -1,4 +1,4 @@
-"""Post-processed results beside those of transformers' Mask2Former processor, of the same instances."""
+"""Post-processed results compared with those of the Mask2Former processor of transformers."""
 
 from types import SimpleNamespace
 
@@ -9,7 +9,7 @@ import torch
 from mdqe import MDQEConfig, MDQEImageProcessor, VideoInstances
 
 transformers = pytest.importorskip("transformers")
-SIZE, CLASSES = (48, 64), 3  # whole parts of the 384 pixels that theirs resizes to in between
+SIZE, CLASSES = (48, 64), 3  # divide 384, the size of the intermediate masks of Mask2Former
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,7 @@ def theirs():
 
 
 def scene(overlap: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Masks (4, H, W), scores and labels (4,): the last scores little, the first three may overlap."""
+    """Masks (4, H, W), scores and labels (4,). The last score is low; the first three masks may overlap."""
     masks = torch.zeros(4, *SIZE, dtype=torch.bool)
     for i, x in enumerate((4, 14, 24) if overlap else (2, 18, 36)):
         masks[i, 5 + 6 * i : 25 + 5 * i, x : x + 14] = True
@@ -27,8 +27,8 @@ def scene(overlap: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 def as_mask2former(masks, scores, labels) -> SimpleNamespace:
-    """Logits of queries that say so. Masks this clear keep their score when it is weighted by mask quality."""
-    rest = (1 - scores) / CLASSES  # over the other classes and "no object"
+    """Query logits with these scores. The masks are binary, so that weighting by mask quality keeps the scores."""
+    rest = (1 - scores) / CLASSES  # for the other classes and "no object"
     probabilities = rest[:, None].expand(-1, CLASSES + 1).clone()
     probabilities[torch.arange(len(labels)), labels] = scores
     fine = torch.nn.functional.interpolate(masks[None].float(), size=(384, 384), mode="nearest")
@@ -36,7 +36,7 @@ def as_mask2former(masks, scores, labels) -> SimpleNamespace:
 
 
 def both(theirs, overlap: bool, **options):
-    """Their dictionary and ours of one frame."""
+    """Their dictionary and ours for one frame."""
     masks, scores, labels = scene(overlap)
     a = theirs.post_process_instance_segmentation(as_mask2former(masks, scores, labels), target_sizes=[SIZE], **options)
     result = VideoInstances.from_masks(scores, labels, [11, 5, 8, 2], masks[:, None])
@@ -46,7 +46,7 @@ def both(theirs, overlap: bool, **options):
 
 
 def test_maps(theirs):
-    """Equal but for the ids: theirs count the frame's segments, ours are the tracks'."""
+    """Only the ids differ: theirs number the segments of a frame, ours are track ids."""
     a, b = both(theirs, overlap=False)
     assert a.keys() == b.keys() == {"segmentation", "segments_info"}
     assert a["segmentation"].shape == b["segmentation"].shape == SIZE
@@ -74,12 +74,12 @@ def test_binary_maps_of_masks_that_overlap(theirs):
 def test_threshold(theirs):
     for threshold, number in ((0.0, 4), (0.5, 3), (0.85, 1), (0.99, 0)):
         a, b = both(theirs, overlap=False, threshold=threshold)
-        found = [s for s in a["segments_info"] if s["score"] > 0.25]  # theirs list a query once per class
+        found = [s for s in a["segments_info"] if s["score"] > 0.25]  # theirs have one entry per query and class
         assert len(found) == len(b["segments_info"]) == number
 
 
 def test_same_preprocessing():
-    """Of a size that resizes to whole cells (theirs resizes to such, ours pads), up to a grey level of rounding."""
+    """Equal up to rounding, for a size that is a multiple of 32 after resizing: theirs rounds the size, ours pads."""
     config = MDQEConfig(test_shorter_edge=64)
     coarse = torch.randint(0, 256, (1, 3, 10, 15)).float()
     frame = torch.nn.functional.interpolate(coarse, (50, 75), mode="bilinear")[0].byte().permute(1, 2, 0).numpy()

@@ -1,4 +1,4 @@
-"""`examples/ray_videos.py` on a cluster of two workers on this machine."""
+"""`examples/ray_videos.py` on a local cluster of two workers."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from mdqe.results.instances import VideoInstances
 from mdqe.video.write import VideoWriter
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "ray_videos.py"
-# The example, with a model that fails at the first sight of b.mp4.
+# The example with a model that fails on its first attempt at b.mp4.
 PROGRAM = """
 import runpy, sys
 from pathlib import Path
@@ -53,7 +53,7 @@ def test_a_folder_of_videos(tmp_path):
             for image in draw_video(3, frames=4, size=(96, 128)).frames:
                 writer.write(image)
     (videos / "broken.mp4").write_text("no video")
-    (videos / "notes.txt").write_text("not to be looked at")
+    (videos / "notes.txt").write_text("not a video")
     (out / "done.mp4.json").write_text("kept")
     (out / "a.mp4.partial.json").write_text("of a run that was stopped")
 
@@ -69,7 +69,7 @@ def test_a_folder_of_videos(tmp_path):
     for name in ("a", "b"):
         found = VideoInstances.load(out / f"{name}.mp4.json")
         assert len(found) == len(expected) > 0
-        assert np.abs(found.scores - expected.scores).max() < 1e-3  # sums of another number of threads
+        assert np.abs(found.scores - expected.scores).max() < 1e-3  # sums with another number of threads
         assert json.loads((out / f"{name}.mp4.json").read_text())["source"] == str(videos / f"{name}.mp4")
 
     (videos / "broken.mp4").unlink()

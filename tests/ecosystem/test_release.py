@@ -1,4 +1,4 @@
-"""What a release consists of is whole, holds nothing else, and works away from the repository (docs/release.md)."""
+"""The packages of a release are complete, contain nothing else, and work without the repository (docs/release.md)."""
 
 import json
 import re
@@ -16,7 +16,7 @@ import mdqe
 
 pytestmark = pytest.mark.slow
 MEGABYTE = 1_000_000
-MODEL = 16 * MEGABYTE  # of the bundled one, which does not compress
+MODEL = 16 * MEGABYTE  # the bundled model, which does not compress
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def in_sdist(sdist) -> set[str]:
 
 @pytest.fixture(scope="module")
 def installed(wheel, tmp_path_factory) -> Environment:
-    """An environment with the wheel, whose folder has nothing of the repository."""
+    """An environment with the wheel."""
     environment = Environment(tmp_path_factory.mktemp("wheel") / "v")
     environment.install(wheel)
     return environment
@@ -54,12 +54,12 @@ def test_version_is_in_one_place(wheel, sdist, in_wheel):
     assert version == mdqe.__version__
     assert sdist.name == f"mdqe-{version}.tar.gz" and wheel.name.startswith(f"mdqe-{version}-cp310-abi3-")
     assert f"## [{version}]" in (ROOT / "CHANGELOG.md").read_text()
-    told = r"^\s*(?:__version__|version|release)\b\s*[=:]\s*['\"]?\d"
+    statement = r"^\s*(?:__version__|version|release)\b\s*[=:]\s*['\"]?\d"
     written = [
         path.relative_to(ROOT).as_posix()
         for pattern in ("*.toml", "*.py", "*.cff", "mdqe/**/*.py", "docs/*.py")
         for path in ROOT.glob(pattern)
-        if re.search(told, path.read_text(), re.MULTILINE)
+        if re.search(statement, path.read_text(), re.MULTILINE)
     ]
     assert written == ["mdqe/__init__.py"]
 
@@ -88,7 +88,7 @@ def test_sizes(wheel, sdist):
     assert sdist.stat().st_size < MODEL + 8 * MEGABYTE
 
 
-def test_wheel_segments_away_from_the_repository(installed, tmp_path):
+def test_wheel_segments_without_the_repository(installed, tmp_path):
     report = installed.report()
     assert report["result"] == [1.0, 1.0] and "cpu" in report["compiled"]
     assert Path(report["package"]).is_relative_to(installed.site)
@@ -109,8 +109,8 @@ def test_source_package_installs_from_its_archive(sdist, tmp_path):
 @pytest.mark.skipif(shutil.which("uv") is None, reason="uv is not installed")
 def test_uv_sees_torch_without_build_isolation(unpacked, tmp_path):
     environment = Environment(tmp_path / "v")
-    run(environment.python, "-m", "pip", "uninstall", "-qy", "setuptools")  # the old one that some Pythons start with
-    missing = str(tmp_path / "no-such-compiler")  # what is compiled is tested elsewhere: here, whether it is tried
+    run(environment.python, "-m", "pip", "uninstall", "-qy", "setuptools")  # some Pythons start with an old one
+    missing = str(tmp_path / "no-such-compiler")  # tests only whether a build is tried
     options = ["--python", environment.python, "--no-deps", "--no-build-isolation", "--offline"]
     run("uv", "pip", "install", *options, unpacked, MDQE_BUILD_EXT="cpu", CXX=missing, CC=missing)
     assert "the build failed" in environment.report()["cpu"]

@@ -1,4 +1,4 @@
-"""Drawing with supervision: masks are tinted in their track's colour, nothing else is touched but by labels."""
+"""Drawing with supervision: masks have the colour of their track, and only masks and labels are drawn."""
 
 import runpy
 import warnings
@@ -35,17 +35,17 @@ def test_detections_are_those_of_the_frame(result):
 
 def test_overlay(result):
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of an OpenCV that is not installed
+        warnings.simplefilter("ignore")  # about OpenCV, which may not be installed
         draw = runpy.run_path(str(EXAMPLE))["draw"]
         image = np.full((100, 160, 3), 128, np.uint8)
         drawn = [draw(image, result, t).astype(int) for t in (0, 1)]
-    assert (image == 128).all()  # the caller's stays as it was
+    assert (image == 128).all()  # the image of the caller is unchanged
     colour = {track: np.array(sv.ColorPalette.DEFAULT.by_idx(track).as_rgb()) for track in (7, 3)}
     for track, (y, x) in {7: (65, 45), 3: (85, 110)}.items():  # inside each mask, below its label
         assert np.abs(drawn[0][y, x] - (128 + colour[track]) / 2).max() <= 1
     outside = ~result.masks[:, 0].any(0)
     outside[:51] = False  # where labels are
     assert (drawn[0][outside] == 128).all()
-    assert (drawn[0][:40, 20:50] == colour[7]).all(-1).any()  # the label's ground, above its box
+    assert (drawn[0][:40, 20:50] == colour[7]).all(-1).any()  # the background of the label, above the box
     assert (drawn[1][51:90, 100:130] == 128).all()  # absent
     np.testing.assert_array_equal(drawn[1][65, 45], drawn[0][65, 45])

@@ -1,4 +1,4 @@
-"""The pages in a real browser: what that of `mdqe view` draws, what keys and pointer do, and that they ask nobody."""
+"""The pages of `mdqe view` and `mdqe evaluate` in a browser: drawing, keys, pointer, and no network requests."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def driver(tmp_path_factory):
 
 @pytest.fixture
 def opened(driver, tmp_path):
-    """opened(page) -> the driver, with the first frame painted; afterwards, nothing was fetched or complained of."""
+    """opened(page) -> the driver, with the first frame painted. The page must not send requests or log errors."""
 
     def show(page: bytes):
         path = tmp_path / "page.html"
@@ -62,18 +62,18 @@ def painted(driver, frame: int) -> None:
     )
 
 
-def settle(driver) -> None:
-    """Wait until what was asked for is drawn."""
+def wait_until_drawn(driver) -> None:
+    """Wait until the page is drawn."""
     driver.execute_async_script("requestAnimationFrame(() => setTimeout(arguments[0], 50))")
 
 
 def press(driver, *keys: str) -> None:
     ActionChains(driver).send_keys(*keys).perform()
-    settle(driver)
+    wait_until_drawn(driver)
 
 
 def pixels(driver, side: int) -> np.ndarray:
-    """What stands on a side's canvas, (H, W, 3)."""
+    """The pixels of the canvas of a side, (H, W, 3)."""
     height, width = SIZE
     script = f"return [...sides[{side}].context.getImageData(0, 0, {width}, {height}).data]"
     return np.array(driver.execute_script(script), np.uint8).reshape(height, width, 4)[..., :3]
@@ -85,7 +85,7 @@ def names(driver, side: int) -> list[str]:
 
 
 def expected(masks: list[np.ndarray], track_ids: list[int], ground=GROUND) -> np.ndarray:
-    """As the overlays of `mdqe segment` are drawn."""
+    """The masks as `mdqe segment` draws them in overlays."""
     image = np.empty((*SIZE, 3), np.uint8)
     image[:] = ground
     boxes = rle.boxes(rle.encode(np.stack(masks)), SIZE)
@@ -143,7 +143,7 @@ def test_stepping(opened, tmp_path):
     painted(driver, 1)
     driver.find_element(By.ID, "back").click()
     painted(driver, 0)
-    driver.find_element(By.ID, "frame").send_keys(Keys.ARROW_RIGHT)  # on the slider a key is one step, not two
+    driver.find_element(By.ID, "frame").send_keys(Keys.ARROW_RIGHT)  # on the slider, a key moves one frame, not two
     painted(driver, 1)
     slider = driver.find_element(By.ID, "frame")
     ActionChains(driver).move_to_element_with_offset(slider, slider.size["width"] // 2 - 3, 0).click().perform()
@@ -156,7 +156,7 @@ def test_playing(opened, tmp_path):
     assert button.text == "Play"
     press(driver, " ")
     assert button.text == "Pause"
-    for frame in (1, 2, 3, 0):  # and from the beginning again
+    for frame in (1, 2, 3, 0):  # and again from the beginning
         painted(driver, frame)
     press(driver, " ")
     assert button.text == "Play"
@@ -186,11 +186,11 @@ def test_the_threshold(opened, tmp_path):
     driver = opened(page_of(tmp_path))
     slider = driver.find_element(By.ID, "threshold")
     slider.send_keys(*[Keys.ARROW_LEFT] * 10)
-    settle(driver)
+    wait_until_drawn(driver)
     assert driver.find_element(By.ID, "least").text == "0.20"
     assert names(driver, 0) == ["3 fish 0.90", "4 boat 0.60", "5 boat 0.20"]
     slider.send_keys(*[Keys.ARROW_RIGHT] * 41)
-    settle(driver)
+    wait_until_drawn(driver)
     assert names(driver, 0) == ["3 fish 0.90"] and names(driver, 1) == ["11 fish", "12 boat"]
     assert driver.find_element(By.CSS_SELECTOR, "#lists h2").text == "Prediction: 1 of 3"
     assert driver.find_element(By.ID, "where").text == "0 of 3", "keys on this slider do not step"
@@ -211,7 +211,7 @@ def test_ground_truth_beside_prediction(opened, tmp_path):
     assert truth.is_displayed() and not prediction.is_displayed()
 
 
-def test_pointing_and_choosing(opened, tmp_path):
+def test_pointing_and_selecting(opened, tmp_path):
     driver = opened(page_of(tmp_path))
     press(driver, Keys.ARROW_RIGHT)
     painted(driver, 1)
@@ -228,29 +228,29 @@ def test_pointing_and_choosing(opened, tmp_path):
         )
 
     point(12, 10).perform()
-    settle(driver)
+    wait_until_drawn(driver)
     assert detail.text == (
         "Prediction 3: fish, score 0.900, in 3 of 4 frames. Here 144 pixels within x 8 to 20, y 7 to 19; "
         f"IoU {iou:.2f} with ground truth 11 (fish)."
     )
     faint = pixels(driver, 0)[24, 38].astype(int) - GROUND
     strong = expected([boat(34, 20)], [4])[24, 38].astype(int) - GROUND
-    assert 0 < np.abs(faint).sum() < np.abs(strong).sum() / 2, "what is not pointed at steps back"
+    assert 0 < np.abs(faint).sum() < np.abs(strong).sum() / 2, "other instances fade"
     point(30, 35).perform()
-    settle(driver)
+    wait_until_drawn(driver)
     assert detail.text.startswith("Point at an instance")
     point(38, 24).click().perform()
     point(30, 35).perform()
-    settle(driver)
-    assert detail.text.startswith("Prediction 4: boat, score 0.600"), "a click holds it"
+    wait_until_drawn(driver)
+    assert detail.text.startswith("Prediction 4: boat, score 0.600"), "a click selects it"
     pressed = driver.find_elements(By.CSS_SELECTOR, ".entry[aria-pressed=true]")
     assert [one.text.split("\n")[0] for one in pressed] == ["4 boat"]
     press(driver, Keys.ESCAPE)
     assert detail.text.startswith("Point at an instance")
 
     entry = next(e for e in driver.find_elements(By.CLASS_NAME, "entry") if e.text.startswith("12 boat"))
-    entry.send_keys(Keys.ENTER)  # by keyboard alone
-    settle(driver)
+    entry.send_keys(Keys.ENTER)  # with the keyboard only
+    wait_until_drawn(driver)
     assert detail.text.startswith("Ground truth 12: boat, in 4 of 4 frames.")
     assert entry.get_attribute("aria-pressed") == "true"
 
@@ -266,7 +266,7 @@ def test_names_are_text(opened, tmp_path):
 
 
 def test_even_injected_markup_could_not_run(driver, tmp_path):
-    """The page's policy alone: the same page with markup put into it by hand."""
+    """The content security policy blocks markup that is inserted into the page."""
     page = page_of(tmp_path).replace(b"</header>", b"<script>document.title = 'x'</script></header>")
     page = page.replace(b"<main>", b"<img src='https://example.invalid/x.png' onerror=\"document.title = 'x'\"><main>")
     (tmp_path / "page.html").write_bytes(page)
@@ -296,7 +296,7 @@ return found;
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_everybody_can_read_and_reach_it(opened, tmp_path, scheme):
+def test_accessibility(opened, tmp_path, scheme):
     driver = opened(page_of(tmp_path))
     media = [{"name": "prefers-color-scheme", "value": scheme}]
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": media})
@@ -322,7 +322,7 @@ def test_a_tall_video_keeps_its_shape(opened, tmp_path):
     assert abs(area["height"] / area["width"] - 3) < 0.05 and area["height"] < 900
 
 
-def test_the_page_of_an_evaluation_asks_nobody(driver, tmp_path):
+def test_the_page_of_an_evaluation_sends_no_requests(driver, tmp_path):
     from mdqe.cli import main
 
     for name, content in (("a.json", annotations(HOSTILE)), ("r.json", results())):
@@ -331,7 +331,7 @@ def test_the_page_of_an_evaluation_asks_nobody(driver, tmp_path):
     requests(driver)
     driver.get_log("browser")
     driver.get((tmp_path / "report.html").as_uri())
-    settle(driver)
+    wait_until_drawn(driver)
     sizes = driver.execute_script(
         "return [...document.images].map((one) => one.loading === 'lazy' || one.naturalWidth)"
     )
@@ -347,8 +347,8 @@ PAINTED = "return performance.getEntriesByName('painted').map((one) => one.start
 
 @pytest.mark.slow
 def test_300_frames_open_in_under_two_seconds(opened, driver, tmp_path):
-    """From the start of the navigation until the first frame with its masks is painted; the best of six, since
-    others may use the machine."""
+    """The time from the start of the navigation until the first frame and its masks are painted. Best of six runs,
+    because other programs may use the machine."""
     from mdqe.data.synthetic import draw_video
 
     size, frames = (360, 640), 300
@@ -380,8 +380,10 @@ def test_300_frames_open_in_under_two_seconds(opened, driver, tmp_path):
         if seconds[-1] < 2:
             break
     if min(seconds) >= 2 and os.getloadavg()[0] > 2 * (os.cpu_count() or 1):
-        pytest.skip(f"the machine is too busy to tell: {min(seconds):.1f} s at a load of {os.getloadavg()[0]:.0f}")
+        pytest.skip(
+            f"the machine is too busy for a measurement: {min(seconds):.1f} s at a load of {os.getloadavg()[0]:.0f}"
+        )
     assert min(seconds) < 2, seconds
-    opened(page)  # the fixture looks at its requests
+    opened(page)  # the fixture checks its requests
     press(driver, Keys.END)
     painted(driver, frames - 1)

@@ -1,4 +1,4 @@
-"""The folder in which the pages are read: small files under every name that they take for granted."""
+"""The folder in which the code of the pages runs: small files with the names that the pages use."""
 
 import json
 import shutil
@@ -65,7 +65,7 @@ def _make_sets(folder: Path) -> None:
 
 
 def _more(document: dict[str, Any]) -> dict[str, Any]:
-    """The same videos several times, so that a tenth of them is one."""
+    """Five copies of the videos, so that a tenth of them is one video."""
     videos, annotations = document["videos"], document["annotations"]
     again = [
         {**one, "id": one["id"] + 100 * i, **({"video_id": one["video_id"] + 100 * i} if "video_id" in one else {})}
@@ -83,7 +83,7 @@ def _categories(preset: str) -> list[dict[str, Any]]:
 
 
 def _first_frames(videos: dict[str, Any]) -> dict[str, Any]:
-    """The first frame of every video as an image of COCO."""
+    """The first frames of the videos as a COCO data set."""
     rows = [
         {
             "id": one["id"],

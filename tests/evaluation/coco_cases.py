@@ -29,14 +29,14 @@ def generate(seed: int, images: int = 6) -> tuple[dict[str, Any], list[dict[str,
             polygons = [random_polygon(random, size)]
             if outlines and random.random() < 0.8:
                 polygons = [one + random.choice([0, 0, 1, 4]) for one in outlines[random.integers(len(outlines))]]
-            held = run_lengths(polygons, size) if random.random() < 0.95 else encode(np.zeros(size, bool))
+            mask = run_lengths(polygons, size) if random.random() < 0.95 else encode(np.zeros(size, bool))
             results.append(
                 {
                     "image_id": int(number),
                     "category_id": int(random.choice(CATEGORIES[:3], p=[0.5, 0.3, 0.2])),
                     "score": float(random.integers(0, 8)) / 8,
-                    "bbox": (np.array(coco_mask.toBbox(held)) + random.choice([0, 2.5])).tolist(),
-                    "segmentation": {**held, "counts": held["counts"].decode()},
+                    "bbox": (np.array(coco_mask.toBbox(mask)) + random.choice([0, 2.5])).tolist(),
+                    "segmentation": {**mask, "counts": mask["counts"].decode()},
                 }
             )
     return document, results
@@ -45,20 +45,20 @@ def generate(seed: int, images: int = 6) -> tuple[dict[str, Any], list[dict[str,
 def annotate(
     random: np.random.Generator, polygons: list[np.ndarray], size: tuple[int, int], image: int, index: int
 ) -> dict[str, Any]:
-    """An annotation of polygons; of a crowd it holds plain run lengths, and sometimes compressed ones."""
-    held, crowd = run_lengths(polygons, size), bool(random.random() < 0.2)
+    """An annotation of polygons; that of a crowd has a plain RLE, and some others have a compressed one."""
+    mask, crowd = run_lengths(polygons, size), bool(random.random() < 0.2)
     segmentation: Any = [one.tolist() for one in polygons]
     if crowd:
-        segmentation = {"size": list(size), "counts": plain(coco_mask.decode(held))}
+        segmentation = {"size": list(size), "counts": plain(coco_mask.decode(mask))}
     elif random.random() < 0.3:
-        segmentation = {"size": list(size), "counts": held["counts"].decode()}
+        segmentation = {"size": list(size), "counts": mask["counts"].decode()}
     return {
         "id": index + 1,
         "image_id": image,
         "category_id": int(random.choice([3, 7])),
         "iscrowd": int(crowd),
-        "area": float(coco_mask.area(held) * random.choice([1, 0.9])),
-        "bbox": coco_mask.toBbox(held).tolist(),
+        "area": float(coco_mask.area(mask) * random.choice([1, 0.9])),
+        "bbox": coco_mask.toBbox(mask).tolist(),
         "segmentation": segmentation,
     }
 

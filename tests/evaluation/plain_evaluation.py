@@ -31,8 +31,8 @@ def evaluate(annotations: dict, results: list) -> dict[str, Any]:
 
 def numbers(cells: dict, categories: list, ranges: dict) -> dict[str, float]:
     def average(name, most, pick):
-        held = [pick(cells[c, name, most]) for c in categories if cells[c, name, most] is not None]
-        return np.mean(held) if held else -1.0
+        values = [pick(cells[c, name, most]) for c in categories if cells[c, name, most] is not None]
+        return np.mean(values) if values else -1.0
 
     found = {}
     for name in ranges:
@@ -69,11 +69,11 @@ def compare_pairs(annotations: dict, results: list) -> dict:
         for (d, row), (g, one) in itertools.product(enumerate(rows), enumerate(objects)):
             shared = union = 0
             for a, b in zip(row["segmentations"], one["segmentations"], strict=True):
-                held = [compressed(mask) for mask in (a, b) if mask is not None]
-                if len(held) == 2:
-                    shared += int(coco.area(coco.merge(held, intersect=True)))
-                if held:
-                    union += int(coco.area(coco.merge(held)))
+                masks = [compressed(mask) for mask in (a, b) if mask is not None]
+                if len(masks) == 2:
+                    shared += int(coco.area(coco.merge(masks, intersect=True)))
+                if masks:
+                    union += int(coco.area(coco.merge(masks)))
             ious[d, g] = shared / union if union else 0
         pairs[key] = (objects, rows, ious)
     return pairs
@@ -139,12 +139,12 @@ def hota(sequences: list[tuple[list, list, dict]]) -> tuple[float, float, float]
         true, missed, wrong, association = 0, 0, 0, 0.0
         for objects, tracks, iou in sequences:
             matches = {t: hota_matches(objects, tracks, iou, t) for one in (*objects, *tracks) for t in one}
-            held = [(g, d) for t, found in matches.items() for g, d in found if iou[g, d, t] >= alpha - 1e-12]
-            true += len(held)
-            missed += sum(map(len, objects)) - len(held)
-            wrong += sum(map(len, tracks)) - len(held)
-            for g, d in held:
-                tpa = held.count((g, d))
+            paired = [(g, d) for t, found in matches.items() for g, d in found if iou[g, d, t] >= alpha - 1e-12]
+            true += len(paired)
+            missed += sum(map(len, objects)) - len(paired)
+            wrong += sum(map(len, tracks)) - len(paired)
+            for g, d in paired:
+                tpa = paired.count((g, d))
                 association += tpa / (len(objects[g]) + len(tracks[d]) - tpa)
         det = true / (true + missed + wrong)
         ass = association / true if true else 0

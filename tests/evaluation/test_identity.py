@@ -15,15 +15,15 @@ def sequence(seed: int, frames: int = 8) -> tuple[np.ndarray, np.ndarray, np.nda
     objects, tracks = random.integers(1, 4), random.integers(1, 5)
     start, speed = random.uniform(0, 60, (objects, 1, 2)), random.uniform(-6, 6, (objects, 1, 2))
     place = start + speed * np.arange(frames)[:, None]  # (G, T, 2)
-    held = random.random((objects, frames)) < 0.8
+    present = random.random((objects, frames)) < 0.8
     owner = random.integers(0, objects, (tracks, 1)) + (random.random((tracks, frames)) < 0.2)  # some hop to another
     track = place[owner % objects, np.arange(frames)] + random.normal(0, 3, (tracks, frames, 2))
     seen = random.random((tracks, frames)) < 0.8
     if seed % 3 == 0:
-        held[:, 3], seen[:, 5] = False, False  # frames without any object, without any track
+        present[:, 3], seen[:, 5] = False, False  # frames without any object, without any track
     overlap = np.clip(30 - np.abs(place[:, None] - track), 0, None).prod(axis=-1)  # (G, D, T), of 30 × 30 squares
-    ious = overlap / (1800 - overlap) * held[:, None] * seen
-    return ious, 900 * held, 900 * seen
+    ious = overlap / (1800 - overlap) * present[:, None] * seen
+    return ious, 900 * present, 900 * seen
 
 
 def as_plain(ious, objects, tracks):
@@ -43,7 +43,7 @@ def test_equals_the_plain_procedure(seed):
     found = compare(sequences)
     assert (found["HOTA"], found["DetA"], found["AssA"]) == pytest.approx(plain.hota(parts), abs=1e-12)
     identical = sum(plain.identical_masks(*one) for one in parts)
-    objects, tracks = (sum(len(held) for part in parts for held in part[i]) for i in (0, 1))
+    objects, tracks = (sum(len(one) for part in parts for one in part[i]) for i in (0, 1))
     assert found["IDF1"] == pytest.approx(2 * identical / (objects + tracks))
     assert found["IDP"] == pytest.approx(identical / max(tracks, 1)) and found["IDR"] == pytest.approx(
         identical / objects

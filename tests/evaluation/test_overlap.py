@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from mdqe.annotations.reading_ import Track
+from mdqe.annotations.reader import Track
 from mdqe.evaluation import overlap
 from mdqe.results import rle
 from mdqe.results.rle import compiled_library
@@ -41,7 +41,7 @@ def test_equals_pixels(compute, group, plain):
     masks[~present] = False
     counts = rle.encode(masks[present])
     if plain:
-        counts[::2] = [rle.runs([one], size)[0].tolist() for one in counts[::2]]
+        counts[::2] = [rle.run_lengths([one], size)[0].tolist() for one in counts[::2]]
     places = np.flatnonzero(present)
     areas, shared = compute(counts, places, size, (results, len(masks) - results, masks.shape[1]))
     assert np.array_equal(areas, masks.sum(axis=(2, 3)))
@@ -75,7 +75,7 @@ def test_damage_is_found(compute, counts):
 @settings(max_examples=500, deadline=None)
 @given(text=st.text(st.characters(min_codepoint=40, max_codepoint=120), max_size=12))
 def test_both_take_the_same_for_damaged(compute, text):
-    """As `rle.runs` does, which is tested by itself."""
+    """As `rle.run_lengths` does, which is tested by itself."""
 
     def taken(call):
         try:
@@ -85,7 +85,7 @@ def test_both_take_the_same_for_damaged(compute, text):
         return True
 
     size = (2, 3)
-    assert taken(lambda: compute([text], np.arange(1), size, (1, 0, 1))) == taken(lambda: rle.runs([text], size))
+    assert taken(lambda: compute([text], np.arange(1), size, (1, 0, 1))) == taken(lambda: rle.run_lengths([text], size))
 
 
 def test_the_error_names_the_record():

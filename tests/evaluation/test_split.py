@@ -22,7 +22,7 @@ def training_set(videos: int = 200, categories: int = 12) -> dict:
         for kind in random.choice(categories, random.integers(1, 3), p=often / often.sum()):
             for _ in range(random.integers(1, 6)):
                 head = {"id": len(document["annotations"]) + 1, "video_id": video["id"], "category_id": int(kind) + 1}
-                document["annotations"].append({**head, "areas": [None], "segmentations": [None]})
+                document["annotations"].append({**head, "segmentations": [None]})
     return document
 
 

@@ -7,7 +7,7 @@ import pytest
 from evaluation_cases import generate
 from pycocotools import mask as coco
 
-from mdqe.annotations.reading_ import read_annotations
+from mdqe.annotations.reader import read_annotations
 from mdqe.evaluation import evaluate
 from mdqe.evaluation.submission import check_results, write_submission
 
@@ -22,14 +22,18 @@ def test_an_archive_holds_the_official_form(tmp_path):
     results[0]["segmentations"] = [
         {**one, "counts": coco_list(one)} if one else None for one in results[0]["segmentations"]
     ]
-    write_submission(results, tmp_path / "a.zip")
+    index = next(i for i, one in enumerate(results) if None in one["segmentations"])
+    results[index]["segmentations"] = [mask or {} for mask in results[index]["segmentations"]]
+    data = read_annotations(annotations)
+    write_submission(results, data, tmp_path / "a.zip")
     with zipfile.ZipFile(tmp_path / "a.zip") as archive:
         assert archive.namelist() == ["results.json"]
         rows = json.loads(archive.read("results.json"))
     assert all(list(one) == ["video_id", "category_id", "score", "segmentations"] for one in rows)
     assert all(isinstance(m["counts"], str) for one in rows for m in one["segmentations"] if m is not None)
     assert evaluate(annotations, rows, identity=False) == evaluate(annotations, results, identity=False)
-    write_submission(results, tmp_path / "b.zip")
+    assert all(mask != {} for one in rows for mask in one["segmentations"])
+    write_submission(results, data, tmp_path / "b.zip")
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
 
 
@@ -55,13 +59,13 @@ def test_all_errors_in_one_report():
     results[2]["category_id"] = 99
     results[3]["video_id"] = 50
     results[4]["segmentations"] = []
-    held = next(i for i, one in enumerate(results[5:], 5) if any(one["segmentations"]))
-    frame = next(t for t, one in enumerate(results[held]["segmentations"]) if one)
-    results[held]["segmentations"][frame] = {**results[held]["segmentations"][frame], "counts": "11"}
+    index = next(i for i, one in enumerate(results[5:], 5) if any(one["segmentations"]))
+    frame = next(t for t, one in enumerate(results[index]["segmentations"]) if one)
+    results[index]["segmentations"][frame] = {**results[index]["segmentations"][frame], "counts": "11"}
     results.append("nothing")
     errors = check_results(results, data, allow_missing=True)
     assert [error.split(": ")[1].split(" (")[0].split(" is ")[0] for error in errors] == [
-        "result 0", "result 2", "result 3", "result 4", f"result {held}", f"result {len(results) - 1}",
+        "result 0", "result 2", "result 3", "result 4", f"result {index}", f"result {len(results) - 1}",
     ]  # fmt: skip
     for error, what in zip(
         errors, ["nan", "99, which", "50, which", "a list of 0", f"in frame {frame}: counts", "a string"], strict=True

@@ -58,14 +58,14 @@ def test_numbers_that_are_no_objects(tmp_path):
     notes = Problems()
     truths.assert_equal(import_annotations(tmp_path / "masks", notes=notes), [void], files)
     place = tmp_path / "masks" / "v" / "00001.png"
-    assert notes.lines() == [f"frames with an object 255 among others; --ignore 255 leaves it out (1): {place}"]
+    assert notes.lines() == [f"frames with an object 255 and others; --ignore 255 leaves it out (1): {place}"]
     notes = Problems()
-    from mdqe.importing.document import Gathering
+    from mdqe.importing.document import DocumentBuilder
 
-    gathering = Gathering(open_source(tmp_path / "masks", None, None, notes, ignore={255}), notes)
-    assert list(gathering.read()) == files["v"]
-    truths.assert_equal(gathering.document(), [clean], files)
-    assert notes.lines() == [f"frames with numbers that were to be ignored, left out (1): {place}"]
+    builder = DocumentBuilder(open_source(tmp_path / "masks", None, None, notes, ignore={255}), notes)
+    assert list(builder.read()) == files["v"]
+    truths.assert_equal(builder.document(), [clean], files)
+    assert notes.lines() == [f"frames with ignored pixel values, left out (1): {place}"]
 
 
 @pytest.mark.parametrize("level", ["480p", "."])
@@ -90,7 +90,7 @@ def test_davis(tmp_path, level):
     assert [line.split(" (")[0] for line in notes.lines()] == [
         "images without annotations, left out", "frames with void pixels, left out",
     ]  # fmt: skip
-    assert notes.lines()[0].endswith(f"bear/00004.jpg, {level}/camel/00004.jpg".replace("./", ""))
+    assert notes.lines()[0].endswith(f"bear/00004.jpg; {level}/camel/00004.jpg".replace("./", ""))
     truths.assert_loads(document, tmp_path / "DAVIS" / "JPEGImages", tmp_path / "annotations.json")
     for inner in (tmp_path / "DAVIS" / "Annotations", tmp_path / "DAVIS" / "Annotations" / level):
         assert import_annotations(inner, format="davis") == document
@@ -139,7 +139,7 @@ def test_mots_images(tmp_path):
             (tmp_path / "instances" / video.name / f"{t:06}.png").write_bytes(png(numbers, bits=16))
         names = write_frames(tmp_path / "images" / video.name, pattern="{:06}.png")
         files[video.name] = [f"{video.name}/{name}" for name in names]
-    with pytest.raises(ValueError, match="may be id-png or mots-png; --format names the one it is"):
+    with pytest.raises(ValueError, match="may be id-png or mots-png; --format names the right one"):
         import_annotations(tmp_path / "instances", images=tmp_path / "images")
     notes = Problems()
     document = import_annotations(tmp_path / "instances", format="mots-png", images=tmp_path / "images", notes=notes)
@@ -148,7 +148,7 @@ def test_mots_images(tmp_path):
     assert notes.lines()[0].startswith("regions to ignore, left out (2): ")
     truths.assert_loads(document, tmp_path / "images", tmp_path / "annotations.json")
     (tmp_path / "instances" / "0001" / "000001.png").write_bytes(png(np.full(truths.SIZE, 7001), bits=16))
-    with pytest.raises(ValueError, match=r"0001/000001.png: number 7001: class is 7; expected 1 \(car\), 2 \(pedes"):
+    with pytest.raises(ValueError, match=r"0001/000001.png: value 7001: class is 7; expected 1 \(car\), 2 \(pedes"):
         import_annotations(tmp_path / "instances", format="mots-png", images=tmp_path / "images")
 
 
@@ -162,7 +162,7 @@ def colours(folder):
     ("change", "message"),
     [
         (lambda f: (f / "masks" / "v" / "00002.png").write_bytes(b"\x89PNG\r\n"), "v/00002.png cannot be read"),
-        (colours, "v/00002.png has colours; expected one channel, the numbers of objects"),
+        (colours, "v/00002.png has colours; expected one channel with object ids"),
         (
             lambda f: (f / "JPEGImages" / "v" / "00001.jpg").unlink(),
             "v/00001.png has no frame: there is no image 00001",
@@ -177,7 +177,7 @@ def colours(folder):
         ),
         (
             lambda f: [one.write_bytes(png(np.zeros(truths.SIZE))) for one in (f / "masks" / "v").iterdir()],
-            r"no object is left of 1 videos; videos without an object, kept \(1\): v",
+            r"no object is left in 1 videos; videos without an object, kept \(1\): v",
         ),
         (
             lambda f: (f / "JPEGImages").rename(f / "x"),
@@ -185,7 +185,7 @@ def colours(folder):
         ),
         (
             lambda f: (f / "JPEGImages" / "v").rename(f / "JPEGImages" / "w"),
-            "no such folder: .*JPEGImages/v, for the frames of v; --images names that of all",
+            "no such folder: .*JPEGImages/v, for the frames of v; --images names the folder of all",
         ),
     ],
 )

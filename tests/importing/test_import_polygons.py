@@ -48,12 +48,12 @@ def test_labelme(tmp_path):
     document = import_annotations(tmp_path, notes=notes)
     truths.assert_equal(document, videos, files)
     assert document["categories"] == [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
-    told = "\n".join(notes.lines())
-    assert "images without annotations, left out (2): first/00004.jpg, second/00004.jpg" in told
-    assert "shapes without a group_id, left out (8): " in told and "first/00000.json: shape 4 (cat), " in told
-    assert "shapes that are no polygon, rectangle or mask, left out (8): " in told and "(circle)" in told
+    listed = "\n".join(notes.lines())
+    assert "images without annotations, left out (2): first/00004.jpg; second/00004.jpg" in listed
+    assert "shapes without a group_id, left out (8): " in listed and "first/00000.json: shape 4 (cat); " in listed
+    assert "shapes other than polygons, rectangles and masks, left out (8): " in listed and "(circle)" in listed
     truths.assert_loads(document, tmp_path, tmp_path / "annotations.json")
-    assert import_annotations(tmp_path) == document, "the file that was written there is in nobody's way"
+    assert import_annotations(tmp_path) == document, "the file that was written there is ignored"
 
 
 def test_labelme_masks_in_one_folder_and_images_elsewhere(tmp_path):
@@ -83,14 +83,17 @@ def test_labelme_masks_in_one_folder_and_images_elsewhere(tmp_path):
         ({"label": 5}, 'shape 0: "label" is a number; expected a string'),
         ({"group_id": "x"}, "shape 0: \"group_id\" is 'x'; expected a whole number"),
         ({"points": [[1, 2], [3, 4]]}, 'shape 0: "points" is a list of 2; expected 3 or more of [x, y]'),
-        ({"points": [[1, 2], [3, 4], [5]]}, 'shape 0: "points" is [5] among others; expected [x, y]'),
-        ({"points": [[1, 2], [3, 4], [5, 9e9]]}, 'shape 0: "points" is a polygon reaches far outside the picture'),
+        ({"points": [[1, 2], [3, 4], [5]]}, 'shape 0: "points" is a list with [5]; expected [x, y]'),
+        (
+            {"points": [[1, 2], [3, 4], [5, 9e9]]},
+            'shape 0: "points" is invalid: a polygon extends far beyond the frame',
+        ),
         ({"shape_type": "mask"}, 'shape 0 has no "mask"'),
         ({"shape_type": "mask", "mask": "!"}, "shape 0: \"mask\" is '!'; expected a PNG image in base64"),
-        ({"shape_type": "mask", "mask": "AAAA"}, 'shape 0: "mask" is no PNG image in base64'),
+        ({"shape_type": "mask", "mask": "AAAA"}, 'shape 0: "mask" is not a PNG image in base64'),
         (
             {"shape_type": "mask", "mask": base64.b64encode(png(np.ones((48, 72)))).decode()},
-            'shape 0: "mask" is 72x48 large at 1, 2, not within the image\'s 72x48',
+            'shape 0: "mask" is 72x48 at 1, 2, which is not within the image of 72x48',
         ),
     ],
 )
@@ -169,9 +172,9 @@ def test_cvat(tmp_path, packed):
     truths.assert_equal(document, videos, files)
     root = tmp_path if packed else tmp_path / "images"
     truths.assert_loads(document, root, tmp_path / "annotations.json")
-    told = "\n".join(notes.lines())
-    assert "shapes that are no polygons or masks, left out (2): " in told and "line 5: box of track 0" in told
-    assert "frames in which shapes behind lose pixels to those in front (z_order) (" in told
+    listed = "\n".join(notes.lines())
+    assert "shapes other than polygons and masks, left out (2): " in listed and "line 5: box of track 0" in listed
+    assert "frames in which shapes hide parts of others (z_order) (" in listed
     one = import_annotations(tmp_path / "left" / "annotations.xml" if packed else tmp_path / "left.xml")
     assert one["videos"][0]["name"] == "left"
     assert one["annotations"] == [a for a in document["annotations"] if a["video_id"] == 1]
@@ -208,8 +211,8 @@ MASK = '<mask frame="0" outside="0" rle="{}" left="{}" top="2" width="2" height=
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (LAUGHS, '"<!DOCTYPE>" is there; CVAT writes none, and it may hold entities'),
-        (SECRET, '"<!DOCTYPE>" is there; CVAT writes none, and it may hold entities'),
+        (LAUGHS, '"<!DOCTYPE>" is not allowed: it may contain entities'),
+        (SECRET, '"<!DOCTYPE>" is not allowed: it may contain entities'),
         ("<annotations><meta>", "clip.xml is not XML: no element found"),
         ('<?xml version="1.0" encoding="utf-9"?><annotations/>', "clip.xml is not XML: unknown encoding: utf-9"),
         ("<other/>", 'line 1: "<other>" is the first element; expected <annotations>'),
@@ -225,11 +228,11 @@ MASK = '<mask frame="0" outside="0" rle="{}" left="{}" top="2" width="2" height=
         (one('<polygon frame="0" points="1,2;3,a;4,5"/>'), "line 5: \"points\" is '1,2;3,a;4,5'; expected x,y;x,y;…"),
         (
             one('<polygon frame="0" points="1,2;4,5"/>'),
-            'line 5: polygon of track 4: "points": a polygon is not x and y',
+            'line 5: polygon of track 4: "points": a polygon is not a list of x and y',
         ),
         (one(MASK.format("0,7", 1)), 'line 5: "rle" is of 7 pixels; width x height is 6'),
         (one(MASK.format("0,-6", 1)), "line 5: \"rle\" is '-6'; expected a whole number from 0"),
-        (one(MASK.format("0,6", 71)), "line 5: mask of track 4: the mask reaches beyond the image, which is 72x48"),
+        (one(MASK.format("0,6", 71)), "line 5: mask of track 4: the mask extends beyond the image, which is 72x48"),
         (one(polygon(0, CORNERS), size=7), "images has 4 images; "),
     ],
 )

@@ -83,8 +83,8 @@ def compressed(mask: np.ndarray) -> str:
 
 def filled(polygon: list[list[float]]) -> np.ndarray:
     """(H, W) bool: a polygon as COCO's tools fill it."""
-    (held,) = coco_mask.frPyObjects([[one for point in polygon for one in point]], *SIZE)
-    return coco_mask.decode(held).astype(bool)
+    (rle,) = coco_mask.frPyObjects([[one for point in polygon for one in point]], *SIZE)
+    return coco_mask.decode(rle).astype(bool)
 
 
 def polygons(seed: int, objects: int = 3) -> list[list[list[list[float]] | None]]:
@@ -105,7 +105,7 @@ def masks_of(shapes: list[list[list[list[float]] | None]]) -> np.ndarray:
 
 
 def assert_equal(document: dict[str, Any], truths: list[Truth], files: dict[str, list[str]]) -> None:
-    """That a document holds the truths and no more: names, lengths, files, ids, categories, and every pixel."""
+    """Check that a document has exactly these videos: names, lengths, files, ids, categories, and every pixel."""
     categories = {one["id"]: one["name"] for one in document["categories"]}
     assert [one["name"] for one in document["videos"]] == [one.name for one in truths]
     for video, truth in zip(document["videos"], truths, strict=True):
@@ -118,13 +118,13 @@ def assert_equal(document: dict[str, Any], truths: list[Truth], files: dict[str,
         for key, one in found.items():
             assert len(one["segmentations"]) == len(one["bboxes"]) == len(one["areas"]) == video["length"]
             for t, mask in enumerate(expected[key]):
-                held = one["segmentations"][t]
-                assert (held is None) == (not mask.any()) == (one["areas"][t] is None) == (one["bboxes"][t] is None)
-                if held is not None:
-                    assert held["size"] == list(SIZE)
-                    assert np.array_equal(coco_mask.decode(held), mask)
+                rle = one["segmentations"][t]
+                assert (rle is None) == (not mask.any()) == (one["areas"][t] is None) == (one["bboxes"][t] is None)
+                if rle is not None:
+                    assert rle["size"] == list(SIZE)
+                    assert np.array_equal(coco_mask.decode(rle), mask)
                     assert one["areas"][t] == mask.sum()
-                    assert one["bboxes"][t] == coco_mask.toBbox(held).tolist()
+                    assert one["bboxes"][t] == coco_mask.toBbox(rle).tolist()
     assert len({one["id"] for one in document["annotations"]}) == len(document["annotations"])
     assert {one["video_id"] for one in document["annotations"]} <= {one["id"] for one in document["videos"]}
 

@@ -1,4 +1,4 @@
-"""An independent tracker for comparison: it keeps every clip whole and computes each rule from its definition."""
+"""An independent tracker for comparison: it keeps all clips and computes each rule from its definition."""
 
 from dataclasses import dataclass, field
 
@@ -8,7 +8,7 @@ from scipy.optimize import linear_sum_assignment
 
 @dataclass
 class Observation:
-    """What one clip, or everything before the window, says of a track."""
+    """The data of a track in one clip, or its averages over everything before the window."""
 
     scores: np.ndarray
     logits: dict[int, np.ndarray] = field(default_factory=dict)  # by frame
@@ -19,10 +19,10 @@ class DenseTracker:
     def __init__(self, clip_length: int, stride: int, window: int, threshold: float) -> None:
         self.length, self.stride, self.window, self.threshold = clip_length, stride, window, threshold
         self.start = self.clip = 0
-        self.window_clips: list[dict[int, Observation]] = []  # the first may be what was carried into the window
+        self.window_clips: list[dict[int, Observation]] = []  # the first may be the averages carried into the window
         self.covered: set[int] = set()
         self.embedding: dict[int, np.ndarray] = {}  # by track, for matching
-        self.seen: dict[int, int] = {}  # by track, the clip that saw it last
+        self.seen: dict[int, int] = {}  # by track, the last clip with it
 
     def update(self, frames, scores, logits, embeddings) -> list[int]:
         scores, logits, embeddings = (x.double().numpy() for x in (scores, logits, embeddings))

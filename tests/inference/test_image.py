@@ -1,4 +1,4 @@
-"""Image results against the reference data, and their corner cases."""
+"""Results of single images against the reference data, and special cases."""
 
 import json
 
@@ -7,8 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mdqe.boxes import mask_boxes
-from mdqe.inference.image import box_iou, filter_image
+from mdqe.inference.image import filter_image
 
 
 def unpack(packed: torch.Tensor, *shape: int) -> np.ndarray:
@@ -44,7 +43,7 @@ def test_reference_image(shared):
     assert ((expected & found.masks.numpy()).sum((1, 2)) / union > 0.999).all()  # logits are stored in half precision
 
 
-def test_memory_is_cut_in_chunks_without_effect(monkeypatch):
+def test_chunks_do_not_change_the_result(monkeypatch):
     scores, logits = torch.rand(30, 4), torch.full((30, 8, 10), -3.0)
     for q in range(30):
         logits[q, q % 5 : q % 5 + 3, q % 7 : q % 7 + 3] = torch.randn(3, 3) + 2
@@ -55,7 +54,7 @@ def test_memory_is_cut_in_chunks_without_effect(monkeypatch):
     assert all(torch.equal(a, b) for a, b in zip(whole, parts, strict=True))
 
 
-def test_query_of_two_classes_is_two_instances_of_one_mask():
+def test_a_query_with_two_classes_gives_two_instances_with_one_mask():
     logits = torch.full((1, 8, 8), -9.0)
     logits[:, 2:4, 3:6] = 9
     found = filter_image(torch.tensor([[0.3, 0.01, 0.6]]), logits, (32, 32), (32, 32))
@@ -77,33 +76,19 @@ def test_overlap_with_a_better_box_lowers_every_score():
     logits[0, 4:12, 4:12] = 9
     logits[1, 4:12, 4:12] = 9
     found = filter_image(torch.tensor([[0.9], [0.8]]), logits, (64, 64), (64, 64))
-    assert len(found.scores) == 1 and found.scores.item() > 0.85  # the same box: nothing is left of the second
-
-
-def test_boxes_of_masks():
-    masks = torch.zeros(3, 5, 7, dtype=torch.bool)
-    masks[0, 1:3, 2:6] = True
-    masks[1, 4, 6] = True
-    assert mask_boxes(masks).tolist() == [[2, 1, 6, 3], [6, 4, 7, 5], [0, 0, 0, 0]]
-
-
-def test_tiny_boxes_overlap_little():
-    boxes = torch.tensor([[0.0, 0.0, 0.5, 0.5], [0.25, 0.0, 0.75, 0.5], [0.0, 0.0, 0.01, 0.01]])
-    iou = box_iou(boxes)
-    assert iou[0, 1].item() == pytest.approx(1 / 3)
-    assert iou[2, 2].item() == pytest.approx(0.1)  # 1e-4 over a union of at least 1e-3
+    assert len(found.scores) == 1 and found.scores.item() > 0.85  # the same box: the score of the second becomes 0
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((torch.ones(3), torch.ones(3, 8, 8), (32, 32), (32, 32)), r"class_scores must be \(Q, K\)"),
-        ((torch.ones(3, 2), torch.ones(3, 1, 8, 8), (32, 32), (32, 32)), r"mask_logits must be \(3, h, w\)"),
-        ((torch.ones(3, 2), torch.ones(2, 8, 8), (32, 32), (32, 32)), r"mask_logits must be \(3, h, w\).*\(2, 8, 8\)"),
+        ((torch.ones(3), torch.ones(3, 8, 8), (32, 32), (32, 32)), r"must be \(Q, K\).* got \(\(3,\), \(3, 8, 8\)\)"),
+        ((torch.ones(3, 2), torch.ones(3, 1, 8, 8), (32, 32), (32, 32)), r"and \(Q, h, w\), got .*\(3, 1, 8, 8\)"),
+        ((torch.ones(3, 2), torch.ones(2, 8, 8), (32, 32), (32, 32)), r"got \(\(3, 2\), \(2, 8, 8\)\)"),
         ((torch.ones(3, 2), torch.ones(3, 8, 8), (32, 33), (32, 32)), r"within the masks' \(32, 32\), got \(32, 33\)"),
-        ((torch.ones(3, 2), torch.ones(3, 8, 8), (32, 32), (0, 32)), r"output_size must be .* got \(0, 32\)"),
+        ((torch.ones(3, 2), torch.ones(3, 8, 8), (32, 32), (0, 32)), r"output_size is \(0, 32\), expected"),
     ],
 )
-def test_bad_input(arguments, message):
+def test_invalid_arguments_are_rejected(arguments, message):
     with pytest.raises(ValueError, match=message):
         filter_image(*arguments)

@@ -1,4 +1,4 @@
-"""Frames to pixel values and results to segmentation maps, against the model itself and pixels counted by hand."""
+"""Frames → pixel values and results → segmentation maps, against the model itself and small examples."""
 
 import numpy as np
 import pytest
@@ -7,6 +7,7 @@ from PIL import Image
 from small_models import moving_squares, small_model
 
 from mdqe import MDQE, MDQEConfig, MDQEImageProcessor, VideoInstances
+from mdqe.errors import InputError
 from mdqe.results import rle
 
 
@@ -20,8 +21,8 @@ def processor(model) -> MDQEImageProcessor:
     return MDQEImageProcessor(model.config)
 
 
-def test_pixel_values_are_what_the_model_makes_of_frames(model, processor):
-    """`model(**inputs)` equals the model on frames that were resized by themselves."""
+def test_pixel_values_are_the_inputs_of_the_backbone(model, processor):
+    """`model(**inputs)` gives the backbone the same tensor as `model.stream`."""
     video = moving_squares(3, (50, 77))
     inputs = processor(video, dtype=torch.float64)
     assert inputs["pixel_values"].shape == (1, 3, 3, 64, 64)
@@ -50,7 +51,7 @@ def test_forward_takes_either(model, processor, dtype):
 
 
 def test_a_batch_of_videos_of_different_sizes(model, processor):
-    """Each as by itself; the smaller one has padding."""
+    """Each as if alone; the smaller one is padded."""
     wide, high = moving_squares(2, (40, 90)), moving_squares(2, (70, 40), seed=1)
     inputs = processor([wide, high], dtype=torch.float64)
     assert inputs["pixel_values"].shape == (2, 2, 3, 96, 96)
@@ -69,7 +70,7 @@ def test_a_batch_of_videos_of_different_sizes(model, processor):
     torch.testing.assert_close(both.class_logits, plain.class_logits, rtol=0, atol=0)
 
 
-def test_frames_of_many_makes(processor, tmp_path):
+def test_sources_of_frames(processor, tmp_path):
     video = moving_squares(2, (40, 64))
     images = [Image.fromarray(frame.numpy()) for frame in video]
     for i, image in enumerate(images):
@@ -95,15 +96,15 @@ def test_frames_of_many_makes(processor, tmp_path):
         ([moving_squares(1)[0], moving_squares(1, (64, 90))[0]], "frame 1 is 90x64, the first one is 96x64"),
     ],
 )
-def test_what_is_refused(processor, videos, message):
-    with pytest.raises(ValueError, match=message):
+def test_invalid_videos_are_rejected(processor, videos, message):
+    with pytest.raises(InputError, match=message):
         processor(videos)
 
 
-def test_the_model_refuses_what_is_not_prepared(model):
+def test_the_model_rejects_unprepared_inputs(model):
     clip = torch.zeros(1, 2, 3, 40, 64)
     for arguments in ({}, {"frames": clip, "pixel_values": clip}):
-        with pytest.raises(ValueError, match="expected frames or pixel_values, one of the two"):
+        with pytest.raises(ValueError, match="expected either frames or pixel_values"):
             model(**arguments)
     with pytest.raises(ValueError, match=r"pixel_values is \(1, 2, 3, 40, 64\), expected H and W padded to multiples"):
         model(pixel_values=clip)
@@ -111,7 +112,7 @@ def test_the_model_refuses_what_is_not_prepared(model):
         model(pixel_values=clip[0])
 
 
-def test_of_a_models_folder(model, tmp_path):
+def test_from_pretrained(model, tmp_path):
     model.float().save_pretrained(tmp_path)
     model.double()
     processor = MDQEImageProcessor.from_pretrained(tmp_path, test_longer_edge=50)
@@ -123,7 +124,7 @@ def test_of_a_models_folder(model, tmp_path):
 
 @pytest.fixture
 def instances() -> VideoInstances:
-    """Ids 7, 3 and 9 in two frames of 6×8: 7 and 3 overlap, 3 is absent from the second, 9 scores little."""
+    """Ids 7, 3 and 9 in two frames of 6×8: 7 and 3 overlap, 3 is absent in the second frame, 9 has a low score."""
     masks = np.zeros((3, 2, 6, 8), bool)
     masks[0, :, 1:4, 1:5] = True
     masks[1, 0, 2:6, 3:8] = True
@@ -144,7 +145,7 @@ def test_maps_and_segments(plain, instances):
     ]
     wanted = np.full((6, 8), -1)
     wanted[1:4, 1:5] = 7
-    wanted[2:6, 3:8] = 3  # the better one is above
+    wanted[2:6, 3:8] = 3  # the id of the better one
     assert first["segmentation"].dtype == torch.int32
     np.testing.assert_array_equal(first["segmentation"], wanted)
     assert [s["id"] for s in second["segments_info"]] == [7]
@@ -161,8 +162,8 @@ def test_masks_of_each_segment(plain, instances):
     maps = plain.post_process_instance_segmentation(instances, return_binary_maps=True)
     assert maps[0]["segmentation"].dtype == torch.bool
     np.testing.assert_array_equal(maps[0]["segmentation"], instances.masks[[1, 0], 0])
-    runs = plain.post_process_instance_segmentation(instances, return_coco_annotation=True)
-    for a, b in zip(maps, runs, strict=True):
+    rles = plain.post_process_instance_segmentation(instances, return_coco_annotation=True)
+    for a, b in zip(maps, rles, strict=True):
         np.testing.assert_array_equal(a["segmentation"], rle.decode([r["counts"] for r in b["segmentation"]], (6, 8)))
         assert a["segments_info"] == b["segments_info"]
     empty = plain.post_process_instance_segmentation(instances, 0.99, [(3, 4)], return_binary_maps=True)
@@ -170,21 +171,18 @@ def test_masks_of_each_segment(plain, instances):
 
 
 def test_target_sizes(plain, instances):
-    """The nearest pixel; what vanishes is not listed."""
+    """Nearest-neighbour interpolation; segments that vanish are not listed."""
     frames = plain.post_process_instance_segmentation(instances, threshold=0, target_sizes=[(12, 16)])
     small = plain.post_process_instance_segmentation(instances, threshold=0)
     for a, b in zip(frames, small, strict=True):
         np.testing.assert_array_equal(a["segmentation"], np.kron(b["segmentation"], np.ones((2, 2), int)))
     tiny = plain.post_process_instance_segmentation(instances[[2]], threshold=0, target_sizes=[(1, 1)])
-    assert tiny[0] == {
-        "segmentation": torch.tensor([[9]], dtype=torch.int32),
-        "segments_info": tiny[0]["segments_info"],
-    }
+    assert tiny[0]["segmentation"].tolist() == [[9]]
     shifted = VideoInstances.from_masks([1.0], [0], [0], np.eye(6, 8, 1, dtype=bool)[None, None])
     assert plain.post_process_instance_segmentation(shifted, target_sizes=[(1, 1)])[0]["segments_info"] == []
 
 
-def test_ids_last_over_windows_and_pushed_frames(model, processor):
+def test_ids_persist_over_windows(model, processor):
     video = moving_squares(9, (50, 77))
     windows = list(model.stream(video, score_threshold=0))
     frames = processor.post_process_instance_segmentation(windows, threshold=0.0, return_binary_maps=True)
@@ -199,8 +197,8 @@ def test_ids_last_over_windows_and_pushed_frames(model, processor):
     assert shown > 9
 
 
-def test_a_models_own_outputs():
-    """Of a video that is a single clip `model(**inputs)`, post-processed, says what `segment` says."""
+def test_outputs_of_forward():
+    """For a video of a single clip, the post-processed `model(**inputs)` equals `segment`."""
     model, video = small_model(clip_stride=4, test_shorter_edge=40), moving_squares(4, (50, 77))
     processor = MDQEImageProcessor(model.config)
     inputs = processor(video, dtype=torch.float64)
@@ -221,8 +219,8 @@ def test_a_models_own_outputs():
     assert padded[0]["segmentation"].shape == (64, 64)
 
 
-def test_wrong_requests(plain, instances):
-    with pytest.raises(ValueError, match="expected at most one"):
+def test_invalid_requests_are_rejected(plain, instances):
+    with pytest.raises(InputError, match="expected at most one"):
         plain.post_process_instance_segmentation(instances, return_coco_annotation=True, return_binary_maps=True)
-    with pytest.raises(ValueError, match="target_sizes has 3 entries, expected 1 or 2"):
+    with pytest.raises(InputError, match="target_sizes has 3 entries, expected 1 or 2"):
         plain.post_process_instance_segmentation([instances] * 2, target_sizes=[(1, 1)] * 3)

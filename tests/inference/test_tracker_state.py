@@ -1,9 +1,9 @@
-"""The tracker between clips: frames taken before their window ends, and a state that another tracker goes on from."""
+"""The tracker between clips: frames taken before their window ends, a state for another tracker, invalid calls."""
 
 import pytest
 import torch
 from safetensors.torch import load, save
-from test_tracker import random_clips, run
+from test_tracker import one, random_clips, run
 
 from mdqe import ClipTracker
 
@@ -13,7 +13,7 @@ SHAPES = [(4, 1, 6), (4, 2, 6), (3, 3, 7), (1, 1, 5), (6, 1, 2)]  # clip length,
 @pytest.mark.parametrize(("length", "stride", "window"), SHAPES)
 @pytest.mark.parametrize("seed", range(3))
 def test_frames_taken_early_are_those_of_the_window(seed, length, stride, window):
-    """Frame by frame or by windows: the same ids, averages and scores."""
+    """The ids, averages and scores of frames taken one by one are those of windows."""
     clips = list(random_clips(seed, 29, length, stride))
     ids, windows = run(ClipTracker(length, stride, window), iter(clips))
     tracker, early = ClipTracker(length, stride, window), []
@@ -38,7 +38,7 @@ def test_frames_taken_early_are_those_of_the_window(seed, length, stride, window
     assert not [part for part in early if part.mask_logits.shape[1]]
 
 
-def test_frames_can_be_taken_once_and_in_the_window_only():
+def test_frames_can_be_taken_only_once_and_in_the_window():
     tracker = ClipTracker(2, 1, 4)
     with pytest.raises(ValueError, match="no clip was given yet"):
         tracker.take_frames(1)
@@ -57,8 +57,8 @@ def test_frames_can_be_taken_once_and_in_the_window_only():
 
 
 @pytest.mark.parametrize(("length", "stride", "window"), SHAPES)
-def test_another_tracker_goes_on(length, stride, window):
-    """From the state after any clip, written to bytes and read again, the rest has the same bits."""
+def test_another_tracker_continues(length, stride, window):
+    """From the state after any clip, written to bytes and read again, the remaining results have the same bits."""
     clips = [(c[0], *(x.float() for x in c[1:])) for c in random_clips(1, 23, length, stride)]
     ids, windows = run(ClipTracker(length, stride, window), iter(clips))
     tracker = ClipTracker(length, stride, window)
@@ -79,17 +79,16 @@ def test_another_tracker_goes_on(length, stride, window):
                 assert torch.equal(a, b)
 
 
-def test_the_state_of_a_new_tracker_makes_a_new_one():
+def test_the_state_of_a_new_tracker_resets_another():
     tracker = ClipTracker(4, 1, 6)
-    fresh = tracker.state_dict()
-    clips = list(random_clips(0, 9, 4, 1))
-    tracker.update(*clips[0])
-    tracker.load_state_dict(fresh)
+    clip = next(random_clips(0, 9, 4, 1))
+    tracker.update(*clip)
+    tracker.load_state_dict(ClipTracker(4, 1, 6).state_dict())
     assert tracker.num_tracks == 0
-    tracker.update(*clips[0])
+    tracker.update(*clip)
 
 
-def test_states_that_are_refused_change_nothing():
+def test_invalid_states_are_rejected_and_change_nothing():
     tracker = ClipTracker(4, 1, 6)
     for clip in list(random_clips(0, 12, 4, 1))[:5]:
         tracker.update(*clip)
@@ -108,3 +107,68 @@ def test_states_that_are_refused_change_nothing():
         after = tracker.state_dict()
         assert after.keys() == before.keys()
         assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"class_scores": torch.ones(2)}, r"class_scores must be \(D, K\).*\(2,\)"),
+        ({"class_scores": torch.ones(1, 2, dtype=torch.int64)}, "class_scores must be .* floating point.*int64"),
+        ({"class_scores": torch.ones(2, 2)}, "mask_logits must have D .* 2 on cpu, got 1"),
+        ({"mask_logits": torch.ones(1, 2, 4)}, r"mask_logits must be \(D, T, h, w\)"),
+        ({"mask_logits": torch.ones(1, 3, 4, 4)}, "mask_logits must have the 2 frames .* got 3"),
+        ({"mask_logits": torch.ones(1, 2, 4, 5)}, r"mask_logits must stay \(4, 4\).*got \(4, 5\)"),
+        ({"mask_logits": torch.ones(1, 2, 4, 4).double()}, "mask_logits must stay .*float32.*got .*float64"),
+        ({"embeddings": torch.ones(1, 4)}, r"embeddings must stay \(3,\).*got \(4,\)"),
+        ({"embeddings": torch.ones(2, 3)}, "embeddings must have D .* 1 on cpu, got 2"),
+        ({"class_scores": torch.full((1, 2), torch.nan)}, "class_scores must be finite"),
+        ({"mask_logits": torch.full((1, 2, 4, 4), torch.inf)}, "mask_logits must be finite"),
+        ({"embeddings": torch.full((1, 3), torch.nan)}, "embeddings must be finite"),
+        ({"frame_indices": []}, "1 to test_clip_length=2 frames, got 0"),
+        ({"frame_indices": [5, 6, 7]}, "1 to test_clip_length=2 frames, got 3"),
+        ({"frame_indices": [6, 5]}, r"must ascend, got \[6, 5\]"),
+        ({"frame_indices": [4, 5]}, "in order, got one from 4 after one from 4"),
+        ({"frame_indices": [8, 9]}, r"window \[4, 8\), got frame 8; flush\(\)"),
+    ],
+)
+def test_invalid_clips_are_rejected_and_change_nothing(change, message):
+    tracker = ClipTracker(test_clip_length=2, window_length=4)
+    tracker.update([0, 1], *one(2))
+    tracker.flush()
+    tracker.update([4, 5], *one(2))
+    good = dict(zip(("frame_indices", "class_scores", "mask_logits", "embeddings"), ([5, 6], *one(2)), strict=True))
+    with pytest.raises(ValueError, match=message):
+        tracker.update(**{**good, **change})
+    assert tracker.update(**good).tolist() == [0]
+    scores, masks = tracker.flush(last=True)
+    assert scores.shape == (1, 2) and (masks == 5).all() and masks.shape[1] == 3
+
+
+def test_calls_in_the_wrong_order_are_rejected():
+    tracker = ClipTracker(test_clip_length=2, window_length=4)
+    with pytest.raises(ValueError, match="no clip was given"):
+        tracker.flush()
+    with pytest.raises(ValueError, match=r"window \[0, 4\), got frame 4"):
+        tracker.update([4, 5], *one(2))
+    tracker.update([0, 1], *one(2))
+    tracker.flush(last=True)
+    with pytest.raises(ValueError, match="the last one was already taken"):
+        tracker.flush()
+    with pytest.raises(ValueError, match="reset"):
+        tracker.update([1, 2], *one(2))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"test_clip_length": 0}, "test_clip_length must be at least 1, got 0"),
+        ({"clip_stride": 0}, "clip_stride must be at least 1, got 0"),
+        ({"clip_stride": 5, "window_length": 4}, "window_length must be at least the clip_stride of 5, got 4"),
+        ({"score_threshold": 1.5}, r"score_threshold must lie in \[0, 1\], got 1.5"),
+        ({"iou_weight": -1.0}, "iou_weight=-1.0"),
+        ({"similarity_weight": float("nan")}, "similarity_weight=nan"),
+    ],
+)
+def test_invalid_arguments_are_rejected(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        ClipTracker(**arguments)

@@ -1,4 +1,6 @@
-"""Made-up model outputs and objects."""
+"""Random model outputs and objects."""
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -14,7 +16,7 @@ QUERIES = 16
 
 
 def output(clips: int, seed: int = 0, dtype: torch.dtype = torch.float64, layers: int = 3) -> ClipOutput:
-    """Outputs of `clips` clips that can be differentiated."""
+    """Differentiable outputs of `clips` clips."""
     g = torch.Generator().manual_seed(seed)
 
     def leaf(*shape: int, scale: float = 1.0) -> Tensor:
@@ -35,8 +37,14 @@ def output(clips: int, seed: int = 0, dtype: torch.dtype = torch.float64, layers
     return ClipOutput(predictions, leaf(clips, 8, FRAMES, h // 4, w // 4), queries)
 
 
+def mapped(function: Callable[[Tensor], Tensor], out: ClipOutput) -> ClipOutput:
+    """An output whose tensors are replaced by the results of a function, such as one that selects clips."""
+    layers = [ClipPrediction(*map(function, layer)) for layer in out.layers]
+    return ClipOutput(layers, function(out.mask_features), FrameQueries(*map(function, out.queries)))
+
+
 def leaves(out: ClipOutput) -> list[Tensor]:
-    """The tensors of an output that losses send gradients to."""
+    """The tensors of an output that have a gradient from the losses."""
     per_layer = [x for layer in out.layers for x in layer[:3]]
     return [*per_layer, out.mask_features, out.queries.embeddings, out.queries.activation]
 

@@ -1,4 +1,4 @@
-"""ClipTargets and their way to the scales of the losses."""
+"""ClipTargets, and the targets at the scales of the losses."""
 
 import dataclasses
 from typing import Any
@@ -22,21 +22,21 @@ from mdqe.targets import ClipTargets
         ({"ids": torch.zeros(3, dtype=torch.int64)}, r"ids is \(3,\) int64, expected \(3, 2\)"),
         ({"boxes": torch.zeros(3, 2, 4, dtype=torch.int64)}, "boxes .* floating point"),
         ({"labels": torch.tensor([0, -1, 1])}, r"labels is \[0, -1, 1\]"),
-        ({"ids": torch.tensor([[0, 0], [1, 2], [3, 3]])}, "one id an object"),
-        ({"ids": torch.tensor([[0, 0], [1, 1], [1, -1]])}, "ids that differ"),
+        ({"ids": torch.tensor([[0, 0], [1, 2], [3, 3]])}, "one id per object"),
+        ({"ids": torch.tensor([[0, 0], [1, 1], [1, -1]])}, "a different id for each object"),
         ({"boxes": torch.full((3, 2, 4), float("nan"))}, "boxes has .*nan.*expected finite"),
         ({"boxes": torch.tensor([5.0, 5, 4, 9]).expand(3, 2, 4)}, "x2 >= x1"),
     ],
 )
-def test_what_does_not_fit_is_named(change: dict[str, Any], message: str) -> None:
+def test_invalid_targets_are_named(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(clips.targets(3), **change)
 
 
-def test_no_objects_are_fine() -> None:
-    nothing = clips.targets(0)
-    assert nothing.object_ids.shape == (0,)
-    assert nothing.to("cpu").masks.shape == (0, clips.FRAMES, *clips.SIZE)
+def test_no_objects_are_valid() -> None:
+    empty = clips.targets(0)
+    assert empty.object_ids.shape == (0,)
+    assert empty.to("cpu").masks.shape == (0, clips.FRAMES, *clips.SIZE)
 
 
 @pytest.mark.parametrize("size", [clips.SIZE, (50, 61)])
@@ -59,7 +59,7 @@ def test_boxes_are_relative_to_the_padded_frame() -> None:
     assert not scaled.boxes[~present].any()
 
 
-def test_what_is_absent_may_hold_anything() -> None:
+def test_absent_objects_may_have_any_box_and_mask() -> None:
     target = clips.targets(3)
     boxes, masks = target.boxes.clone(), target.masks.clone()
     boxes[0, 0], masks[0, 0] = float("nan"), True
@@ -81,14 +81,14 @@ def test_objects_that_are_never_present_are_dropped() -> None:
     assert torch.equal(scaled.labels, target.labels[[0, 2]])
 
 
-def test_stacked_clips_keep_their_places() -> None:
+def test_clips_are_concatenated() -> None:
     scaled = [scale_targets(clips.targets(n, seed=n), clips.SIZE, clips.CLASSES, torch.float32) for n in (2, 0, 3)]
     stacked = stack_targets(scaled)
     assert stacked.first.tolist() == [0, 2, 2]
     assert torch.equal(stacked.boxes[2:], scaled[2].boxes)
 
 
-def test_labels_and_sizes_that_the_model_does_not_have_are_named() -> None:
+def test_unknown_labels_and_large_masks_are_named() -> None:
     target = dataclasses.replace(clips.targets(2), labels=torch.tensor([1, clips.CLASSES]))
     with pytest.raises(ValueError, match=r"labels is \[1, 4\], expected less than num_classes=4"):
         scale_targets(target, clips.SIZE, clips.CLASSES, torch.float32)
@@ -96,7 +96,7 @@ def test_labels_and_sizes_that_the_model_does_not_have_are_named() -> None:
         scale_targets(clips.targets(2), (64, 64), clips.CLASSES, torch.float32)
 
 
-def test_moves_and_pins_all_of_it() -> None:
+def test_all_tensors_move() -> None:
     moved = clips.targets(2).to("meta")
     assert isinstance(moved, ClipTargets)
     assert {x.device.type for x in (moved.labels, moved.ids, moved.masks, moved.boxes)} == {"meta"}

@@ -1,4 +1,4 @@
-"""The criterion as a whole: names, weights, normalisers, empty clips, variants, several processes."""
+"""The criterion: names, weights, normalisers, empty clips, variants, several processes."""
 
 import socket
 from pathlib import Path
@@ -18,8 +18,8 @@ INIT_NAMES = ["init_sem", "init_reid", "init_reid_aux"]
 
 
 @pytest.fixture
-def no_chance(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Random subsets are the first candidates."""
+def first_subsets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replace random subsets by the first candidates."""
     monkeypatch.setattr(torch, "randperm", torch.arange)
 
 
@@ -34,7 +34,7 @@ def test_names() -> None:
     assert all(loss.ndim == 0 and loss.isfinite() for loss in losses.values())
 
 
-def test_weights_are_arguments(no_chance: None) -> None:
+def test_weights_are_arguments(first_subsets: None) -> None:
     out, objects = clips.output(1), [clips.targets(3)]
     once = Criterion()(out, objects)
     changed = Criterion(class_weight=20.0, dice_weight=0.0, init_reid_weight=1.0)(out, objects)
@@ -44,8 +44,8 @@ def test_weights_are_arguments(no_chance: None) -> None:
         assert float(changed[name].detach()) == pytest.approx(factor * float(loss.detach()))
 
 
-def test_a_batch_is_its_clips_together(no_chance: None) -> None:
-    """Sums over matched queries are divided by the batch's number of them, other means by the clips."""
+def test_a_batch_averages_its_clips(first_subsets: None) -> None:
+    """Sums over matched queries are divided by their number in the batch, other sums by the number of clips."""
     out = clips.output(3)
     objects = [clips.targets(n, seed=n) for n in (4, 0, 2)]
     criterion = Criterion()
@@ -54,12 +54,7 @@ def test_a_batch_is_its_clips_together(no_chance: None) -> None:
     batch = criterion(out, objects)
     parts = []
     for b in range(3):
-        one = ClipOutput(
-            [type(layer)(*(x[b : b + 1] for x in layer)) for layer in out.layers],
-            out.mask_features[b : b + 1],
-            type(out.queries)(*(x[b : b + 1] for x in out.queries)),
-        )
-        parts.append(criterion(one, objects[b : b + 1]))
+        parts.append(criterion(clips.mapped(lambda x, b=b: x[b : b + 1], out), objects[b : b + 1]))
     for layer, suffix in enumerate(("_0", "_1", "")):
         matched = (owner[layer] >= 0).sum(1)
         for name in ("box", "giou", "mask", "dice"):
@@ -70,7 +65,7 @@ def test_a_batch_is_its_clips_together(no_chance: None) -> None:
 
 
 @pytest.mark.parametrize("counts", [(0,), (0, 0), (3, 0)])
-def test_clips_without_objects_teach_that_there_is_nothing(counts: tuple[int, ...]) -> None:
+def test_clips_without_objects_have_class_and_activation_losses(counts: tuple[int, ...]) -> None:
     out = clips.output(len(counts))
     losses = Criterion()(out, [clips.targets(n, seed=n) for n in counts])
     gradients = torch.autograd.grad(total(losses), clips.leaves(out))
@@ -79,14 +74,14 @@ def test_clips_without_objects_teach_that_there_is_nothing(counts: tuple[int, ..
         assert {n for n, v in losses.items() if v != 0} == {"init_sem", "class", "class_0", "class_1"}
 
 
-def test_the_plain_mask_loss_changes_the_mask_terms_alone(no_chance: None) -> None:
+def test_the_plain_mask_loss_changes_only_the_mask_losses(first_subsets: None) -> None:
     out, objects = clips.output(2), [clips.targets(4), clips.targets(3, seed=1)]
     full, plain = Criterion()(out, objects), Criterion(mask_loss=PlainMaskLoss())(out, objects)
     changed = {name for name in full if full[name] != plain[name]}
     assert changed == {f"{kind}{suffix}" for kind in ("mask", "dice") for suffix in ("", "_0", "_1")}
 
 
-def test_half_precision_outputs(no_chance: None) -> None:
+def test_half_precision_outputs(first_subsets: None) -> None:
     objects = [clips.targets(4), clips.targets(3, seed=1)]
     half = clips.output(2, dtype=torch.bfloat16)
     with torch.autocast("cpu", torch.bfloat16):
@@ -95,23 +90,16 @@ def test_half_precision_outputs(no_chance: None) -> None:
     assert all(loss.dtype == torch.float32 for loss in losses.values())
     assert all(x.grad is not None and x.grad.isfinite().all() for x in clips.leaves(half))
 
-    def exact(x: Any) -> Any:
-        return x._make(v.detach().double() for v in x)
-
-    same = ClipOutput([exact(p) for p in half.layers], half.mask_features.detach().double(), exact(half.queries))
-    for name, expected in Criterion()(same, objects).items():
+    double = clips.mapped(lambda x: x.detach().double(), half)
+    for name, expected in Criterion()(double, objects).items():
         assert float(losses[name].detach()) == pytest.approx(float(expected), rel=1e-4), name
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_gpu_gives_the_same(no_chance: None) -> None:
+def test_a_gpu_gives_equal_losses(first_subsets: None) -> None:
     objects = [clips.targets(n, seed=n) for n in (4, 0, 3)]
-    here, there = clips.output(3), clips.output(3)
-    there = ClipOutput(
-        [type(p)(*(x.detach().cuda().requires_grad_() for x in p)) for p in there.layers],
-        there.mask_features.detach().cuda().requires_grad_(),
-        type(there.queries)(*(x.detach().cuda().requires_grad_() for x in there.queries)),
-    )
+    here = clips.output(3)
+    there = clips.mapped(lambda x: x.detach().cuda().requires_grad_(), here)
     expected, losses = Criterion()(here, objects), Criterion()(there, [t.to("cuda") for t in objects])
     gradients = [torch.autograd.grad(total(v), clips.leaves(out)) for v, out in ((expected, here), (losses, there))]
     for name, loss in expected.items():
@@ -128,27 +116,14 @@ def small_model(**options: Any) -> MDQE:
     return MDQE(config)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"query_initialization": False},
-        {"query_association": False},
-        {"temporal_cross_attention": False},
-        {"decoder": "i2o"},
-    ],
-)
-def test_every_variant_of_the_model_trains_all_of_its_parameters(options: dict[str, Any]) -> None:
-    model = small_model(**options)
+def test_learned_queries_have_no_initialisation_losses() -> None:
     frames = torch.randint(0, 256, (2, clips.FRAMES, 3, *clips.SIZE), dtype=torch.uint8)
-    losses = model.loss(frames, [clips.targets(3), clips.targets(2, seed=1)])
-    assert (set(INIT_NAMES) <= set(losses)) == options.get("query_initialization", True)
-    total(losses).backward()
-    assert [name for name, p in model.named_parameters() if p.grad is None] == []
+    losses = small_model(query_initialization=False).loss(frames, [clips.targets(3), clips.targets(2, seed=1)])
+    assert sorted(losses) == sorted(NAMES + [f"{name}_{i}" for i in range(2) for name in NAMES])
 
 
-def test_clips_of_different_sizes_in_one_batch(no_chance: None) -> None:
-    """The smaller clip's losses are those it has alone on the same padded frame."""
+def test_clips_of_different_sizes_in_one_batch(first_subsets: None) -> None:
+    """The losses of the smaller clip are those it has alone on the same padded frame."""
     model = small_model().double()
     frames = torch.randint(0, 256, (2, clips.FRAMES, 3, *clips.SIZE), dtype=torch.uint8)
     frames[1, ..., 50:, :], frames[1, ..., 70:] = 0, 0
@@ -158,7 +133,7 @@ def test_clips_of_different_sizes_in_one_batch(no_chance: None) -> None:
     torch.testing.assert_close(both["init_sem"], (alone[0]["init_sem"] + alone[1]["init_sem"]) / 2)
 
 
-def test_frames_and_targets_that_do_not_fit_are_named() -> None:
+def test_mismatched_frames_and_targets_are_named() -> None:
     model = small_model()
     frames = torch.zeros(2, clips.FRAMES, 3, *clips.SIZE, dtype=torch.uint8)
     with pytest.raises(ValueError, match=r"frames is \(2, 2, 3, 64, 96\) with 1 targets"):
@@ -173,11 +148,7 @@ def _half_a_batch(rank: int, port: int, folder: str) -> None:
     torch.randperm = torch.arange
     out, objects = _batch()
     half = slice(2 * rank, 2 * rank + 2)
-    own = ClipOutput(
-        [type(p)(*(x[half] for x in p)) for p in out.layers],
-        out.mask_features[half],
-        type(out.queries)(*(x[half] for x in out.queries)),
-    )
+    own = clips.mapped(lambda x: x[half], out)
     gradients = torch.autograd.grad(total(Criterion()(own, objects[half])), clips.leaves(out))
     torch.save(gradients, Path(folder) / f"{rank}.pt")
     distributed.destroy_process_group()
@@ -187,7 +158,7 @@ def _batch() -> tuple[ClipOutput, list[Any]]:
     return clips.output(4), [clips.targets(n, seed=n) for n in (5, 1, 2, 0)]
 
 
-def test_two_processes_average_to_the_gradients_of_one(no_chance: None, tmp_path: Path) -> None:
+def test_two_processes_average_to_the_gradients_of_one(first_subsets: None, tmp_path: Path) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]

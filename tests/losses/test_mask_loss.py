@@ -1,4 +1,4 @@
-"""The mask losses against sums over sets of pixels, written out in NumPy."""
+"""The mask losses against sums over sets of pixels in NumPy."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ FLOAT32 = {"rtol": 2e-5, "atol": 1e-6}
 
 
 def scene(count: int, frames: int = 3, height: int = 9, width: int = 13, seed: int = 0) -> tuple[Tensor, ...]:
-    """Logits, quarter-valued masks, boxes of which some are empty, and clips of `count` made-up objects."""
+    """Logits, masks in steps of ¼, boxes of which some are empty, and clip indices of `count` random objects."""
     g = torch.Generator().manual_seed(seed)
     logits = torch.randn(count, frames, height, width, generator=g, dtype=torch.float64) * 4
     masks = torch.randint(0, 5, (count, frames, height, width), generator=g).double() / 4
@@ -30,7 +30,7 @@ def scene(count: int, frames: int = 3, height: int = 9, width: int = 13, seed: i
 
 
 def overlap(a: np.ndarray, b: np.ndarray) -> float:
-    """IoU of two boxes, widths and heights at least 0.05, the union at least 1e-3."""
+    """IoU of two boxes with sides of at least 0.05 and a union of at least 1e-3."""
     grown = []
     for box in (a, b):
         center, half = (box[:2] + box[2:]) / 2, np.maximum(box[2:] - box[:2], 0.05) / 2
@@ -40,10 +40,10 @@ def overlap(a: np.ndarray, b: np.ndarray) -> float:
     return intersection / max(sum(np.prod(high - low) for low, high in grown) - intersection, 1e-3)
 
 
-def by_hand(
+def slow_losses(
     logits: Tensor, masks: Tensor, boxes: Tensor, clips: Tensor, alpha: float = 2.0, threshold: float = 0.1
 ) -> tuple[list[float], list[float]]:
-    """BCE and Dice of every object from the sets M > ½ and the union of its neighbours' M > ½."""
+    """BCE and Dice of every object, from its set M > ½ and the union of its neighbours' sets M > ½."""
     x, m, boxes, clips = (v.detach().numpy() for v in (logits, masks, boxes, clips))
     bces, dices = [], []
     for i in range(len(x)):
@@ -73,13 +73,13 @@ def by_hand(
 def test_equals_the_sums_over_pixel_sets(count: int, frames: int, alpha: float, threshold: float, seed: int) -> None:
     logits, masks, boxes, clips = scene(count, frames, seed=seed)
     bce, dice = InterInstanceMaskLoss(alpha, threshold)(logits, masks, boxes, clips)
-    bces, dices = by_hand(logits, masks, boxes, clips, alpha, threshold)
+    bces, dices = slow_losses(logits, masks, boxes, clips, alpha, threshold)
     assert float(bce) == pytest.approx(np.mean(bces), rel=1e-10)
     assert float(dice) == pytest.approx(np.mean(dices), rel=1e-10)
 
 
-def test_boxes_that_are_not_given_are_those_of_the_masks():
-    """Found by torchvision, whose right and bottom edges are the last pixels."""
+def test_boxes_default_to_those_of_the_masks():
+    """Compared with torchvision, whose right and bottom edges are the last pixels."""
     logits, masks, _, clips = scene(6)
     masks = torch.where(torch.rand(masks.shape) < 0.8, 0.0, masks)
     masks[2, 1] = 0
@@ -92,27 +92,25 @@ def test_boxes_that_are_not_given_are_those_of_the_masks():
     assert loss(logits, masks)[1] != PlainMaskLoss()(logits, masks)[1]
 
 
-def test_stacked_clips_are_the_sum_of_single_ones() -> None:
+def test_stacked_clips_are_the_sum_of_single_clips() -> None:
     logits, masks, boxes, clips = scene(8)
     loss = InterInstanceMaskLoss()
     stacked = torch.stack(loss(logits, masks, boxes, clips, normalizer=1))
-    alone = sum(
-        torch.stack(loss(logits[clips == c], masks[clips == c], boxes[clips == c], normalizer=1))
-        for c in clips.unique()
-    )
-    torch.testing.assert_close(stacked, alone, **FLOAT64)
+    single = ([x[clips == c] for x in (logits, masks, boxes)] for c in clips.unique())
+    expected = sum(torch.stack(loss(*one, normalizer=1)) for one in single)
+    torch.testing.assert_close(stacked, expected, **FLOAT64)
 
 
 def test_an_image_is_a_clip_of_one_frame() -> None:
     logits, masks, boxes, _ = scene(5, frames=1)
     thrice = InterInstanceMaskLoss()(*(x.expand(-1, 3, *x.shape[2:]) for x in (logits, masks, boxes)))
     once = InterInstanceMaskLoss()(logits, masks, boxes)
-    assert float(once[0]) == pytest.approx(float(thrice[0]), rel=1e-10)  # a mean over pixels, whatever their number
-    bces, dices = by_hand(logits, masks, boxes, torch.zeros(5))
+    assert float(once[0]) == pytest.approx(float(thrice[0]), rel=1e-10)  # a mean over pixels
+    bces, dices = slow_losses(logits, masks, boxes, torch.zeros(5))
     assert [float(v) for v in once] == pytest.approx([np.mean(bces), np.mean(dices)])
 
 
-def test_no_objects_give_zero_that_can_be_differentiated() -> None:
+def test_no_objects_give_a_differentiable_zero() -> None:
     logits = torch.zeros(0, 2, 4, 4, requires_grad=True)
     for loss in (InterInstanceMaskLoss(), PlainMaskLoss()):
         bce, dice = loss(logits, torch.zeros(0, 2, 4, 4), torch.zeros(0, 2, 4), torch.zeros(0, dtype=torch.int64))
@@ -122,7 +120,7 @@ def test_no_objects_give_zero_that_can_be_differentiated() -> None:
 
 
 @pytest.mark.parametrize("alpha", [1.0, 2.0])
-def test_one_object_has_the_ordinary_dice_and_a_bce_that_weighs_its_own_pixels(alpha: float) -> None:
+def test_one_object_has_the_ordinary_dice_and_a_weighted_bce(alpha: float) -> None:
     logits, masks, boxes, _ = scene(1)
     bce, dice = InterInstanceMaskLoss(alpha)(logits, masks, boxes)
     weights = 1 + (alpha - 1) * (masks > 0.5)
@@ -143,30 +141,28 @@ def test_the_plain_loss_is_bce_and_dice() -> None:
     torch.testing.assert_close(dice, (1 - ratio).mean(), **FLOAT64)
 
 
-def test_a_leak_into_a_neighbour_costs_more_than_one_into_the_background() -> None:
+def test_false_pixels_on_a_neighbour_cost_more_than_on_the_background() -> None:
     masks = torch.zeros(2, 1, 8, 16)
     masks[0, :, :, 4:8] = 1
     masks[1, :, :, 8:12] = 1
     boxes = torch.tensor([[[0.2, 0.0, 0.6, 1.0]], [[0.4, 0.0, 0.8, 1.0]]])
     logits = masks * 8 - 4
-    leak = {"background": slice(0, 4), "neighbour": slice(8, 12)}
-    costs = {}
-    for name, columns in leak.items():
-        leaking = logits.clone()
-        leaking[0, ..., columns] = 4
-        costs[name] = [float(v) for v in InterInstanceMaskLoss()(leaking, masks, boxes)]
-    assert costs["neighbour"][0] > costs["background"][0]
-    assert costs["neighbour"][1] > costs["background"][1]
+    losses = []
+    for columns in (slice(0, 4), slice(8, 12)):  # the background, the neighbour
+        wrong = logits.clone()
+        wrong[0, ..., columns] = 4
+        losses.append(torch.stack(InterInstanceMaskLoss()(wrong, masks, boxes)))
+    assert (losses[1] > losses[0]).all()
 
 
 def test_one_object_may_have_several_masks() -> None:
     logits, masks, boxes, clips = scene(5)
-    matched = torch.tensor([3, 0, 3, 3, 1, 0])  # 2 and 4 have none
+    matched = torch.tensor([3, 0, 3, 3, 1, 0])  # objects 2 and 4 have none
     logits = torch.cat([logits, logits[:1] + 1])
     bce, dice = InterInstanceMaskLoss()(logits, masks, boxes, clips, matched=matched)
     repeated = InterInstanceMaskLoss()(logits, masks[matched], boxes[matched], clips[matched])
     torch.testing.assert_close(torch.stack([bce, dice]), torch.stack(repeated), **FLOAT64)
-    # The masks of objects without a prediction make no difference.
+    # The masks of objects without a prediction have no effect.
     others = masks.clone()
     others[[2, 4]] = 1
     changed = InterInstanceMaskLoss()(logits, others, boxes, clips, matched=matched)
@@ -175,10 +171,10 @@ def test_one_object_may_have_several_masks() -> None:
 
 @pytest.mark.parametrize("loss", [InterInstanceMaskLoss(), PlainMaskLoss()])
 @pytest.mark.parametrize("block", [64, 1 << 18])
-def test_coefficients_and_features_stand_for_their_product(
+def test_coefficients_and_features_equal_their_product(
     loss: torch.nn.Module, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mdqe.losses.mask_terms.block_elements", lambda device: block)
+    monkeypatch.setattr("mdqe.losses.mask.block_elements", lambda device: block)
     _, masks, boxes, clips = scene(4)
     coefficients = torch.randn(6, 5, dtype=torch.float64, requires_grad=True)
     features = torch.randn(5, *masks.shape[1:], dtype=torch.float64, requires_grad=True)
@@ -214,8 +210,8 @@ def test_gradients(loss: torch.nn.Module) -> None:
     assert torch.autograd.gradcheck(lambda x: loss(x, masks, boxes, clips, matched=matched), logits)
 
 
-def test_gradients_of_float32_rows_in_many_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mdqe.losses.mask_terms.block_elements", lambda device: 1200)
+def test_gradients_in_many_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mdqe.losses.mask.block_elements", lambda device: 1200)
     logits, masks, boxes, clips = scene(9, 3, 11, 13)  # blocks of 128 of 429 pixels
     exact = logits.clone().requires_grad_()
     sum(InterInstanceMaskLoss()(exact, masks, boxes, clips)).backward()
@@ -256,7 +252,7 @@ def test_compiled_in_one_graph(loss: torch.nn.Module) -> None:
 
 
 class _Largest(TorchDispatchMode):
-    """Remembers the number of elements of the largest tensor made."""
+    """Records the number of elements of the largest tensor that is allocated."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -270,7 +266,7 @@ class _Largest(TorchDispatchMode):
         return result
 
 
-def test_no_tensor_holds_a_pixel_of_every_pair() -> None:
+def test_no_tensor_of_pairs_of_objects_times_pixels() -> None:
     logits, masks, boxes, _ = scene(32, 2, 16, 16)
     logits.requires_grad_()
     with _Largest() as largest:
@@ -278,8 +274,8 @@ def test_no_tensor_holds_a_pixel_of_every_pair() -> None:
     assert largest.elements <= logits.numel()
 
 
-def test_of_coefficients_and_features_not_even_the_logits_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mdqe.losses.mask_terms.block_elements", lambda device: 64 * 64)
+def test_coefficients_and_features_are_not_multiplied_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mdqe.losses.mask.block_elements", lambda device: 64 * 64)
     _, masks, boxes, _ = scene(4, 2, 16, 16)
     coefficients, features = torch.randn(64, 3, requires_grad=True), torch.randn(3, 2, 16, 16, requires_grad=True)
     with _Largest() as largest:
@@ -292,7 +288,7 @@ def test_needs_torch_alone() -> None:
     program = (
         "import sys; from mdqe.losses import InterInstanceMaskLoss; "
         "print([m for m in sys.modules if m.split('.')[0] in ('timm', 'torchvision', 'scipy', 'einops', 'PIL')"
-        " or m.startswith('mdqe.ops')])"
+        " or m == 'mdqe.ops.kernels'])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
@@ -311,18 +307,13 @@ def test_needs_torch_alone() -> None:
         ({"matched": torch.zeros(3)}, r"matched is \(3,\), expected \(2,\)"),
     ],
 )
-def test_shapes_that_do_not_fit_are_named(change: dict[str, Tensor], message: str) -> None:
-    inputs = {
-        "mask_logits": torch.zeros(2, 3, 4, 4),
-        "masks": torch.zeros(2, 3, 4, 4),
-        "boxes": torch.zeros(2, 3, 4),
-        **change,
-    }
+def test_wrong_shapes_are_named(change: dict[str, Tensor], message: str) -> None:
+    mask = torch.zeros(2, 3, 4, 4)
     with pytest.raises(ValueError, match=message):
-        InterInstanceMaskLoss()(**inputs)
+        InterInstanceMaskLoss()(**{"mask_logits": mask, "masks": mask, "boxes": torch.zeros(2, 3, 4), **change})
 
 
 @pytest.mark.parametrize("options", [{"alpha": 0}, {"iou_threshold": 1.0}, {"iou_threshold": -0.1}])
-def test_options_out_of_range_are_named(options: dict[str, float]) -> None:
+def test_wrong_options_are_named(options: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
         InterInstanceMaskLoss(**options)

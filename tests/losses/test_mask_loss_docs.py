@@ -8,14 +8,14 @@ from mdqe.losses import InterInstanceMaskLoss
 FIRST, CRITERION = blocks(ROOT / "docs" / "mask_loss.md")
 
 
-def test_the_first_lines_run() -> None:
+def test_the_first_example() -> None:
     names: dict = {}
     run_python(FIRST, names)
     assert names["bce"] > 0
     assert names["dice"] > 0
 
 
-def test_another_codes_criterion() -> None:
+def test_the_criterion_of_other_code() -> None:
     names = {"torch": torch, "InterInstanceMaskLoss": InterInstanceMaskLoss}
     run_python(CRITERION, names)
     predicted = torch.randn(2, 10, 8, 8)

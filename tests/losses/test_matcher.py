@@ -1,4 +1,4 @@
-"""Dynamic-k assignment and its costs against procedures written out query by query and object by object."""
+"""Dynamic-k assignment and its costs against loops over queries and objects."""
 
 import math
 
@@ -15,8 +15,8 @@ from mdqe.losses.targets import ScaledTargets
 from mdqe.modeling.network import ClipPrediction
 
 
-def assign_by_hand(cost: np.ndarray, giou: np.ndarray) -> list[int]:
-    """One layer's costs and GIoUs (Q, K) → each query's object, −1 for none."""
+def slow_assign(cost: np.ndarray, giou: np.ndarray) -> list[int]:
+    """Costs and GIoUs (Q, K) of one layer → the object of each query, −1 for none."""
     queries, objects = cost.shape
     takers: list[set[int]] = [set() for _ in range(queries)]
     for k in range(objects):
@@ -30,10 +30,10 @@ def assign_by_hand(cost: np.ndarray, giou: np.ndarray) -> list[int]:
     owner = [-1 if not t else next(iter(t)) if len(t) == 1 else cheapest(q) for q, t in enumerate(takers)]
     while set(range(objects)) - set(owner) and -1 in owner:
         free = [q for q in range(queries) if owner[q] < 0]
-        wanted: dict[int, set[int]] = {}
+        chosen: dict[int, set[int]] = {}
         for k in set(range(objects)) - set(owner):
-            wanted.setdefault(min(free, key=lambda q: (cost[q, k], q)), set()).add(k)
-        for q, ks in wanted.items():
+            chosen.setdefault(min(free, key=lambda q: (cost[q, k], q)), set()).add(k)
+        for q, ks in chosen.items():
             owner[q] = next(iter(ks)) if len(ks) == 1 else cheapest(q)
     return owner
 
@@ -48,16 +48,16 @@ def assign_by_hand(cost: np.ndarray, giou: np.ndarray) -> list[int]:
 )
 def test_assignment_equals_the_procedure(queries: int, objects: int, levels: int, generous: float, seed: int) -> None:
     g = np.random.default_rng(seed)
-    cost = g.integers(0, levels, (3, queries, objects)).astype(np.float64)  # few levels: ties everywhere
+    cost = g.integers(0, levels, (3, queries, objects)).astype(np.float64)  # few levels, so many costs are equal
     giou = (g.random((3, queries, objects)) * 2 - 1) * generous
     owner = DynamicMatcher().assign(torch.from_numpy(cost), torch.from_numpy(giou))
-    assert owner.tolist() == [assign_by_hand(c, i) for c, i in zip(cost, giou, strict=True)]
+    assert owner.tolist() == [slow_assign(c, i) for c, i in zip(cost, giou, strict=True)]
 
 
 @pytest.mark.parametrize("queries", [20, 40, 200])
-def test_objects_go_without_a_query_only_when_none_is_free(queries: int) -> None:
+def test_an_object_without_a_query_means_that_no_query_is_free(queries: int) -> None:
     cost = torch.rand(4, queries, 1).expand(4, queries, 25) + torch.rand(4, queries, 25) * 0.01
-    owner = DynamicMatcher().assign(cost, torch.zeros_like(cost))  # all objects want the same queries
+    owner = DynamicMatcher().assign(cost, torch.zeros_like(cost))  # the same queries are cheapest for all objects
     for layer in owner.tolist():
         assert set(range(25)) <= set(layer) or -1 not in layer
     assert queries < 200 or (owner == -1).any()
@@ -69,7 +69,7 @@ def scaled(masks: Tensor, boxes: Tensor, labels: Tensor) -> ScaledTargets:
 
 
 def random_clip(queries: int, objects: int, seed: int) -> tuple[ClipPrediction, Tensor, ScaledTargets]:
-    """A layer's prediction, mask features and objects, one of which is absent in a frame, of a small clip."""
+    """Prediction of a layer, mask features and objects of a small clip; one object is absent from a frame."""
     g = torch.Generator().manual_seed(seed)
 
     def rand(*shape: int) -> Tensor:
@@ -83,7 +83,7 @@ def random_clip(queries: int, objects: int, seed: int) -> tuple[ClipPrediction, 
     return layer, rand(1, 6, 3, 8, 8) * 4 - 2, scaled(masks, corners, torch.randint(0, 5, (objects,), generator=g))
 
 
-def cost_by_hand(layer: ClipPrediction, features: Tensor, target: ScaledTargets, q: int, k: int) -> tuple[float, float]:
+def slow_cost(layer: ClipPrediction, features: Tensor, target: ScaledTargets, q: int, k: int) -> tuple[float, float]:
     """The cost of query q for object k, and their GIoU."""
     cx, cy, w, h = layer.boxes[0, :, q].unbind(-1)
     box = torch.stack([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2], -1).numpy()
@@ -115,12 +115,12 @@ def cost_by_hand(layer: ClipPrediction, features: Tensor, target: ScaledTargets,
 def test_whole_matching_equals_the_procedure() -> None:
     for seed in range(8):
         layer, features, target = random_clip(queries=17, objects=4, seed=seed)
-        table = np.array([[cost_by_hand(layer, features, target, q, k) for k in range(4)] for q in range(17)])
+        table = np.array([[slow_cost(layer, features, target, q, k) for k in range(4)] for q in range(17)])
         owner = DynamicMatcher()([layer], features, [target])
-        assert owner[0, 0].tolist() == assign_by_hand(table[..., 0], table[..., 1])
+        assert owner[0, 0].tolist() == slow_assign(table[..., 0], table[..., 1])
 
 
-def test_layers_and_clips_are_matched_by_themselves() -> None:
+def test_layers_and_clips_are_matched_separately() -> None:
     clips = [random_clip(17, objects, seed) for seed, objects in enumerate((4, 2, 6))]
     first = ClipPrediction(*(torch.cat(x) for x in zip(*(c[0] for c in clips), strict=True)))
     second = first._replace(class_logits=first.class_logits.flip(1), boxes=first.boxes.flip(2))
@@ -139,7 +139,7 @@ def test_a_clip_without_objects_matches_nothing() -> None:
     assert DynamicMatcher()([layer], features, [nothing]).tolist() == [[[-1] * 9]]
 
 
-def test_what_is_not_finite_is_expensive_and_no_more() -> None:
+def test_values_that_are_not_finite_have_a_high_cost() -> None:
     layer, features, target = random_clip(17, 2, 0)
     broken = layer._replace(boxes=layer.boxes.clone(), class_logits=layer.class_logits.clone())
     broken.boxes[0, :, 3] = float("nan")
@@ -152,7 +152,7 @@ def test_what_is_not_finite_is_expensive_and_no_more() -> None:
 @pytest.mark.parametrize("pixels", [1, 63, 64, 1000])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_mask_costs_in_blocks(pixels: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mdqe.losses.mask_terms.block_elements", lambda device: 14 * 128)
+    monkeypatch.setattr("mdqe.losses.mask.block_elements", lambda device: 14 * 128)
     coefficients, features = torch.randn(2, 7, 4, dtype=torch.float64), torch.randn(4, pixels, dtype=torch.float64) * 9
     masks = torch.rand(3, pixels, dtype=torch.float64)
     x = (coefficients @ features)[:, :, None].expand(2, 7, 3, pixels)

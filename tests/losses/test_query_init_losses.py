@@ -12,7 +12,7 @@ from mdqe.losses import query_init
 from mdqe.losses.query_init import activation_loss, association_losses
 
 
-def activation_by_hand(logits: Tensor, labels: Tensor, centerness: Tensor, most: int) -> list[float]:
+def slow_activation_loss(logits: Tensor, labels: Tensor, centerness: Tensor, most: int) -> list[float]:
     losses = []
     categories = logits.shape[-1]
     for x, frame_labels, gamma in zip(logits.sigmoid().numpy(), labels.numpy(), centerness.numpy(), strict=True):
@@ -41,29 +41,29 @@ def test_activation_loss(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     labels[1] = -1  # a frame without objects
     centerness = torch.rand(3, 60, 4, dtype=torch.float64) * (torch.rand(3, 60, 4) > 0.5)
     assert activation_loss(logits, labels, centerness).tolist() == pytest.approx(
-        activation_by_hand(logits, labels, centerness, most)
+        slow_activation_loss(logits, labels, centerness, most)
     )
 
 
-def association_by_hand(
+def slow_association_losses(
     embeddings: Tensor, ids: Tensor, object_ids: list[int], window: float
 ) -> tuple[list[float], list[float]]:
-    """Both losses of every object found; of candidates the first ones are taken."""
+    """Both losses of every object that has a query, with the first candidates as subsets."""
     frames, queries, _ = embeddings.shape
     grid = math.isqrt(queries)
     e = embeddings.numpy()
     contrasts, auxiliaries = [], []
-    for wanted in object_ids:
-        mine = [(t, q) for t in range(frames) for q in range(queries) if ids[t, q] == wanted]
-        if not mine:
+    for k in object_ids:
+        own = [(t, q) for t in range(frames) for q in range(queries) if ids[t, q] == k]
+        if not own:
             continue
-        f, a = mine[0]
+        f, a = own[0]
         positives, negatives = [], []
         for t in range(frames):
             for q in range(queries):
                 steps = max(abs(q // grid - a // grid), abs(q % grid - a % grid))
                 if steps <= max(window, 2) * (abs(t - f) + 1):
-                    (positives if ids[t, q] == wanted else negatives).append(e[t, q])
+                    (positives if ids[t, q] == k else negatives).append(e[t, q])
         negatives = negatives[: 50 * frames]
         positives = positives[: max(len(negatives) // 5, 2)]
         anchor = e[f, a]
@@ -85,7 +85,7 @@ def test_association_losses(
     ids[ids < 0] = -1
     objects = [15, 0, 9, 21, 3, 12]  # 21 has no query
     contrast, aux, found = association_losses(embeddings, ids, torch.tensor(objects), window)
-    contrasts, auxiliaries = association_by_hand(embeddings, ids, objects, window)
+    contrasts, auxiliaries = slow_association_losses(embeddings, ids, objects, window)
     assert int(found) == len(contrasts) > 2
     assert float(contrast) == pytest.approx(sum(contrasts))
     assert float(aux) == pytest.approx(sum(auxiliaries))
@@ -122,7 +122,7 @@ def test_without_negatives_only_the_auxiliary_is_left() -> None:
     assert embeddings.grad.isfinite().all()
 
 
-def test_no_objects_give_zero_that_can_be_differentiated() -> None:
+def test_no_objects_give_a_differentiable_zero() -> None:
     embeddings = torch.randn(2, 9, 4, requires_grad=True)
     contrast, aux, found = association_losses(embeddings, torch.full((2, 9), -1), torch.tensor([3]), 5)
     (contrast + aux).backward()

@@ -1,4 +1,4 @@
-"""Semantic targets against painting object by object, pixel by pixel."""
+"""Semantic targets against loops over objects and pixels."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from mdqe.losses.targets import ScaledTargets
 CLASSES = 3
 
 
-def paint_by_hand(target: ScaledTargets) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def slow_targets(target: ScaledTargets) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Labels (T, P), ids (T, P) and centerness (T, P, K), one object after another."""
     boxes, inner, ids, labels = (x.numpy() for x in (target.boxes, target.inner, target.ids, target.labels))
     frames, (h, w) = ids.shape[1], inner.shape[-2:]
@@ -40,8 +40,8 @@ def paint_by_hand(target: ScaledTargets) -> tuple[np.ndarray, np.ndarray, np.nda
     return label_map, id_map, centerness
 
 
-def crowd(objects: int, frames: int, small: float, seed: int) -> ScaledTargets:
-    """Objects of few categories that cover one another; a share of them so small that they cover no pixel."""
+def random_objects(objects: int, frames: int, small: float, seed: int) -> ScaledTargets:
+    """Overlapping objects of few categories; a share of them is too small to cover a pixel."""
     g = np.random.default_rng(seed)
     h, w = 4, 5
     low, size = g.random((objects, frames, 2)), g.random((objects, frames, 2)) * 0.7
@@ -66,9 +66,9 @@ def crowd(objects: int, frames: int, small: float, seed: int) -> ScaledTargets:
     small=st.sampled_from([0.0, 0.3, 1.0]),
     seed=st.integers(0, 10_000),
 )
-def test_equals_painting_one_by_one(objects: int, frames: int, small: float, seed: int) -> None:
-    target = crowd(objects, frames, small, seed)
-    labels, ids, centerness = paint_by_hand(target)
+def test_equals_the_loops(objects: int, frames: int, small: float, seed: int) -> None:
+    target = random_objects(objects, frames, small, seed)
+    labels, ids, centerness = slow_targets(target)
     result = semantic_targets(target, CLASSES)
     assert np.array_equal(result.labels, labels)
     assert np.array_equal(result.ids, ids)
@@ -76,16 +76,16 @@ def test_equals_painting_one_by_one(objects: int, frames: int, small: float, see
 
 
 def test_more_small_objects_than_pixels() -> None:
-    target = crowd(30, 2, 1.0, 3)  # 20 pixels
+    target = random_objects(30, 2, 1.0, 3)  # 20 pixels
     result = semantic_targets(target, CLASSES)
-    # Every pixel is taken before a second object takes the same one.
+    # No pixel is covered twice before every pixel is covered.
     present = (target.ids >= 0).sum(0)
     assert all((result.labels[t] >= 0).sum() == min(int(present[t]), 20) for t in range(2))
 
 
 @pytest.mark.parametrize("kind", ["none", "boxes without an area"])
 def test_no_objects(kind: str) -> None:
-    target = crowd(4, 2, 0.0, 0)
+    target = random_objects(4, 2, 0.0, 0)
     target = ScaledTargets(*(x[:0] for x in target)) if kind == "none" else target._replace(boxes=target.boxes * 0)
     result = semantic_targets(target, CLASSES)
     assert (result.labels == -1).all()
@@ -94,7 +94,7 @@ def test_no_objects(kind: str) -> None:
     assert not result.centerness.any()
 
 
-def test_a_point_reads_the_pixel_that_it_lies_in() -> None:
+def test_a_point_has_the_id_of_its_pixel() -> None:
     ids = torch.arange(2 * 12).view(2, 12)
     g = torch.Generator().manual_seed(0)
     coords = torch.rand(2, 50, 2, generator=g, dtype=torch.float64)

@@ -1,14 +1,16 @@
-"""MLP: linear layers with GELU between them."""
+"""MLP and dropout."""
 
 import math
 
+import pytest
 import torch
+from torch import nn
 
-from mdqe.modeling import layers as module
-from mdqe.modeling.layers import MLP
+from mdqe.modeling import layers
+from mdqe.modeling.layers import MLP, Dropout
 
 
-def test_equals_plain_arithmetic():
+def test_mlp_equals_plain_arithmetic():
     mlp, x = MLP(5, 7, 3).double(), torch.randn(2, 4, 5, dtype=torch.float64)
     first, second, third = mlp.layers
     y = x
@@ -18,28 +20,23 @@ def test_equals_plain_arithmetic():
     torch.testing.assert_close(mlp(x), y @ third.weight.T + third.bias, rtol=1e-10, atol=1e-12)
 
 
-def test_widths():
-    assert [tuple(layer.weight.shape) for layer in MLP(5, 7, 3, num_layers=4).layers] == [
-        (7, 5),
-        (7, 7),
-        (7, 7),
-        (3, 7),
-    ]
-    assert [tuple(layer.weight.shape) for layer in MLP(5, 7, 3, num_layers=1).layers] == [(3, 5)]
+@pytest.mark.parametrize(("num_layers", "widths"), [(4, [(7, 5), (7, 7), (7, 7), (3, 7)]), (1, [(3, 5)])])
+def test_mlp_widths(num_layers, widths):
+    assert [tuple(layer.weight.shape) for layer in MLP(5, 7, 3, num_layers=num_layers).layers] == widths
 
 
-def test_dropout_is_for_training_alone():
+def test_mlp_has_dropout_in_training_only():
     mlp, x = MLP(5, 64, 3, dropout=0.5), torch.randn(4, 5)
     assert not torch.equal(mlp(x), mlp(x))
     mlp.eval()
     assert torch.equal(mlp(x), mlp(x))
 
 
-def test_many_tokens_are_taken_in_parts_without_gradients(monkeypatch):
-    monkeypatch.setattr(module, "HIDDEN_AT_ONCE", 7 * 3)
+def test_mlp_computes_many_tokens_in_parts_without_gradients(monkeypatch):
+    monkeypatch.setattr(layers, "MAX_HIDDEN_NUMBERS", 7 * 3)
     mlp, x = MLP(5, 7, 3).double().eval(), torch.randn(2, 40, 5, dtype=torch.float64)
     sizes = []
-    mlp.layers[0].register_forward_hook(lambda layer, given, y: sizes.append(y.shape[:-1].numel()))
+    mlp.layers[0].register_forward_hook(lambda layer, inputs, y: sizes.append(y.shape[:-1].numel()))
     whole = mlp(x)
     assert sizes == [80]
     sizes.clear()
@@ -47,3 +44,57 @@ def test_many_tokens_are_taken_in_parts_without_gradients(monkeypatch):
         parts = mlp(x.transpose(0, 1)).transpose(0, 1)  # not contiguous
     assert len(sizes) > 1 and sum(sizes) == 80 and max(sizes) <= 3 * torch.get_num_threads()
     torch.testing.assert_close(parts, whole.detach(), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_dropout_has_the_rate_and_scale_of_torch(p, dtype):
+    x = torch.ones(1000, 301, dtype=dtype)
+    ours, theirs = Dropout(p)(x), nn.Dropout(p)(x)
+    assert ours.dtype == dtype and ours.shape == x.shape
+    assert (ours == 0).double().mean().item() == pytest.approx(p, abs=5 * (p * (1 - p) / x.numel()) ** 0.5)
+    # Both have zero and one other value, which differs by the rounding of the rate.
+    assert ours.max().item() == pytest.approx(theirs.max().item(), rel=1e-2 if dtype == torch.bfloat16 else 2e-4)
+    assert len(ours.unique()) == 2
+
+
+def test_dropout_of_neighbours_is_independent():
+    """Each random number decides about four elements. The 16 patterns of four have the expected frequencies."""
+    kept = Dropout(0.25)(torch.ones(400_000)).view(-1, 4) > 0
+    pattern = (kept.long() * torch.tensor([1, 2, 4, 8])).sum(1)
+    expected = torch.tensor([0.75 ** bin(i).count("1") * 0.25 ** (4 - bin(i).count("1")) for i in range(16)])
+    found = pattern.bincount(minlength=16) / len(pattern)
+    assert ((found - expected).abs() < 5 * (expected / len(pattern)).sqrt()).all()
+
+
+def test_dropout_multiplies_the_gradient_by_the_mask():
+    x = torch.randn(7, 5, 3, requires_grad=True)
+    y = Dropout(0.3)(x)
+    y.sum().backward()
+    torch.testing.assert_close(x.grad * x.detach(), y.detach())
+
+
+def test_dropout_depends_on_the_seed():
+    x, results = torch.randn(33), []
+    for _ in range(2):
+        torch.manual_seed(5)
+        results.append(Dropout(0.5)(x))
+    assert results[0].equal(results[1]) and not results[0].equal(Dropout(0.5)(x))
+
+
+@pytest.mark.parametrize("p", [0.0, 1e-6, 1.0])
+def test_dropout_at_the_ends_of_the_range(p):
+    x = torch.randn(100)
+    assert Dropout(p)(x).equal(x * (p < 0.5))
+    assert Dropout(p).eval()(x).equal(x)
+
+
+def test_dropout_keeps_any_shape():
+    assert Dropout(0.5)(torch.ones(2, 0, 3)).shape == (2, 0, 3)
+    assert Dropout(0.5)(torch.ones(4, 6).t()).shape == (6, 4)
+
+
+@pytest.mark.parametrize("p", [-0.1, 1.5])
+def test_dropout_rejects_other_rates(p):
+    with pytest.raises(ValueError, match=f"p is {p}"):
+        Dropout(p)

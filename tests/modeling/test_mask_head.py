@@ -1,4 +1,4 @@
-"""MaskHead: pyramid fusion and upsampling against plain arithmetic, masks as products."""
+"""MaskHead: fusion and upsampling against plain arithmetic, mask logits as products."""
 
 import math
 
@@ -34,7 +34,7 @@ def separable(module: torch.nn.Sequential, x: Tensor, groups: int) -> Tensor:
 
 
 def slow_forward(head: MaskHead, frame: Tensor, groups: tuple[int, int]) -> Tensor:
-    """One frame's tokens (N, C) → (M, 4·h, 4·w of stride 16)."""
+    """Tokens (N, C) of one frame → mask features (M, H / 4, W / 4)."""
     parts = frame.split([h * w for h, w in SHAPES])[:3]
     fine, mid, coarse = (part.T.unflatten(1, shape)[None] for part, shape in zip(parts, SHAPES, strict=False))
     x = None
@@ -59,64 +59,56 @@ def slow_forward(head: MaskHead, frame: Tensor, groups: tuple[int, int]) -> Tens
     [(64, 32, (32, 32)), (192, 24, (32, 24)), (48, 24, (24, 24)), (40, 5, (8, 1)), (32, 4, (32, 4))],
 )
 def test_equals_plain_arithmetic(dim, mask_dim, groups):
-    """GroupNorm has 32 groups, or 24 where the channels do not divide by 32, or what divides small ones."""
+    """GroupNorm has 32 groups, or 24 if 32 does not divide the channels, or fewer in small models."""
     head = spread(MaskHead(dim, mask_dim), 0.1)
     memory = torch.randn(2, 2, TOKENS, dim, dtype=torch.float64)
     with torch.no_grad():
-        got = head(memory, SHAPES)
-        assert got.shape == (2, mask_dim, 2, 16, 24)
+        result = head(memory, SHAPES)
+        assert result.shape == (2, mask_dim, 2, 16, 24)
         for b in range(2):
             for t in range(2):
-                torch.testing.assert_close(got[b, :, t], slow_forward(head, memory[b, t], groups), rtol=1e-8, atol=1e-9)
+                expected = slow_forward(head, memory[b, t], groups)
+                torch.testing.assert_close(result[b, :, t], expected, rtol=1e-8, atol=1e-9)
 
 
-def test_the_coarsest_level_has_no_part():
-    head, memory = MaskHead(32, 4), torch.randn(1, 1, TOKENS, 32)
-    other = memory.clone()
-    other[:, :, -2:] = 0
+def test_the_coarsest_level_has_no_effect():
+    head, memory = MaskHead(32, 4), torch.randn(1, 2, TOKENS, 32)
     with torch.no_grad():
-        assert torch.equal(head(memory, SHAPES), head(other, SHAPES))
-        other[:, :, 0] = 0
-        assert not torch.equal(head(memory, SHAPES), head(other, SHAPES))
-
-
-def test_three_levels_are_enough():
-    with torch.no_grad():
-        assert MaskHead(32, 4)(torch.randn(1, 2, TOKENS - 2, 32), SHAPES[:3]).shape == (1, 4, 2, 16, 24)
+        result = head(memory, SHAPES)
+        assert torch.equal(result, head(memory[:, :, :-2], SHAPES[:3]))
+        memory[:, :, -2:] = 0
+        assert torch.equal(result, head(memory, SHAPES))
+        memory[:, :, 0] = 0
+        assert not torch.equal(result, head(memory, SHAPES))
 
 
 def test_masks_are_coefficients_times_features():
     coefficients, features = torch.randn(2, 3, 4).double(), torch.randn(2, 4, 2, 5, 6).double()
-    got = mask_logits(coefficients, features)
-    assert got.shape == (2, 3, 2, 5, 6)
-    for b in range(2):
-        for q in range(3):
-            want = sum(coefficients[b, q, m] * features[b, m] for m in range(4))
-            torch.testing.assert_close(got[b, q], want, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(mask_logits(coefficients[0], features[0]), got[0])
+    result = mask_logits(coefficients, features)
+    expected = sum(coefficients[..., m, None, None, None] * features[:, None, m] for m in range(4))
+    torch.testing.assert_close(result, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(mask_logits(coefficients[0], features[0]), result[0])
 
 
-def test_every_parameter_learns():
-    """With two channels in a group; of a single one GroupNorm takes away what a bias before it adds."""
+def test_every_parameter_has_a_gradient():
+    """With two channels per group: GroupNorm removes the bias before a group of one channel."""
     head = spread(MaskHead(128, 64), 0.1)
     head(torch.randn(1, 2, TOKENS, 128).double(), SHAPES).square().sum().backward()
     assert {name for name, p in head.named_parameters() if p.grad.abs().max() < 1e-9} == set()
 
 
 def test_a_new_head_is_smooth():
-    # Whether a pixel's row and column are even must not be what its features tell: training would not get over it.
-    torch.manual_seed(0)
+    """Features must not depend mainly on the parity of rows and columns, which would delay training."""
     shapes = ((16, 24), (8, 12), (4, 6))
-    memory = torch.randn(1, 2, sum(h * w for h, w in shapes), 64) + torch.randn(64)  # channels have means of their own
+    memory = torch.randn(1, 2, sum(h * w for h, w in shapes), 64) + torch.randn(64)  # each channel has its own mean
     features = MaskHead(64, 8)(memory, shapes)[0]  # (M, T, h, w)
     phases = torch.stack([features[..., y::2, x::2].mean((1, 2, 3)) for y in (0, 1) for x in (0, 1)])  # (4, M)
     assert (phases.var(0, unbiased=False) < 0.05 * features.var((1, 2, 3))).all()
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 3), (2, 2), (5, 7)])
-def test_last_step_is_that_of_its_modules(size):
-    """However small the map, whose border the kernel then reaches over on both sides."""
-    torch.manual_seed(0)
+def test_last_step_equals_its_modules(size):
+    """Also for a small map, where the kernel crosses both borders."""
     head = MaskHead(64, 24).double()
     for parameter in head.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
@@ -124,10 +116,10 @@ def test_last_step_is_that_of_its_modules(size):
     torch.testing.assert_close(head._project_upsampled(x), head.project(head.upsample(x)), rtol=0, atol=1e-12)
 
 
-def test_bias_gradients_are_whole_in_half_precision():
-    """Each is a sum over all places of the large map: in bfloat16 alone it would stop growing at some hundreds."""
+def test_bias_gradients_are_exact_in_half_precision():
+    """Each is a sum over all pixels of the large map. In bfloat16 it would stop growing at some hundreds."""
     head = MaskHead(32, 4)
-    head.project[2] = head.project[3] = torch.nn.Identity()  # a norm would take most of the sum away
+    head.project[2] = head.project[3] = torch.nn.Identity()  # a norm would remove most of the sum
     x = torch.randn(1, 32, 48, 80)
     with torch.autocast("cpu", torch.bfloat16):
         head._project_upsampled(x).float().sum().backward()

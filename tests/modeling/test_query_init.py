@@ -1,4 +1,4 @@
-"""QueryInitializer: each cell's peak, its content, and the same object in every frame of a clip."""
+"""QueryInitializer: the peak of each cell, its content, and the association across the frames of a clip."""
 
 import math
 
@@ -20,7 +20,7 @@ def initializer(grid: int = GRID) -> QueryInitializer:
     return spread(QueryInitializer(DIM, CLASSES, grid_size=grid, embed_dim=5), 0.2)
 
 
-def memory(clips: int = 2, frames: int = 3) -> Tensor:
+def random_memory(clips: int = 2, frames: int = 3) -> Tensor:
     return torch.randn(clips, frames, TOKENS, DIM, dtype=torch.float64)
 
 
@@ -32,7 +32,7 @@ def mlp(head: torch.nn.Module, x: Tensor) -> Tensor:
 
 
 def slow_peaks(saliency: Tensor, grid: int) -> list[tuple[float, float]]:
-    """Each cell's highest point on the finer map, sampled pixel by pixel; cells by rows."""
+    """The highest point of each cell of the finer map, sampled pixel by pixel; cells row by row."""
     h, w = saliency.shape
     cell_h, cell_w = math.floor(2 * h / grid) + 1, math.floor(2 * w / grid) + 1
     height, width = grid * cell_h, grid * cell_w
@@ -46,154 +46,148 @@ def slow_peaks(saliency: Tensor, grid: int) -> list[tuple[float, float]]:
                     if value > best + 1e-12:
                         best, place = value, (y, x)
             index = place[0] * width + place[1]
-            points.append((index % width / width, index / (width * height)))  # y without a floor
+            points.append((index % width / width, index / (width * height)))  # y is not rounded down
     return points
 
 
 @pytest.mark.parametrize("grid", [1, 3, 4, 7])
 def test_peaks_of_every_cell(grid):
-    module, tokens = initializer(grid), memory(2, 2)
+    module, memory = initializer(grid), random_memory(2, 2)
     with torch.no_grad():
-        queries = module.select(tokens, SHAPES)
+        queries = module.select(memory, SHAPES)
     assert queries.coords.shape == (2, 2, grid**2, 2)
     for b in range(2):
         for t in range(2):
-            logits = mlp(module.activation_head, tokens[b, t, : 6 * 9]).detach().unflatten(0, (6, 9))
+            logits = mlp(module.activation_head, memory[b, t, : 6 * 9]).detach().unflatten(0, (6, 9))
             torch.testing.assert_close(queries.activation[b, t], logits.permute(2, 0, 1), rtol=1e-9, atol=1e-11)
-            want = slow_peaks(logits.sigmoid().amax(-1), grid)
-            torch.testing.assert_close(queries.coords[b, t], torch.tensor(want, dtype=torch.float64))
+            expected = slow_peaks(logits.sigmoid().amax(-1), grid)
+            torch.testing.assert_close(queries.coords[b, t], torch.tensor(expected, dtype=torch.float64))
 
 
 def test_a_point_of_a_known_map():
-    """The last of 5 × 9 finer pixels, row 4 and column 8: x is 8 / 9, and y no whole row but 44 / 45."""
+    """The last of 5 × 9 finer pixels, row 4 and column 8: x is 8 / 9 and y is 44 / 45, not a whole row."""
     saliency = torch.zeros(1, 2, 4, dtype=torch.float64)
     saliency[0, 1, 3] = 1
     assert QueryInitializer(DIM, 1, grid_size=1)._peaks(saliency)[0, 0].tolist() == pytest.approx([8 / 9, 44 / 45])
 
 
 def test_content_is_the_mean_over_levels():
-    module, tokens = initializer(), memory(1, 2)
+    module, memory = initializer(), random_memory(1, 2)
     with torch.no_grad():
-        queries = module.select(tokens, SHAPES)
+        queries = module.select(memory, SHAPES)
     for t in range(2):
-        maps = levels_of(tokens[0, t], SHAPES)
+        maps = levels_of(memory[0, t], SHAPES)
         for k in range(GRID**2):
             x, y = queries.coords[0, t, k].tolist()
-            want = sum(bilinear(m, x, y, border=True) for m in maps) / len(maps)
-            torch.testing.assert_close(queries.content[0, t, k], want, rtol=1e-9, atol=1e-11)
-            embedding = mlp(module.embedding_head, want).detach()
+            expected = sum(bilinear(m, x, y, border=True) for m in maps) / len(maps)
+            torch.testing.assert_close(queries.content[0, t, k], expected, rtol=1e-9, atol=1e-11)
+            embedding = mlp(module.embedding_head, expected).detach()
             torch.testing.assert_close(queries.embeddings[0, t, k], embedding, rtol=1e-9, atol=1e-11)
 
 
-def made_up(clips: int, frames: int, grid: int = GRID, seed: int = 0) -> FrameQueries:
-    generator = torch.Generator().manual_seed(seed)
-    content, coords, embeddings = (
-        torch.randn(clips, frames, grid**2, n, dtype=torch.float64, generator=generator) for n in (DIM, 2, 5)
-    )
-    return FrameQueries(content, coords, embeddings, torch.randn(clips, frames, CLASSES, 6, 9))
-
-
-def slow_winners(embeddings: Tensor, grid: int, window: float) -> list[list[int]]:
-    """For each frame and query of the central frame the most similar query within reach: embeddings (T, Q, E)."""
+def slow_matches(embeddings: Tensor, grid: int, window: float) -> list[list[int]]:
+    """For each frame and query of the central frame, the most similar query in the window: embeddings (T, Q, E)."""
     frames, center = len(embeddings), (len(embeddings) - 1) // 2
-    winners = []
+    matches = []
     for t in range(frames):
         reach, row = window * abs(t - center), []
         for k in range(grid**2):
-            best, winner = -math.inf, -1
+            best, match = -math.inf, -1
             for q in range(grid**2):
                 near = abs(q // grid - k // grid) <= reach and abs(q % grid - k % grid) <= reach
                 similarity = float(embeddings[t, q] @ embeddings[center, k])
                 if near and similarity > best:
-                    best, winner = similarity, q
-            row.append(winner)
-        winners.append(row)
-    return winners
+                    best, match = similarity, q
+            row.append(match)
+        matches.append(row)
+    return matches
 
 
 @pytest.mark.parametrize("frames", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("window", [0.5, 1, 1.5, 2.5, 100])
 def test_association_by_loops(frames, window):
-    """Half a window is not rounded: 1.5 cells reach one cell a frame away, three cells two frames away."""
-    module, queries = QueryInitializer(DIM, CLASSES, grid_size=GRID, embed_dim=5), made_up(2, frames)
-    got = module.associate(queries, window)
+    """Windows are not rounded: 1.5 cells allow one cell to the next frame, and three cells to the one after it."""
+    module = QueryInitializer(DIM, CLASSES, grid_size=GRID, embed_dim=5)
+    content, coords, embeddings = (torch.randn(2, frames, GRID**2, n, dtype=torch.float64) for n in (DIM, 2, 5))
+    queries = FrameQueries(content, coords, embeddings, torch.randn(2, frames, CLASSES, 6, 9))
+    result = module.associate(queries, window)
     for b in range(2):
-        for t, winners in enumerate(slow_winners(queries.embeddings[b], GRID, window)):
-            assert torch.equal(got.content[b, t], queries.content[b, t, winners])
-            assert torch.equal(got.coords[b, t], queries.coords[b, t, winners])
-    assert got.embeddings is queries.embeddings
-    assert got.activation is queries.activation
+        for t, matches in enumerate(slow_matches(queries.embeddings[b], GRID, window)):
+            assert torch.equal(result.content[b, t], queries.content[b, t, matches])
+            assert torch.equal(result.coords[b, t], queries.coords[b, t, matches])
+    assert result.embeddings is queries.embeddings
+    assert result.activation is queries.activation
     center = (frames - 1) // 2
-    assert torch.equal(got.content[:, center], queries.content[:, center])
+    assert torch.equal(result.content[:, center], queries.content[:, center])
 
 
-def test_association_follows_what_moves():
-    """Embeddings that travel one cell a frame to the right are found again, within reach."""
+def test_association_follows_motion():
+    """Embeddings that move one cell to the right per frame are found in the window."""
     module, grid = QueryInitializer(DIM, CLASSES, grid_size=5, embed_dim=25), 5
     unique = torch.eye(25, dtype=torch.float64).unflatten(0, (grid, grid))
     embeddings = torch.stack([unique.roll(t - 1, 1).flatten(0, 1) for t in range(4)])[None]
     coords = torch.arange(25.0).expand(1, 4, 25)[..., None].expand(-1, -1, -1, 2)
-    got = module.associate(FrameQueries(coords, coords, embeddings, None), 1).coords[0, ..., 0].unflatten(1, (5, 5))
+    result = module.associate(FrameQueries(coords, coords, embeddings, None), 1).coords[0, ..., 0].unflatten(1, (5, 5))
     for t in range(4):
-        moved = t - 1
         for column in range(5):
-            if 0 <= column + moved < 5:
-                assert got[t, 2, column] == 2 * 5 + column + moved
+            if 0 <= column + t - 1 < 5:
+                assert result[t, 2, column] == 2 * 5 + column + t - 1
 
 
 @pytest.mark.parametrize("frames", [1, 4])
 def test_forward_selects_then_associates(frames):
-    module, tokens = initializer(), memory(2, frames)
+    module, memory = initializer(), random_memory(2, frames)
     with torch.no_grad():
-        own = module.select(tokens, SHAPES)
-        for window, want in ((None, own), (2.5, module.associate(own, 2.5)), (1, module.associate(own, 1))):
-            for got, wanted in zip(module(tokens, SHAPES, window), want, strict=True):
-                assert torch.equal(got, wanted)
-        assert all(torch.equal(a, b) for a, b in zip(module(tokens, SHAPES), module(tokens, SHAPES, 2.5), strict=True))
+        selected = module.select(memory, SHAPES)
+        for arguments, window in (((None,), None), ((1,), 1), ((2.5,), 2.5), ((), 2.5)):
+            expected = selected if window is None else module.associate(selected, window)
+            for x, y in zip(module(memory, SHAPES, *arguments), expected, strict=True):
+                assert torch.equal(x, y)
     if frames == 1:
-        assert torch.equal(module(tokens, SHAPES).content, own.content)
+        assert torch.equal(expected.content, selected.content)
 
 
-def test_clips_and_frames_are_selected_alone():
-    module, tokens = initializer(), memory(2, 3)
+def test_clips_and_frames_are_independent():
+    module, memory = initializer(), random_memory(2, 3)
     with torch.no_grad():
-        together = module.select(tokens, SHAPES)
+        together = module.select(memory, SHAPES)
         for b in range(2):
             for t in range(3):
-                alone = module.select(tokens[b : b + 1, t : t + 1], SHAPES)
+                alone = module.select(memory[b : b + 1, t : t + 1], SHAPES)
                 for x, y in zip(together, alone, strict=True):
                     torch.testing.assert_close(x[b, t], y[0, 0], rtol=1e-10, atol=1e-12)
 
 
-def test_gradients_reach_content_but_no_point():
-    module, tokens = initializer(), memory(1, 3).requires_grad_()
-    queries = module(tokens, SHAPES)
+def test_gradients_reach_the_content_but_not_the_points():
+    module, memory = initializer(), random_memory(1, 3).requires_grad_()
+    queries = module(memory, SHAPES)
     assert not queries.coords.requires_grad
-    queries.content.sum().backward()
-    assert tokens.grad.any()
+    queries.content.sum().backward(retain_graph=True)
+    assert memory.grad.any()
     assert all(p.grad is None for p in module.parameters())
-    queries = module(tokens, SHAPES)
     (queries.embeddings.sum() + queries.activation.sum()).backward()
     assert all(p.grad.any() for p in module.parameters())
 
 
-def test_objects_are_rare_at_first():
+def test_initial_scores_are_low():
     module = QueryInitializer(DIM, CLASSES)
     assert module.activation_head.layers[-1].bias.sigmoid().mean().item() == pytest.approx(0.01, rel=0.01)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_points_are_never_in_half_precision(dtype):
-    queries = initializer().to(dtype)(memory(1, 2).to(dtype), SHAPES)
+def test_points_are_float32_in_half_precision(dtype):
+    queries = initializer().to(dtype)(random_memory(1, 2).to(dtype), SHAPES)
     assert queries.coords.dtype == torch.float32
     assert queries.content.dtype == dtype
 
 
-def test_learned_queries_are_the_same_everywhere():
+def test_learned_queries_are_the_same_in_every_frame():
     module = LearnedQueries(DIM, 9).double()
-    queries = module.select(memory(2, 3), SHAPES)
+    queries = module.select(random_memory(2, 3), SHAPES)
     assert queries.content.shape == (2, 3, 9, DIM)
     assert torch.equal(queries.content[1, 2], module.content)
     assert torch.equal(queries.coords[0, 1], module.points.sigmoid())
     assert queries.embeddings is None
     assert queries.activation is None
+    with pytest.raises(ValueError, match="queries have no embeddings"):
+        initializer().associate(queries, 2.5)

@@ -1,4 +1,4 @@
-"""Random problems for deformable attention, their answers in float64, and how far a result is from them."""
+"""Random problems for deformable attention, their results in float64, and the error of a result."""
 
 from dataclasses import dataclass, replace
 
@@ -6,9 +6,9 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mdqe.ops.reference import deform_attn_fused_reference, deform_attn_reference
+from mdqe.ops.reference import at_least_float32, deform_attn_fused_reference, deform_attn_reference
 
-# The largest error relative to the largest entry. Low-precision values are rounded once at the end: half a unit in the
+# Maximum error relative to the largest entry. Low-precision results are rounded once at the end: half a unit in the
 # last place of 8 (bfloat16) or 11 (float16) bits.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2**-8, torch.float16: 2**-11}
 ENCODER_SHAPES = ((12, 20), (6, 10), (3, 5), (2, 3))
@@ -16,7 +16,7 @@ ENCODER_SHAPES = ((12, 20), (6, 10), (3, 5), (2, 3))
 
 @dataclass
 class Problem:
-    """One call: `fused` takes centers, offsets and logits, else locations and weights."""
+    """The arguments of a call: with centers, offsets and logits, or with locations and weights."""
 
     value: Tensor
     shapes: tuple[tuple[int, int], ...]
@@ -40,7 +40,7 @@ class Problem:
         return self.with_tensors([tensor.to(*args) for tensor in self.tensors()])
 
     def run(self) -> Tensor:
-        """Through the public functions."""
+        """Call the public function."""
         from mdqe.ops.library import deform_attn, deform_attn_fused
 
         if self.centers is None:
@@ -80,7 +80,7 @@ def make_problem(
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
 ) -> Problem:
-    """Normal values, locations up to a third of the image outside, a few exactly on corners, borders and far away."""
+    """Normal values; locations up to a third of the image outside, some on corners and borders, some far away."""
     random = torch.Generator().manual_seed(seed)
     if starts is None:
         ends = torch.tensor([h * w for h, w in shapes]).cumsum(0).tolist()
@@ -93,19 +93,17 @@ def make_problem(
     locations = torch.where(torch.rand(*size, 2, generator=random) < 0.15, chosen, locations)
     score = torch.randn(size, generator=random)
     if not fused:
-        return Problem(value, shapes, starts, locations.to(compute(dtype)), score.to(compute(dtype)), None)
-    centers = torch.rand(1 if shared_centers else batch, queries, 2, generator=random).to(compute(dtype))
+        return Problem(
+            value, shapes, starts, locations.to(at_least_float32(dtype)), score.to(at_least_float32(dtype)), None
+        )
+    centers = torch.rand(1 if shared_centers else batch, queries, 2, generator=random).to(at_least_float32(dtype))
     offsets = ((locations - 0.5) * 8).clamp(-1e30, 1e30)
     return Problem(value, shapes, starts, offsets.to(dtype), score.to(dtype), centers)
 
 
-def compute(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
 @st.composite
 def problems(draw: st.DrawFn, dtype: torch.dtype) -> Problem:
-    """Small and odd sizes; levels of one pixel; levels that repeat, overlap and leave gaps."""
+    """Problems of small and odd sizes; levels of one pixel; levels that repeat, overlap and leave gaps."""
     batch, queries = draw(st.integers(0, 3)), draw(st.integers(0, 5))
     heads, channels = draw(st.integers(1, 4)), draw(st.sampled_from([1, 3, 8, 12, 24, 32, 33, 64, 70]))
     levels, points = draw(st.sampled_from([(1, 1), (2, 4), (3, 4), (4, 4), (3, 6), (1, 5), (6, 3), (9, 2), (1, 17)]))
@@ -115,27 +113,31 @@ def problems(draw: st.DrawFn, dtype: torch.dtype) -> Problem:
     if draw(st.booleans()):
         rows = max(h * w for h, w in shapes) + draw(st.integers(0, 9))
         starts = tuple(draw(st.integers(0, rows - h * w)) for h, w in shapes)
-    return make_problem(
-        batch,
-        queries,
-        heads,
-        channels,
-        points,
-        shapes,
-        fused=draw(st.booleans()),
-        shared_centers=draw(st.booleans()),
-        starts=starts,
-        rows=rows,
-        dtype=dtype,
-        seed=draw(st.integers(0, 10_000)),
-    )
+    options = {
+        "fused": draw(st.booleans()),
+        "shared_centers": draw(st.booleans()),
+        "seed": draw(st.integers(0, 10_000)),
+    }
+    sizes = batch, queries, heads, channels, points
+    return make_problem(*sizes, shapes, starts=starts, rows=rows, dtype=dtype, **options)
 
 
 def error(result: Tensor, expected: Tensor) -> float:
-    """The largest difference relative to the largest expected entry; of empty tensors 0."""
+    """The largest difference, relative to the largest expected entry; 0 for empty tensors."""
     assert result.shape == expected.shape
     result, expected = result.detach(), expected.detach()
     if expected.numel() == 0:
         return 0.0
-    largest = expected.double().abs().max().clamp_min(1e-6)  # a problem whose points all lie outside is all zeros
+    largest = expected.double().abs().max().clamp_min(1e-6)  # if all points lie outside, all entries are 0
     return float((result.double().cpu() - expected.double()).abs().max() / largest)
+
+
+def check(problem: Problem, dtype: torch.dtype, device: str = "cpu") -> None:
+    """Compare the output and the gradients on a device with the reference in float64."""
+    output, grads = problem.to(device).gradients()
+    expected, expected_grads = problem.to(torch.float64).gradients(reference=True)
+    assert (output.device.type, output.dtype) == (device, dtype)
+    assert error(output, expected) <= TOLERANCE[dtype]
+    for tensor, grad, expected_grad in zip(problem.tensors(), grads, expected_grads, strict=True):
+        assert grad.dtype == tensor.dtype
+        assert error(grad, expected_grad) <= TOLERANCE[tensor.dtype]

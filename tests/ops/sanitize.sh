@@ -16,5 +16,5 @@ cd "$out"  # or the package beside the tests would be imported
 "$python" -c "from mdqe.ops import kernels; print(kernels.PACKAGE, kernels.kernel_status())"
 "$python" -m pytest -p no:cacheprovider "$tests/ops/test_attention_kernels.py" \
     "$tests/ops/test_attention_registration.py" -k "not compile"
-"$python" -m pytest -p no:cacheprovider "$tests/evaluation/test_overlap.py" "$tests/inference/test_rle.py" \
+"$python" -m pytest -p no:cacheprovider "$tests/evaluation/test_overlap.py" "$tests/results/test_rle.py" \
     -k "not well_under_a_second"

@@ -1,4 +1,4 @@
-"""Builds CUDA sources for the CPU, where the threads of a block are fibers: see cuda_on_cpu/."""
+"""Build CUDA sources for the CPU, where the threads of a block are fibers; see cuda_on_cpu/."""
 
 import re
 import subprocess
@@ -11,7 +11,7 @@ ROOT = HERE.parents[2]
 
 
 def as_cpp(source: str) -> str:
-    """Shared memory and launches are the two things that are not C++ already."""
+    """Convert CUDA to C++: only shared memory and launches differ."""
     source, found = re.subn(r"extern __shared__ \S+ unsigned char memory\[\];", "auto* memory = SHARED;", source)
     source, launches = re.subn(
         r"(\w+_kernel(?:<[\w, ]+>)?)\s*<<<(.*?)>>>\(\s*(.*?)\);",
@@ -24,7 +24,7 @@ def as_cpp(source: str) -> str:
 
 
 def build(folder: Path, cuda_sources: list[Path], *cpp_sources: Path) -> Path:
-    """A shared library of the CUDA sources and C++ sources, with the fibers."""
+    """Build a shared library from CUDA sources, C++ sources and the fibers."""
     converted = [folder / f"{source.stem}.cpp" for source in cuda_sources]
     for source, target in zip(cuda_sources, converted, strict=True):
         target.write_text(as_cpp(source.read_text()))

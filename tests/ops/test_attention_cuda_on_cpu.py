@@ -1,13 +1,15 @@
-"""The CUDA kernels' own source, run thread by thread on the CPU: their arithmetic and indexing, without a GPU."""
+"""The source of the CUDA kernels, run thread by thread on the CPU: arithmetic and indexing without a GPU."""
 
 import math
 import shutil
 
 import pytest
 import torch
-from attention_problems import ENCODER_SHAPES, TOLERANCE, Problem, compute, error, make_problem, problems
+from attention_problems import ENCODER_SHAPES, TOLERANCE, Problem, error, make_problem, problems
 from hypothesis import given, settings
 from simulated_cuda import HERE, ROOT, build
+
+from mdqe.ops.reference import at_least_float32
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")]
 CUDA = ROOT / "csrc" / "cuda"
@@ -27,7 +29,7 @@ def check(kernels: object, problem: Problem, dtype: torch.dtype) -> None:
     expected_grads = [gradients[0], *gradients[-2:]]
     random = torch.Generator().manual_seed(1)
     grad = torch.randn(expected.shape, generator=random, dtype=torch.float64).bfloat16().to(dtype)
-    wide = compute(dtype)
+    wide = at_least_float32(dtype)
     for on_device in (False, True):
         output = kernels.forward(problem.value, levels, problem.centers, problem.position, problem.score, on_device)
         assert error(output, expected) <= TOLERANCE[dtype]

@@ -1,4 +1,4 @@
-"""The operators inside PyTorch: gradients, compilation, export, autocast."""
+"""The operators in PyTorch: gradients, compilation, export, autocast."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ SHAPES = ((3, 4), (2, 3))
 
 
 def smooth_problem(fused: bool, shared_centers: bool = False) -> Problem:
-    """Away from pixel centres, where the derivative jumps."""
+    """A problem without samples near pixel centres, where the derivative jumps."""
     p = make_problem(2, 3, 2, 3, 2, SHAPES, fused=fused, shared_centers=shared_centers, dtype=torch.float64)
     size = torch.tensor([[w, h] for h, w in SHAPES], dtype=torch.float64)[:, None]  # (L, 1, 2)
     generator = torch.Generator().manual_seed(3)
@@ -172,7 +172,7 @@ def test_drop_in() -> None:
     assert all(torch.equal(a, b) for a, b in zip(grads, expected, strict=True))
 
 
-def test_drop_in_compiles_without_a_break() -> None:
+def test_drop_in_compiles_in_one_graph() -> None:
     torch._dynamo.reset()
     problem = make_problem(3, 5, 2, 8, 2, SHAPES, fused=False)
     arguments = (problem.value, *table(problem), problem.position, problem.score)
@@ -205,7 +205,7 @@ def test_drop_in_checks_the_table() -> None:
         (lambda v, p, s: (None, v.int(), p, s), "value must be"),
     ],
 )
-def test_the_operator_itself_refuses_what_does_not_fit(change: object, message: str) -> None:
+def test_wrong_arguments_of_the_operator(change: object, message: str) -> None:
     problem = make_problem(2, 5, 3, 8, 2, SHAPES, fused=False)
     levels, *tensors = change(*problem.tensors())
     with pytest.raises(RuntimeError, match=message):

@@ -39,9 +39,9 @@ except RuntimeError as error:
         (1, 1, 2**62),
     ],
 )
-def test_products_beyond_64_bits_are_an_error(heads, channels, points):
+def test_products_beyond_64_bits_are_an_error(heads, channels, points, tmp_path):
     code = CALL.format(heads=heads, channels=channels, points=points)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-400:]  # −8 is SIGFPE
     assert "below 2^31" in done.stdout
 

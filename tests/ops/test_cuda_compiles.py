@@ -1,4 +1,4 @@
-"""CUDA sources compile where there is a toolkit, with or without a GPU, and their warnings are errors."""
+"""The CUDA sources compile with a toolkit, with or without a GPU, and warnings are errors."""
 
 import os
 import shutil
@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_kernels_compile_for_every_architecture(tmp_path: Path) -> None:
-    """As the package builds them: 8.0, 8.6, 9.0 and PTX for later ones, `--Werror=all-warnings`."""
+    """As the package builds them: for 8.0, 8.6 and 9.0, PTX for later ones, with `--Werror=all-warnings`."""
     variables = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     variables |= {"MDQE_BUILD_EXT": "1", "TORCH_CUDA_ARCH_LIST": "8.0;8.6;9.0+PTX"}
     command = [sys.executable, "setup.py", "build", "--build-base", str(tmp_path), "--build-lib", str(tmp_path / "lib")]

@@ -1,4 +1,4 @@
-"""MultiScaleDeformableAttention: where it looks, what it weighs, and what it never sees."""
+"""MultiScaleDeformableAttention: sampling points, weights, masked tokens, gradients and types."""
 
 import math
 
@@ -18,14 +18,14 @@ def attention(**options) -> MultiScaleDeformableAttention:
 
 
 def ray(head: int, heads: int) -> tuple[float, float]:
-    """The direction of a head, up to the edge of the square of side 2."""
+    """The direction of a head, up to the border of the square of side 2."""
     x, y = math.cos(2 * math.pi * head / heads), math.sin(2 * math.pi * head / heads)
     return x / max(abs(x), abs(y)), y / max(abs(x), abs(y))
 
 
 @pytest.mark.parametrize("heads", [1, 4, 6, 8])
 def test_points_start_on_rays(heads):
-    """Each head's points lie on its ray, 1 … P parts of 0.05·(level + 1) of the image away, equally weighted."""
+    """The P points of a head lie on its ray, up to 0.05·(level + 1) of the image, with equal weights."""
     module = MultiScaleDeformableAttention(24, heads, LEVELS, 4)
     offsets, logits = module.sampling(torch.randn(2, 5, 24), torch.rand(2, 5, 2))
     assert not logits.any()
@@ -34,21 +34,21 @@ def test_points_start_on_rays(heads):
         for level in range(LEVELS):
             for p in range(4):
                 reach = (p + 1) / 4 * 0.05 * (level + 1) * 8
-                got = offsets[:, :, h, level, p]
-                torch.testing.assert_close(got, torch.tensor([x, y]).mul(reach).expand_as(got), atol=1e-6, rtol=1e-6)
+                expected = torch.tensor([x, y]).mul(reach).expand(2, 5, 2)
+                torch.testing.assert_close(offsets[:, :, h, level, p], expected, atol=1e-6, rtol=1e-6)
 
 
 @pytest.mark.parametrize("heads", [1, 4, 6, 8])
 def test_box_points_start_on_rays_across_the_box(heads):
-    """The last point of each ray lies on the border of the box; every level has the same."""
+    """The last point of each ray lies on the border of the box; all levels have the same points."""
     module = MultiScaleDeformableAttention(24, heads, LEVELS, 4, boxes=True)
     boxes = torch.rand(2, 5, 4)
     offsets, _ = module.sampling(torch.randn(2, 5, 24), boxes)
     for h in range(heads):
         for p in range(4):
-            want = boxes[..., 2:] / 2 * torch.tensor(ray(h, heads)) * (p + 1) / 4
+            expected = boxes[..., 2:] / 2 * torch.tensor(ray(h, heads)) * (p + 1) / 4
             for level in range(LEVELS):
-                torch.testing.assert_close(offsets[:, :, h, level, p] / 8, want, atol=1e-6, rtol=1e-6)
+                torch.testing.assert_close(offsets[:, :, h, level, p] / 8, expected, atol=1e-6, rtol=1e-6)
     assert "rays" not in module.state_dict()
 
 
@@ -86,20 +86,20 @@ def test_equals_the_definition(boxes, masked):
     reference = torch.rand(2, 5, 4 if boxes else 2, dtype=torch.float64)
     mask = torch.rand(2, TOKENS) < 0.3 if masked else None
     with torch.no_grad():
-        got = module(query, reference, module.project_value(tokens, mask), SHAPES)
+        result = module(query, reference, module.project_value(tokens, mask), SHAPES)
         for i in range(2):
-            want = slow_forward(module, query[i], reference[i], tokens[i], None if mask is None else mask[i])
-            torch.testing.assert_close(got[i], want, rtol=1e-9, atol=1e-11)
+            expected = slow_forward(module, query[i], reference[i], tokens[i], None if mask is None else mask[i])
+            torch.testing.assert_close(result[i], expected, rtol=1e-9, atol=1e-11)
 
 
-def test_offsets_reach_no_further_than_the_box_allows():
-    """Clamped to one box width and height; beyond that the linear layer has no gradient."""
+def test_offsets_are_clamped_to_the_box():
+    """Beyond one box width and height, the linear layer has no gradient."""
     module = attention(boxes=True).double()
     torch.nn.init.constant_(module.sampling_offsets.bias, 100.0)
     boxes = torch.tensor([[[0.5, 0.5, 0.2, 0.1]]], dtype=torch.float64)
     offsets, _ = module.sampling(torch.randn(1, 1, DIM, dtype=torch.float64), boxes)
-    furthest = (offsets / 8).flatten(0, -2).amax(0)
-    torch.testing.assert_close(furthest, torch.tensor([0.3, 0.15], dtype=torch.float64))  # half a box and a box
+    farthest = (offsets / 8).flatten(0, -2).amax(0)
+    torch.testing.assert_close(farthest, torch.tensor([0.3, 0.15], dtype=torch.float64))  # half a box and a box
     offsets.sum().backward()
     assert not module.sampling_offsets.bias.grad.any()
 
@@ -113,20 +113,18 @@ def test_references_shared_by_the_batch():
         torch.testing.assert_close(shared, module(query, centers.expand(3, -1, -1), value, SHAPES), rtol=0, atol=0)
 
 
-def test_masked_tokens_are_never_seen():
-    """Whatever they hold, even NaN; and they get no gradient."""
+def test_masked_tokens_have_no_effect():
+    """Even NaN tokens; and they get no gradient."""
     module = spread(attention())
     tokens = torch.randn(1, TOKENS, DIM, dtype=torch.float64)
-    mask = torch.zeros(1, TOKENS, dtype=torch.bool)
-    mask[:, ::3] = True
-    spoilt = tokens.masked_fill(mask[..., None], float("nan")).requires_grad_()
+    mask = torch.arange(TOKENS)[None] % 3 == 0
+    invalid = tokens.masked_fill(mask[..., None], float("nan")).requires_grad_()
     query, centers = torch.randn(1, 9, DIM).double(), torch.rand(1, 9, 2).double()
-    clean = module(query, centers, module.project_value(tokens, mask), SHAPES)
-    got = module(query, centers, module.project_value(spoilt, mask), SHAPES)
-    assert torch.equal(got, clean)
-    got.sum().backward()
-    assert not spoilt.grad[mask].any()
-    assert spoilt.grad[~mask].any()
+    expected, result = (module(query, centers, module.project_value(x, mask), SHAPES) for x in (tokens, invalid))
+    assert torch.equal(result, expected)
+    result.sum().backward()
+    assert not invalid.grad[mask].any()
+    assert invalid.grad[~mask].any()
 
 
 def test_values_keep_leading_axes():
@@ -161,12 +159,12 @@ def test_types(dtype, boxes):
     query, tokens = torch.randn(1, 7, DIM).to(dtype), torch.randn(1, TOKENS, DIM).to(dtype)
     reference = torch.rand(1, 7, 4 if boxes else 2)
     with torch.no_grad():
-        want = wide(query.double(), reference.double(), wide.project_value(tokens.double()), SHAPES)
+        expected = wide(query.double(), reference.double(), wide.project_value(tokens.double()), SHAPES)
         module = wide.to(dtype)
-        got = module(query, reference, module.project_value(tokens), SHAPES)
-    assert got.dtype == dtype
+        result = module(query, reference, module.project_value(tokens), SHAPES)
+    assert result.dtype == dtype
     tolerance = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}[dtype]
-    assert (got.double() - want).norm() / want.norm() < tolerance
+    assert (result.double() - expected).norm() / expected.norm() < tolerance
 
 
 def test_heads_must_divide_the_channels():

@@ -111,7 +111,7 @@ def test_frames_of_a_set_a_folder_and_a_video(small_set, images, tmp_path):
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        (lambda images: (images / "a" / "00002.png").unlink(), FileNotFoundError, "00002.png is not there"),
+        (lambda images: (images / "a" / "00002.png").unlink(), FileNotFoundError, "00002.png does not exist"),
         (lambda images: (images / "a" / "00002.png").write_text("no"), ValueError, "00002.png cannot be read"),
         (lambda images: (images / "a").rename(images / "c"), ValueError, "holds no images"),
     ],
@@ -129,11 +129,11 @@ def test_frames_of_another_number_or_shape(small_set, images):
     shown = read_shown(small_set[0], video="a")
     folder = images / "b"
     (folder / "00003.png").unlink()
-    with pytest.raises(ValueError, match=r"b holds 3 frames; the masks are of 4"):
+    with pytest.raises(ValueError, match=r"b has 3 frames; the masks have 4"):
         list(read_frames(shown, str(folder)))
     for t in range(3, 6):
         Image.new("RGB", (60, 40)).save(folder / f"{t:05}.png")
-    with pytest.raises(ValueError, match=r"b holds more frames than the 4 of the masks"):
+    with pytest.raises(ValueError, match=r"b has more frames than the masks, which have 4"):
         list(read_frames(shown, str(folder)))
     for path in folder.iterdir():
         Image.new("RGB", (60, 60)).save(path)

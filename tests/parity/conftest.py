@@ -1,4 +1,4 @@
-"""Every parity test runs on the core in `data/` and, where it is at hand, on the full reference file."""
+"""Parity tests run on the subset in `data/` and, where it is available, on the full reference data."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ import torch
 
 @pytest.fixture(params=["core", "full"])
 def reference(request: pytest.FixtureRequest) -> Callable[[str], dict[str, torch.Tensor]]:
-    """Reference arrays of a file, by its name."""
+    """A function that returns the reference arrays of a file by its name."""
     if request.param == "core":
         return golden.core
     shared = request.getfixturevalue("shared")

@@ -1,7 +1,7 @@
-"""Reference numbers of the authors' released code, and models that hold the weights they were computed with.
+"""Reference numbers of the released code, and models with the weights that they were computed with.
 
-The full files live beside the checkout (fixture `shared`). A core of them is in `data/`, so that every checkout proves
-parity; `python tests/parity/golden.py SHARED` makes it.
+The full files are beside the checkout (fixture `shared`). `data/` contains a subset, so every checkout tests parity;
+`python tests/parity/golden.py SHARED` creates it.
 """
 
 import json
@@ -37,7 +37,7 @@ CORE = {
 
 
 def pseudo_weight(name: str, shape: list[int], salt: int) -> torch.Tensor:
-    """The value of one tensor of the released layout: it follows from its name and shape alone."""
+    """The value of a tensor of the released layout, determined by its name and shape."""
     generator = np.random.Generator(np.random.PCG64([zlib.crc32(name.encode()), salt]))
     u = (generator.random(math.prod(shape), dtype=np.float32) * 2 - 1).reshape(shape)
     leaf = name.rsplit(".", 1)[-1]
@@ -94,14 +94,14 @@ def full(name: str, shared: Path) -> dict[str, torch.Tensor]:
 
 
 def official_state(name: str) -> dict[str, torch.Tensor]:
-    """A checkpoint in the released layout. Constants that the released code stores stand in as they are shaped."""
+    """A checkpoint in the released layout. Constants in it have the right shape, but not the right value."""
     salt = meta(name)["salt"]
     return {key: pseudo_weight(key, shape, salt) for key, shape in meta(name)["parameters"].items()}
 
 
 @cache
 def model(name: str) -> MDQE:
-    """An MDQE in float64 with the file's weights, loaded strictly."""
+    """An MDQE in float64 with the weights of a file, loaded strictly."""
     options = dict(PRESETS[name])
     config = MDQEConfig.preset(options.pop("name"), test_shorter_edge=None, **options)
     built = MDQE(config).double().eval()
@@ -110,13 +110,13 @@ def model(name: str) -> MDQE:
 
 
 def unpacked(packed: torch.Tensor, shape: list[int]) -> np.ndarray:
-    """Boolean masks of `shape` from their packed bits (N, …)."""
+    """Boolean masks of a shape from packed bits (N, …)."""
     flat = np.unpackbits(packed.numpy(), axis=1)[:, : math.prod(shape[1:])]
     return flat.reshape(shape).astype(bool)
 
 
 def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
-    """Euclidean, over the whole tensor."""
+    """Relative Euclidean distance of two tensors."""
     assert actual.shape == expected.shape, (actual.shape, expected.shape)
     return float((actual.double() - expected.double()).norm() / expected.double().norm())
 

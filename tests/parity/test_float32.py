@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from mdqe import MDQE
-from mdqe.modeling.decoder import DecoderState
 from mdqe.modeling.preprocess import normalize
 
 TOLERANCE = 2e-4  # of a stage of up to six layers of float32 rounding
@@ -51,11 +50,13 @@ def test_each_decoder_layer(expected):
         memory = golden.model("r50_ovis").encode(frames).memory.float()
         values = model.decoder.project_values(memory)
         for i, (layer, layer_values) in enumerate(zip(model.decoder.layers, values, strict=True)):
-            state = DecoderState(
+            frame_queries, clip_queries = layer(
                 expected["decoder.frame_queries"][i][None],
                 expected["decoder.clip_queries"][i],
                 expected["decoder.boxes_cxcywh"][i][None],
+                layer_values,
+                shapes,
+                model.decoder.position_proj,
             )
-            frame_queries, clip_queries = layer(state, layer_values, shapes, model.decoder.position_proj)
             assert golden.relative_error(frame_queries[0], expected["decoder.frame_queries"][i + 1]) < TOLERANCE, i
             assert golden.relative_error(clip_queries, expected["decoder.clip_queries"][i + 1]) < TOLERANCE, i

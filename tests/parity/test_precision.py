@@ -1,7 +1,6 @@
-"""Other types stay near float64, stage by stage, each from the input that float64 has there.
+"""Stages in other types against float64. Each takes the input that it has in float64.
 
-With these made-up weights the whole chain amplifies rounding about a thousandfold (tests/parity/test_float32.py), so it
-tells nothing of half precision; no stage alone does.
+With these artificial weights the whole model amplifies rounding about 1000 times, so only single stages are compared.
 """
 
 import copy
@@ -21,7 +20,7 @@ from mdqe.modeling.encoder import EncoderLayer
 from mdqe.modeling.layers import MLP
 from mdqe.modeling.mask_head import MaskHead
 
-# Of a stage, relative, and of scores, absolute: some five roundings, to 6e-8 or, in bfloat16, 4e-3.
+# Relative for stages and absolute for scores: about five roundings, of 6e-8 or, in bfloat16, 4e-3.
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 5e-3}
 STAGES = (Bottleneck, EncoderLayer, O2IDecoderLayer, MaskHead, MLP)
 
@@ -36,13 +35,13 @@ TYPES = [
 
 
 @pytest.fixture(autouse=True)
-def whole_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    """CUDA's convolutions would round float32 to ten bits."""
+def exact_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By default, convolutions on CUDA round float32 to ten bits."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 
 
 class Call(NamedTuple):
-    """What a stage was given and what it gave."""
+    """The inputs and the output of a stage."""
 
     inputs: tuple
     output: Tensor | tuple
@@ -50,13 +49,13 @@ class Call(NamedTuple):
 
 @cache
 def calls() -> dict[str, Call]:
-    """Every stage of the first clip in float64, by the module's name."""
+    """The calls of all stages for the first clip in float64, by the name of the module."""
     model, seen = golden.model("r50_ovis"), {}
 
-    def note(name: str) -> Callable[[nn.Module, tuple, Tensor | tuple], None]:
+    def record(name: str) -> Callable[[nn.Module, tuple, Tensor | tuple], None]:
         return lambda _, inputs, output: seen.update({name: Call(inputs, output)})
 
-    hooks = [m.register_forward_hook(note(name)) for name, m in model.named_modules() if isinstance(m, STAGES)]
+    hooks = [m.register_forward_hook(record(name)) for name, m in model.named_modules() if isinstance(m, STAGES)]
     with torch.inference_mode():
         model(golden.core("r50_ovis")["frames"][:4].permute(0, 3, 1, 2)[None])
     for hook in hooks:
@@ -70,7 +69,7 @@ def rounded(device: str, dtype: torch.dtype) -> MDQE:
 
 
 def converted(x: object, device: str, dtype: torch.dtype) -> object:
-    """Tensors as a model of this type has them: boxes and coordinates, whose last axis has 2 or 4, in float32."""
+    """Tensors as in a model of this type: boxes and coordinates, whose last axis has size 2 or 4, are float32."""
     if isinstance(x, Tensor):
         wide = not x.is_floating_point() or x.shape[-1] in (2, 4)
         return x.to(device, x.dtype if not x.is_floating_point() else torch.float32 if wide else dtype)
@@ -91,7 +90,7 @@ def leaves(x: Tensor | tuple) -> Iterator[Tensor]:
 
 @pytest.mark.parametrize(("device", "dtype"), TYPES)
 def test_every_stage(device, dtype):
-    """Blocks of the backbone, layers of the encoder and decoder, mask head and every MLP."""
+    """Blocks of the backbone, layers of the encoder and the decoder, the mask head and all MLPs."""
     model, errors = rounded(device, dtype), {}
     with torch.inference_mode():
         for name, call in calls().items():

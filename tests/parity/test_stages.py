@@ -1,4 +1,4 @@
-"""Every stage of the model equals the released code in float64: backbone, encoder, queries, decoder, heads."""
+"""All stages of the model equal the released code in float64: backbone, encoder, queries, decoder and heads."""
 
 from functools import cache
 
@@ -10,14 +10,14 @@ from mdqe.inference.frame_buffer import EncodedFrames, encode_frames
 from mdqe.modeling.encoder import level_masks, sine_position
 from mdqe.modeling.preprocess import normalize
 
-# The files are float32: 3e-8 is their rounding. What is asked for is 1e-4.
+# The reference files are float32, with a rounding error of 3e-8.
 TOLERANCE = 1e-6
 VIDEOS = ["r50_ovis", "swinl_ovis"]
 
 
 @cache
 def stages(name: str) -> dict[str, torch.Tensor]:
-    """Everything the model computes of the video's first clip, under the files' names."""
+    """All intermediate results for the first clip of a video, by their names in the reference files."""
     model = golden.model(name)
     length = model.config.test_clip_length
     frames = golden.core(name)["frames"][:length].permute(0, 3, 1, 2)  # (T, 3, H, W)
@@ -95,7 +95,7 @@ def test_heads_of_every_clip(name, reference):
 
 
 def test_training_clips(shared):
-    """Two clips at once, the training window of association: every layer's heads and what the losses read."""
+    """A batch of two clips with the association window of training: heads of all layers and inputs of the losses."""
     expected, model = golden.full("train_r50", shared), golden.model("train_r50")
     frames = expected["frames"].permute(0, 3, 1, 2).unflatten(0, (2, 3))
     with torch.inference_mode():

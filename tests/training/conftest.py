@@ -1,4 +1,4 @@
 import sys
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).parent))  # tiny.py, which processes that tests start import too
+sys.path.append(str(Path(__file__).parent))  # for tiny.py, which subprocesses of tests import too

@@ -1,4 +1,4 @@
-"""python gradients.py FILE: the gradients of one step, by as many processes as the environment says."""
+"""python gradients.py FILE: the gradients of one step, computed by the processes that the environment defines."""
 
 import os
 import sys
@@ -18,14 +18,14 @@ BATCH = 4
 
 
 def batch() -> list[Clip]:
-    """Two clips of few objects and two of many."""
+    """Two clips with few objects and two with many."""
     drawn = sorted((tiny.clips()[n] for n in range(12)), key=lambda clip: len(clip[1].labels))
     return drawn[:2] + drawn[-2:]
 
 
 def gradients(accumulate: int = 1, amp: str | None = None, **config: object) -> tuple[dict[str, Tensor], StepResult]:
-    """Of this process' share of a batch whose second half has other and fewer objects than the first."""
-    torch.randperm = torch.arange  # processes draw other subsets than one alone: take the first ones
+    """Gradients of this process' share of a batch whose halves have different numbers of objects."""
+    torch.randperm = torch.arange  # random subsets differ between processes: use the first candidates
     model = tiny.model(dropout=0.0, **config).train()
     if amp is None:
         model.double()

@@ -1,4 +1,4 @@
-"""The code of docs/finetuning.md runs, in order, and does what the page says."""
+"""The code of docs/finetuning.md runs in order and does what the page says."""
 
 import pytest
 import torch

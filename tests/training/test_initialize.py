@@ -1,4 +1,4 @@
-"""Where weights start from: what is taken over, what is new, and what is refused."""
+"""Initial weights: those of other models, random ones, and errors."""
 
 import pytest
 import timm
@@ -29,9 +29,9 @@ def said():
     return []
 
 
-def test_random_weights_are_announced(said):
+def test_random_weights_are_reported(said):
     initial_model(tiny.model().config, say=said.append)
-    assert said == ["weights: random, none were given"]
+    assert said == ["weights: random"]
 
 
 def test_single_frame_weights_are_repeated_for_every_frame(saved, said):
@@ -49,14 +49,14 @@ def test_single_frame_weights_are_repeated_for_every_frame(saved, said):
 
 
 def test_other_categories_are_an_error(saved):
-    with pytest.raises(ValueError, match=r"coco scores 3 categories, the model to train 6: .*--reset-classes"):
+    with pytest.raises(ValueError, match=r"coco has 3 categories, the model to train has 6: .*--reset-classes"):
         initial_model(tiny.model().config, saved)
 
 
-def test_other_categories_start_anew_when_asked(saved, said):
+def test_other_categories_with_random_class_heads(saved, said):
     torch.manual_seed(4)
     model = initial_model(tiny.model(clip_length=1).config, saved, reset_classes=True, say=said.append)
-    assert said == [f"weights: {saved} (class heads new)"]
+    assert said == [f"weights: {saved} (class heads random)"]
     old = tiny.MDQE.from_pretrained(saved).state_dict()
     new = {name for name, tensor in model.state_dict().items() if tensor.shape != old[name].shape}
     assert new == RESET
@@ -67,11 +67,11 @@ def test_other_categories_start_anew_when_asked(saved, said):
 def test_learned_queries_have_one_class_head(tmp_path, said):
     tiny.model(query_initialization=False, num_classes=3).save_pretrained(tmp_path)
     initial_model(tiny.model(query_initialization=False).config, tmp_path, reset_classes=True, say=said.append)
-    assert said == [f"weights: {tmp_path} (class heads new)"]
+    assert said == [f"weights: {tmp_path} (class heads random)"]
 
 
 def test_a_model_of_other_sizes(saved):
-    with pytest.raises(ValueError, match="of another shape"):
+    with pytest.raises(ValueError, match="with a different shape"):
         initial_model(tiny.model(num_classes=3, hidden_dim=64).config, saved)
     with pytest.raises(FileNotFoundError, match="no such folder"):
         initial_model(tiny.model().config, "./nowhere")
@@ -86,7 +86,7 @@ def test_imagenet_weights_of_the_backbone(monkeypatch, said):
         _builder, "load_state_dict_from_hf", lambda *arguments, **_: asked.append(arguments[0]) or dict(trained)
     )
     model = initial_model(tiny.model().config, "imagenet", say=said.append)
-    assert said == [f"weights: {name} as trained on ImageNet, by timm; the rest random"]
+    assert said == [f"weights: timm's ImageNet weights of {name}, all others random"]
     assert asked and name in asked[0]
     found = model.backbone.body.state_dict()
     shared = [key for key in found if key in trained and "num_batches" not in key]
@@ -99,13 +99,13 @@ def test_imagenet_weights_that_cannot_be_fetched(monkeypatch):
         raise OSError("We couldn't connect\nto the Hub")
 
     monkeypatch.setattr(_builder, "load_state_dict_from_hf", refuse)
-    with pytest.raises(ConnectionError, match=r"cannot be fetched \(We couldn't connect\)") as raised:
+    with pytest.raises(ConnectionError, match=r"cannot be downloaded \(We couldn't connect\)") as raised:
         initial_model(tiny.model().config, "imagenet")
     assert "\n" not in str(raised.value)
 
 
 def test_a_backbone_without_imagenet_weights():
-    """timm itself would go on with random ones in some cases."""
+    """timm itself would use random weights in some cases."""
     name = next(n for n in timm.list_models("*resnet*") if not timm.get_pretrained_cfg(n).has_weights)
     with pytest.raises(ValueError, match=f"timm has no weights for backbone '{name}'"):
         imagenet_backbone(tiny.model().config.replace(backbone=name))

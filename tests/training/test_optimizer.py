@@ -1,4 +1,4 @@
-"""AdamW's groups and the schedule, and the recipes of the published presets."""
+"""The groups of AdamW, the schedule, and the recipes of the published presets."""
 
 import json
 
@@ -11,7 +11,7 @@ from mdqe.training.optimizer import StepDecay, adamw
 from mdqe.training.recipe import Recipe
 
 
-def test_two_groups_hold_every_parameter_once():
+def test_every_parameter_is_in_one_group():
     model = tiny.model()
     optimizer = adamw(model, 2e-4, backbone_multiplier=0.1, weight_decay=0.05)
     rest, backbone = ([id(p) for p in group["params"]] for group in optimizer.param_groups)
@@ -21,7 +21,7 @@ def test_two_groups_hold_every_parameter_once():
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.05, 0.05]
 
 
-def test_what_is_not_trained_is_left_out():
+def test_frozen_parameters_are_omitted():
     model = tiny.model()
     model.encoder.level_embed.requires_grad_(False)
     parameters = [p for group in adamw(model).param_groups for p in group["params"]]
@@ -64,10 +64,12 @@ def test_rates_reach_the_optimizer(tmp_path):
 def test_recipes_are_the_published_ones(shared):
     for name, preset in json.loads((shared / "facts" / "presets.json").read_text()).items():
         solver, inputs, recipe = preset["solver"], preset["input"], Recipe.of(name)
-        assert inputs["random_flip"] == "flip_by_clip"  # what ClipAugmentation does unless it is told otherwise
+        assert inputs["random_flip"] == "flip_by_clip"  # the default of ClipAugmentation
         pseudo = inputs["pseudo_video_from_images"]
         assert pseudo["augmentations"] == ["rotation"] and inputs["augmentations"] == []
-        assert solver["optimizer"] == "ADAMW" and solver["warmup_factor"] == 1.0  # so its ten steps change nothing
+        assert (
+            solver["optimizer"] == "ADAMW" and solver["warmup_factor"] == 1.0
+        )  # so its ten warm-up steps have no effect
         assert recipe == Recipe(
             steps=solver["max_iter"],
             batch=solver["clips_per_batch"],

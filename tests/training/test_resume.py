@@ -1,4 +1,4 @@
-"""A run that is killed goes on as if nothing had happened, and no failure costs the last checkpoint."""
+"""A killed run continues with the same results, and no failure destroys the last checkpoint."""
 
 import csv
 import errno
@@ -75,14 +75,13 @@ def rows(path):
 
 
 def test_dropout_makes_the_random_state_matter(tmp_path, one_thread):
-    """The test above could not tell a lost random state if nothing were drawn."""
+    """Otherwise the test above could not detect a lost random state."""
     tiny.trainer(tmp_path / "a", steps=4).train()
-    other = tiny.trainer(tmp_path / "b", steps=2)
-    other.train()
-    go_on = tiny.trainer(tmp_path / "b", steps=4)
-    go_on.resume()
-    go_on._random = None  # drawn anew
-    go_on.train()
+    tiny.trainer(tmp_path / "b", steps=2).train()
+    resumed = tiny.trainer(tmp_path / "b", steps=4)
+    resumed.resume()
+    resumed._random = None  # the random state is lost
+    resumed.train()
     a, b = (load_state(tmp_path / name / "checkpoint.pt")["model"] for name in "ab")
     assert not all(torch.equal(a[name], b[name]) for name in a)
 
@@ -96,11 +95,11 @@ def test_the_folder_of_a_finished_run(tmp_path):
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), run.model.parameters(), strict=True))
     again = tiny.trainer(tmp_path)
     assert again.resume() and again.done == 6
-    again.train()  # nothing is left to do
+    again.train()  # no steps remain
     assert (tmp_path / "metrics.csv").read_text().count("\n") == 4
 
 
-def test_more_steps_than_before(tmp_path):
+def test_a_resumed_run_may_have_more_steps(tmp_path):
     tiny.trainer(tmp_path, steps=2).train()
     longer = tiny.trainer(tmp_path, steps=3)
     assert longer.resume()
@@ -116,11 +115,11 @@ def test_nothing_to_resume(tmp_path):
     ("changes", "message"),
     [
         ({"config": {"grid_size": 5}}, "another configuration: grid_size differ"),
-        ({"batch": 4}, "trained with 2 clips a step, expected batch=4"),
-        ({"average_decay": 0.9}, "lacks a moving average"),
+        ({"batch": 4}, "a run with 2 clips per step, expected batch=4"),
+        ({"average_decay": 0.9}, "has no moving average"),
     ],
 )
-def test_another_runs_checkpoint(tmp_path, changes, message):
+def test_a_checkpoint_of_another_run(tmp_path, changes, message):
     run = tiny.trainer(tmp_path)
     run.save()
     with pytest.raises(ValueError, match=message):
@@ -129,12 +128,12 @@ def test_another_runs_checkpoint(tmp_path, changes, message):
 
 def test_a_damaged_checkpoint(tmp_path):
     (tmp_path / "checkpoint.pt").write_bytes(b"PK nothing")
-    with pytest.raises(ValueError, match=r"checkpoint.pt is a damaged file.* \(10 bytes\)"):
+    with pytest.raises(ValueError, match=r"checkpoint.pt is damaged or not .* \(10 bytes\)"):
         tiny.trainer(tmp_path).resume()
 
 
 class FullDisk:
-    """A file that takes some bytes and then no more."""
+    """A file that raises an error after some bytes."""
 
     def __init__(self, file, room):
         self.file, self.room = file, room
@@ -191,7 +190,7 @@ run.save()
 """
 
 
-def test_the_systems_own_refusal_keeps_the_last_checkpoint(tmp_path):
+def test_a_file_size_limit_keeps_the_last_checkpoint(tmp_path):
     tiny.trainer(tmp_path, steps=2).train()
     before = (tmp_path / "checkpoint.pt").read_bytes()
     program = LIMITED.format(tests=str(PROGRAM.parent), folder=str(tmp_path))
@@ -206,27 +205,27 @@ from pathlib import Path
 sys.path.insert(0, {tests!r})
 import tiny
 opened = Path.open
-def open_deadly(path, mode="r", *arguments, **options):
+def open_killing(path, mode="r", *arguments, **options):
     file = opened(path, mode, *arguments, **options)
     if path.name == "checkpoint.partial.pt":
         write = file.write
-        class Deadly:
+        class Killing:
             written = 0
             def write(self, data):
-                Deadly.written += len(data)
+                Killing.written += len(data)
                 write(data)
                 file.flush()
-                if Deadly.written > 100_000:
+                if Killing.written > 100_000:
                     os.kill(os.getpid(), signal.SIGKILL)
                 return len(data)
             def __getattr__(self, name): return getattr(file, name)
             def __enter__(self): return self
             def __exit__(self, *error): file.close()
-        return Deadly()
+        return Killing()
     return file
 run = tiny.trainer(Path({folder!r}), steps=4)
 assert run.resume()
-Path.open = open_deadly
+Path.open = open_killing
 run.train()
 """
 
@@ -237,7 +236,7 @@ def test_a_kill_while_saving_keeps_the_last_checkpoint(tmp_path):
     program = KILLED_WHILE_SAVING.format(tests=str(PROGRAM.parent), folder=str(tmp_path))
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    assert (tmp_path / "checkpoint.partial.pt").stat().st_size > 100_000  # it died half-way
+    assert (tmp_path / "checkpoint.partial.pt").stat().st_size > 100_000  # killed while writing
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
     again = tiny.trainer(tmp_path, steps=4)
     assert again.resume() and again.done == 2
@@ -246,27 +245,22 @@ def test_a_kill_while_saving_keeps_the_last_checkpoint(tmp_path):
     assert not (tmp_path / "checkpoint.partial.pt").exists()
 
 
-def test_every_generator_goes_on(tmp_path):
+def test_every_generator_continues(tmp_path):
     def draw():
-        return (
-            torch.rand(3).tolist(),
-            np.random.rand(3).tolist(),
-            np.random.randn(),
-            random.random(),
-            random.gauss(0, 1),
-        )
+        arrays = torch.rand(3).tolist(), np.random.rand(3).tolist()
+        return *arrays, np.random.randn(), random.random(), random.gauss(0, 1)
 
-    np.random.randn(), random.gauss(0, 1)  # both keep the second of a pair
+    np.random.randn(), random.gauss(0, 1)  # both store the second number of a pair
     save_state(tmp_path / "state.pt", random_state())
     expected = draw()
     set_random_state(load_state(tmp_path / "state.pt"))
     assert draw() == expected
 
 
-def test_the_file_is_on_the_disk_before_it_counts(tmp_path, monkeypatch):
+def test_the_file_is_on_the_disk_before_it_replaces_the_old_one(tmp_path, monkeypatch):
     order = []
     synced, replaced = os.fsync, Path.replace
     monkeypatch.setattr(os, "fsync", lambda descriptor: (order.append("fsync"), synced(descriptor))[1])
     monkeypatch.setattr(Path, "replace", lambda path, to: (order.append("replace"), replaced(path, to))[1])
     run_state.save_state(tmp_path / "state.pt", {"a": torch.ones(2)})
-    assert order == ["fsync", "replace", "fsync"]  # the last is the folder's
+    assert order == ["fsync", "replace", "fsync"]  # the last one is of the folder

@@ -1,21 +1,14 @@
-"""What names of data mean, where their files lie, and how categories of several sets go together."""
+"""Data sets by name, their files, and the categories of several sets."""
 
-import json
-
+import annotated_sets as sets
 import pytest
 import torch
 
 from mdqe import MDQEConfig
 from mdqe.data.synthetic import CATEGORIES
+from mdqe.errors import InputError
 from mdqe.training.recipe import Recipe
-from mdqe.training.sources import Categories, category_map, find_annotations, open_data, split_ratio
-
-VIDEOS = {
-    "annotations": [{"video_id": 1, "category_id": 7}],
-    "categories": [{"id": 9, "name": "Dog"}, {"id": 7, "name": "giant_panda"}],
-    "videos": [{"id": 1}],
-}
-IMAGES = {"images": [{"id": 1}], "annotations": [], "categories": [{"id": 1, "name": "dog"}, {"id": 4, "name": "cat"}]}
+from mdqe.training.sources import Categories, find_annotations, open_data, split_ratio
 
 
 @pytest.mark.parametrize(
@@ -40,39 +33,38 @@ def test_wrong_ratios(name):
         split_ratio(name)
 
 
-@pytest.fixture
-def write(tmp_path):
-    def put(name, document):
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(document if isinstance(document, str) else json.dumps(document))
-        return path
-
-    return put
-
-
-def test_files_are_recognised_without_being_read(write):
-    videos, images = find_annotations(str(write("v.json", VIDEOS))), find_annotations(str(write("i.json", IMAGES)))
-    assert (videos.videos, images.videos) == (True, False)
-    assert list(videos.categories.items()) == [(7, "giant_panda"), (9, "Dog")]  # by id
-    assert images.categories == {1: "dog", 4: "cat"}
-    assert find_annotations(str(write("e.json", ""))).categories == {}
-    assert find_annotations(str(write("x.json", '{"categories": 3}'))).categories == {}
+def test_files_of_a_set(tmp_path):
+    sets.write_videos(tmp_path / "set", videos=1)
+    name = str(tmp_path / "set" / "annotations.json")
+    assert find_annotations(name).images == tmp_path / "set" / "JPEGImages"
+    with pytest.raises(FileNotFoundError, match=r"no such folder: nowhere, for the images of .*annotations.json"):
+        find_annotations(f"{name}@nowhere")
+    with pytest.raises(FileNotFoundError, match=r"no such file: none.json; expected FILE.*, or synthetic\[:DIFF"):
+        find_annotations("none.json")
 
 
-def test_where_the_images_are(write, tmp_path):
-    path = write("set/annotations.json", VIDEOS)
-    assert find_annotations(str(path)).images == tmp_path / "set"
-    assert find_annotations(str(tmp_path / "set")) == find_annotations(str(path))
-    (tmp_path / "set" / "annotations" / "JPEGImages").mkdir(parents=True)
-    assert find_annotations(str(path)).images == tmp_path / "set" / "annotations" / "JPEGImages"
-    (tmp_path / "set" / "JPEGImages").mkdir()
-    assert find_annotations(str(path)).images == tmp_path / "set" / "JPEGImages"
-    assert find_annotations(f"{path}@{tmp_path}").images == tmp_path
-    with pytest.raises(FileNotFoundError, match=r"no such folder: .*nowhere, for the images of .*annotations.json"):
-        find_annotations(f"{path}@{tmp_path / 'nowhere'}")
-    with pytest.raises(FileNotFoundError, match=r"no such file: .*other.json; data is synthetic"):
-        find_annotations(str(tmp_path / "other.json"))
+@pytest.mark.parametrize("images", [False, True])
+def test_sets_of_files(tmp_path, images):
+    """Videos and images are recognised, and the categories of a second set are mapped to those of the first by name."""
+    document = sets.write_videos(tmp_path / "set")
+    path = sets.save(tmp_path, sets.coco_document(document) if images else sets.minimal(document))
+    name = f"{path}@{tmp_path / 'set' / 'JPEGImages'}"
+    found = open_data(name, 2, Recipe())
+    assert type(found.clips).__name__ == ("PseudoClips" if images else "VideoClips")
+    assert found.categories == Categories(CATEGORIES, (1, 2, 3, 4, 5, 6))
+    wanted = Categories(("person", CATEGORIES[1].upper(), CATEGORIES[0]), (4, 9, 2))
+    second = open_data(name, 2, Recipe(), categories=wanted)
+    assert second.categories == wanted
+    labels = {int(label) for i in range(len(second.clips)) for label in second.clips.clip(i, generator())[1].labels}
+    assert labels and labels <= {1, 2}
+    with pytest.raises(
+        InputError, match=r"changed.json does not fit the first set: none of its categories is one of dog"
+    ):
+        open_data(name, 2, Recipe(), categories=Categories(("dog",), (1,)))
+
+
+def generator():
+    return torch.Generator().manual_seed(0)
 
 
 def test_the_synthetic_set():
@@ -91,24 +83,3 @@ def test_a_model_for_the_categories():
     assert (named.num_classes, named.categories, named.label_ids) == (2, ("dog", "cat"), (3, 9))
     unnamed = Categories(("dog", ""), (3, 9)).configure(config)
     assert (unnamed.num_classes, unnamed.categories, unnamed.label_ids) == (2, (), (3, 9))
-
-
-def test_categories_by_name(write):
-    pytest.importorskip("mdqe.data.coco")
-    found = find_annotations(str(write("v.json", VIDEOS)))
-    wanted = Categories(("person", "Giant Panda", "DOG"), (1, 2, 5))
-    assert category_map(found, wanted) == {7: 2, 9: 5}
-    with pytest.raises(ValueError, match=r"v.json has none of the categories of the first set: person"):
-        category_map(found, Categories(("person",), (1,)))
-
-
-def test_coco_as_the_published_video_sets(shared, write):
-    pytest.importorskip("mdqe.data.coco")
-    coco = MDQEConfig.preset("r50_coco")
-    entries = [{"id": i, "name": n} for i, n in zip(coco.category_ids, coco.categories, strict=True)]
-    found = find_annotations(str(write("coco.json", {**IMAGES, "categories": entries})))
-    facts = json.loads((shared / "facts" / "datasets.json").read_text())
-    for preset, name in (("r50_ytvis19", "ytvis_2019"), ("r50_ytvis21", "ytvis_2021"), ("r50_ovis_360", "ovis")):
-        config = MDQEConfig.preset(preset)
-        mapped = category_map(found, Categories(config.categories, config.label_ids))
-        assert dict(mapped) == {int(one): to for one, to in facts["coco_to"][name].items()}

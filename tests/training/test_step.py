@@ -1,4 +1,4 @@
-"""The step: gradients of several processes and of parts, clipping, precision, recomputed activations."""
+"""The training step: gradients of several processes and of parts, clipping, precision, recomputed activations."""
 
 import os
 import socket
@@ -11,10 +11,9 @@ import tiny
 import torch
 
 from mdqe.data.loader import collate
-from mdqe.training.recompute import recompute_activations
-from mdqe.training.step import NonFiniteLossError, TrainingStep
+from mdqe.training.step import NonFiniteLossError, TrainingStep, recompute_activations
 
-# Sums of the same float64 terms in another order; relative to the largest gradient of a parameter.
+# Sums of the same float64 terms in another order, relative to the largest gradient of a parameter.
 EXACT = 1e-10
 ZERO = 1e-14  # gradients that cancel: biases before a normalisation
 
@@ -45,6 +44,8 @@ def assert_close(found, expected, tolerance=EXACT):
 
 
 def test_two_processes_have_the_gradients_of_one(tmp_path):
+    counts = [len(targets.labels) for _, targets in gradients.batch()]
+    assert sum(counts[:2]) < sum(counts[2:])  # the processes have different normalisers
     alone, result = gradients.gradients()
     port = free_port()
     started = [start(rank, 2, port, tmp_path / "found.pt") for rank in range(2)]
@@ -58,14 +59,8 @@ def test_two_processes_have_the_gradients_of_one(tmp_path):
     assert found["norm"] == pytest.approx(result.grad_norm, rel=EXACT)
 
 
-def test_the_halves_differ():
-    """Or the test above could not tell normalisers of a process from those of all."""
-    counts = [len(targets.labels) for _, targets in gradients.batch()]
-    assert sum(counts[:2]) < sum(counts[2:])
-
-
-def test_every_parameter_has_a_gradient_whatever_the_clips_hold():
-    """DistributedDataParallel waits for all of them."""
+def test_every_parameter_has_a_gradient_for_any_clips():
+    """DistributedDataParallel waits for the gradients of all parameters."""
     frames, targets = collate([tiny.clips()[0]])
     empty = [type(targets[0])(targets[0].labels[:0], targets[0].ids[:0], targets[0].masks[:0], targets[0].boxes[:0])]
     variants = [{}, {"query_initialization": False}, {"query_association": False}, {"decoder": "i2o"},
@@ -78,8 +73,7 @@ def test_every_parameter_has_a_gradient_whatever_the_clips_hold():
             assert [name for name, p in model.named_parameters() if p.grad is None] == [], config
 
 
-def test_parts_add_up():
-    """Two parts: the mean of their gradients, each by itself."""
+def test_gradients_of_parts_are_averaged():
     found, _ = gradients.gradients(accumulate=2)
     model = tiny.model(dropout=0.0).double().train()
     clips = gradients.batch()
@@ -89,7 +83,7 @@ def test_parts_add_up():
     assert_close(found, {name: p.grad for name, p in model.named_parameters()})
 
 
-def test_clipping_is_of_the_whole_model():
+def test_clipping_by_the_norm_of_all_gradients():
     model = tiny.model(dropout=0.0).train()
     before = [p.detach().clone() for p in model.parameters()]
     step = TrainingStep(model, torch.optim.SGD(model.parameters(), 1.0), clip_norm=0.5)
@@ -99,7 +93,7 @@ def test_clipping_is_of_the_whole_model():
     assert float(moved.double().norm()) == pytest.approx(0.5, rel=1e-3)
 
 
-def test_recomputed_activations_change_nothing():
+def test_recomputed_activations_give_equal_gradients():
     expected, _ = gradients.gradients()
     model = tiny.model(dropout=0.0).double().train()
     names = list(model.state_dict())
@@ -131,9 +125,9 @@ def test_unknown_parts_to_recompute():
         recompute_activations(tiny.model(), ["encoder", "neck"])
 
 
-# Relative to float32: 8 bits of mantissa in every product, and matching that may differ for a query or two.
+# Relative to float32: products have 8 bits of mantissa, and the matching of a query or two may differ.
 @pytest.mark.parametrize(("amp", "tolerance"), [("bf16", 0.05), ("fp16", 0.02)])
-def test_mixed_precision_is_near_float32(amp, tolerance):
+def test_mixed_precision_is_close_to_float32(amp, tolerance):
     _, result = gradients.gradients(amp=amp)
     _, exact = gradients.gradients()
     assert sum(result.losses.values()) == pytest.approx(sum(exact.losses.values()), rel=tolerance)
@@ -150,7 +144,7 @@ def test_half_precision_skips_steps_that_overflow():
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_nothing_is_updated_by_a_loss_that_is_not_finite(value):
+def test_a_loss_that_is_not_finite_updates_nothing(value):
     model = tiny.model().train()
     with torch.no_grad():
         model.class_head.layers[-1].bias[0] = value

@@ -1,6 +1,7 @@
-"""The loop: what it reports, averages, shares out, and saves when a loss is not finite."""
+"""The trainer: reports, moving average, data loading, and the batch that it saves when a loss is not finite."""
 
 import csv
+import io
 import sys
 
 import pytest
@@ -9,12 +10,11 @@ import torch
 
 from mdqe import MDQE
 from mdqe.losses import PlainMaskLoss
-from mdqe.losses.criterion import configured_criterion
-from mdqe.training.average import MovingAverage
-from mdqe.training.bad_batch import replay
-from mdqe.training.metrics import CsvTable
+from mdqe.losses.criterion import build_criterion
+from mdqe.training.optimizer import MovingAverage
+from mdqe.training.reports import CsvTable, Progress
 from mdqe.training.run_state import load_state
-from mdqe.training.step import NonFiniteLossError
+from mdqe.training.step import NonFiniteLossError, TrainingStep, replay
 
 
 def table(path):
@@ -22,7 +22,7 @@ def table(path):
         return list(csv.DictReader(file))
 
 
-def test_training_lowers_the_loss(tmp_path):
+def test_training_reduces_the_loss(tmp_path):
     class OneClip:
         def __getitem__(self, n):
             return tiny.clips()[n % 2]
@@ -35,17 +35,13 @@ def test_training_lowers_the_loss(tmp_path):
     assert float(last["loss"]) < 0.95 * float(first["loss"])
 
 
-def test_metrics(tmp_path, capsys):
+def test_metrics(tmp_path, capsys, monkeypatch):
     run = tiny.trainer(tmp_path, steps=5, log_every=2)
-    seen = []
-    run.train_step.__class__.__call__, call = (
-        lambda self, *arguments: seen.append(call(self, *arguments)) or seen[-1],
-        run.train_step.__class__.__call__,
+    seen, call = [], TrainingStep.__call__
+    monkeypatch.setattr(
+        TrainingStep, "__call__", lambda self, *arguments: seen.append(call(self, *arguments)) or seen[-1]
     )
-    try:
-        run.train()
-    finally:
-        run.train_step.__class__.__call__ = call
+    run.train()
     rows = table(tmp_path / "metrics.csv")
     assert [row["step"] for row in rows] == ["2", "4", "5"]
     for row, part in zip(rows, (seen[:2], seen[2:4], seen[4:]), strict=True):
@@ -68,25 +64,66 @@ def test_tensorboard_has_the_same(tmp_path):
     assert found == {int(row["step"]): pytest.approx(float(row["loss"]), rel=1e-4) for row in rows}
 
 
-def test_without_tensorboard_there_is_csv_alone(tmp_path, monkeypatch, capsys):
+def test_without_tensorboard_there_is_only_csv(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     tiny.trainer(tmp_path, steps=2).train()
     assert len(table(tmp_path / "metrics.csv")) == 1 and not (tmp_path / "tensorboard").exists()
     assert capsys.readouterr().err.count("pip install 'mdqe[train]'") == 1
 
 
-def test_a_table_keeps_what_a_checkpoint_knows(tmp_path):
-    grown = CsvTable(tmp_path / "table.csv")
-    grown.append(2, {"loss": 1.0})
-    grown.append(4, {"loss": 0.5, "AP": 0.25})
-    grown.append(6, {"loss": 0.25})
+def test_a_table_keeps_the_rows_up_to_the_checkpoint(tmp_path):
+    csv_table = CsvTable(tmp_path / "table.csv")
+    csv_table.append(2, {"loss": 1.0})
+    csv_table.append(4, {"loss": 0.5, "AP": 0.25})
+    csv_table.append(6, {"loss": 0.25})
     with (tmp_path / "table.csv").open("a") as file:
-        file.write("1")  # a row of step 10 and more that was cut off
+        file.write("1")  # an incomplete row
     CsvTable(tmp_path / "table.csv", start=4).append(6, {"AP": 0.125, "loss": 2.0})
     assert (tmp_path / "table.csv").read_text().split() == ["step,loss,AP", "2,1,", "4,0.5,0.25", "6,2,0.125"]
 
 
-def test_the_moving_average_is_what_is_saved(tmp_path):
+SHOWN = {"loss": 12.345, "class": 1.0, "mask": 2.0, "mask_0": 3.0, "seconds": 0.5}
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def show_progress(monkeypatch, stream, **options):
+    monkeypatch.setattr(sys, "stderr", stream)
+    progress = Progress(10, 4, **options)
+    for _ in range(2):
+        progress.advance()
+    progress.show(SHOWN)
+    progress.say("a line")
+    progress.advance()
+    progress.bar.refresh()
+    progress.close()
+    return stream.getvalue()
+
+
+def test_progress_on_a_terminal_is_a_bar(monkeypatch):
+    text = show_progress(monkeypatch, Terminal())
+    assert "7/10" in text and "loss 12.3 class 1 mask 2 0.5 s/step" in text and "a line\n" in text
+    assert "mask_0" not in text
+
+
+def test_progress_elsewhere_is_lines(monkeypatch):
+    lines = show_progress(monkeypatch, io.StringIO()).splitlines()
+    assert len(lines) == 2 and lines[1] == "a line"
+    assert lines[0].startswith("step 6/10  loss 12.3 class 1 mask 2  0.5 s/step, 0:00:0")
+
+
+def test_progress_of_other_processes_is_not_shown(monkeypatch):
+    assert (
+        show_progress(monkeypatch, io.StringIO(), shown=False)
+        == show_progress(monkeypatch, Terminal(), shown=False)
+        == ""
+    )
+
+
+def test_the_moving_average_is_saved(tmp_path):
     run = tiny.trainer(tmp_path, steps=3, average_decay=0.5, validate=lambda model, step: {"first": first(model)})
     seen = [next(run.model.parameters()).detach().clone()]
     update = run.average.update
@@ -108,14 +145,14 @@ def first(model):
     return float(next(model.parameters()).detach().flatten()[0])
 
 
-def test_a_moving_average_of_another_model():
-    with pytest.raises(ValueError, match="of another model"):
+def test_invalid_moving_averages():
+    with pytest.raises(ValueError, match="belongs to another model"):
         MovingAverage(tiny.model(), 0.9).load_state_dict({})
     with pytest.raises(ValueError, match=r"is 1.0, expected 0 up to, not including, 1"):
         MovingAverage(tiny.model(), 1.0)
 
 
-def test_validation_changes_nothing(tmp_path):
+def test_validation_does_not_affect_training(tmp_path):
     def draw(model, step):
         torch.rand(3)
         assert model.config.num_classes == 6
@@ -128,26 +165,26 @@ def test_validation_changes_nothing(tmp_path):
     assert [row["step"] for row in table(tmp_path / "a" / "validation.csv")] == ["2", "4", "6"]
 
 
-def test_workers_draw_the_same_clips(tmp_path):
+def test_workers_load_the_same_clips(tmp_path):
     for workers in (0, 2):
         tiny.trainer(tmp_path / str(workers), steps=2, workers=workers).train()
     a, b = (load_state(tmp_path / name / "checkpoint.pt")["model"] for name in "02")
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_parts_share_out_the_same_clips(tmp_path):
-    """A step in two parts sees the clips that it sees in one."""
+def test_parts_divide_the_same_clips(tmp_path):
+    """A step in two parts has the same clips as a step in one part."""
 
-    def drawn(**options):
+    def loaded(**options):
         run = tiny.trainer(tmp_path / "unused", steps=2, batch=4, **options)
         return [clip for frames, _ in run._batches() for clip in frames]
 
-    whole, parts = drawn(), drawn(accumulate=2)
+    whole, parts = loaded(), loaded(accumulate=2)
     assert len(whole) == len(parts) == 8 and all(torch.equal(a, b) for a, b in zip(whole, parts, strict=True))
 
 
 def break_at(run, step):
-    """A weight becomes NaN during a run, in that step's forward pass, after part of it."""
+    """Set a weight to NaN during the forward pass of a step."""
 
     def poison(module, arguments):
         if run.done == step:
@@ -157,7 +194,7 @@ def break_at(run, step):
     run.model.class_head.register_forward_pre_hook(poison)
 
 
-@pytest.mark.filterwarnings("ignore:Error detected in")  # anomaly detection's own way to tell
+@pytest.mark.filterwarnings("ignore:Error detected in")  # a warning of anomaly detection
 def test_a_loss_that_is_not_finite_is_saved_for_replay(tmp_path):
     run = tiny.trainer(tmp_path, steps=6)
     break_at(run, 3)
@@ -167,7 +204,7 @@ def test_a_loss_that_is_not_finite_is_saved_for_replay(tmp_path):
     message = str(raised.value)
     assert message.startswith("step 3: ") and "class_0 is nan" in message and str(path) in message
     assert "\n" not in message
-    assert load_state(tmp_path / "checkpoint.pt")["step"] == 2  # the last good one
+    assert load_state(tmp_path / "checkpoint.pt")["step"] == 2  # the last valid one
 
     saved = load_state(path)
     frames, targets = next(iter(run._batches()))
@@ -181,15 +218,15 @@ def test_a_loss_that_is_not_finite_is_saved_for_replay(tmp_path):
     assert set(saved["targets"][0]) == {"labels", "ids", "masks", "boxes"} and len(saved["targets"]) == len(targets)
 
 
-def test_replay_draws_the_same_dropout(tmp_path):
-    """The losses that are finite tell: they depend on dropout."""
+def test_replay_has_the_same_dropout(tmp_path):
+    """Compared on the finite losses, which depend on dropout."""
     run = tiny.trainer(tmp_path, steps=2, config={"dropout": 0.5})
     break_at(run, 1)
     with pytest.raises(NonFiniteLossError):
         run.train()
     losses = load_state(tmp_path / "bad_batch.pt")["losses"]
     finite = [name for name in losses if "init" in name]
-    torch.manual_seed(77)  # replay must not depend on it
+    torch.manual_seed(77)  # must have no effect
     again = replay(tmp_path / "bad_batch.pt")
     assert [again[name] for name in finite] == [losses[name] for name in finite]
 
@@ -205,7 +242,7 @@ def test_a_gradient_that_is_not_finite(tmp_path):
 
 
 def test_the_configured_mask_loss_is_trained():
-    assert isinstance(configured_criterion(tiny.model(mask_loss="plain").config).mask_loss, PlainMaskLoss)
+    assert type(build_criterion(tiny.model(mask_loss="plain").config).mask_loss) is PlainMaskLoss
     frames, targets = tiny.clips()[0]
     losses = {}
     for name in ("inter_instance", "plain"):

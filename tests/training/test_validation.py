@@ -4,14 +4,18 @@ import sys
 import types
 from importlib.util import find_spec
 
+import annotated_sets as sets
 import numpy as np
 import pytest
 import tiny
 import torch
 
-from mdqe.cli import main
-from mdqe.data.synthetic import draw_video
+from mdqe.annotations.masks import to_rle
+from mdqe.data.synthetic import CATEGORIES, draw_video
+from mdqe.data.ytvis import VideoClips
+from mdqe.errors import InputError
 from mdqe.results.instances import VideoInstances
+from mdqe.results.rle import decode
 from mdqe.training import validation as validation_module
 from mdqe.training.validation import Validation, annotated_validation, best_classes, synthetic_validation
 
@@ -61,15 +65,16 @@ def test_documents_and_results_belong_together(evaluator):
     values = synthetic_validation(2, seed=3, frames=4, size=SIZE)(model, 10)
     assert values == {"AP": 0.25, "IDSW": 3.0}
     ((annotations, results),) = evaluator.calls
-    assert [(v["id"], v["length"], v["height"], v["width"]) for v in annotations["videos"]] == [
-        (1, 4, 64, 96),
-        (2, 4, 64, 96),
-    ]
-    assert len(annotations["categories"]) == 6 and {r["video_id"] for r in results} == {1, 2}
+    assert [(v.id, v.length, v.size) for v in annotations.videos.values()] == [(1, 4, (64, 96)), (2, 4, (64, 96))]
+    assert len(annotations.categories) == 6 and {r["video_id"] for r in results} == {1, 2}
     seen = [(d.labels[i] + 1, d.masks[i]) for d in model.seen for i in range(len(d.labels)) if d.masks[i].any()]
-    assert [one["category_id"] for one in annotations["annotations"]] == [label for label, _ in seen]
-    truth = [(one["video_id"], one["category_id"], one["segmentations"]) for one in annotations["annotations"]]
-    found = [(r["video_id"], r["category_id"], r["segmentations"]) for r in results if any(r["segmentations"])]
+    assert [one.category for one in annotations.objects] == [label for label, _ in seen]
+    truth = [(v.id, one.category, one.masks) for v in annotations.videos.values() for one in v.objects]
+    found = [
+        (r["video_id"], r["category_id"], [mask and mask["counts"] for mask in r["segmentations"]])
+        for r in results
+        if any(r["segmentations"])
+    ]
     assert found == truth
 
 
@@ -123,7 +128,7 @@ def test_processes_share_the_videos(evaluator, monkeypatch):
         model = Perfect(3)
         model.segment = lambda frames, multi_label: Perfect.segment(Perfect(3), frames, multi_label=multi_label)
         check = synthetic_validation(1, seed=3, frames=2, size=SIZE)
-        check.frames, check.document["videos"] = check.frames * 3, [{"id": i} for i in (1, 2, 3)]
+        check.frames, check.videos = check.frames * 3, [1, 2, 3]
         values = check(model, 1)
         assert bool(values) == (number == 0)
     ids = [{r["video_id"] for r in share} for share in shares]
@@ -141,12 +146,109 @@ def test_every_track_is_drawn_once():
 
 def test_videos_without_frames():
     with pytest.raises(ValueError, match="0 videos and frames of 0"):
-        Validation({"videos": []}, [])
+        Validation({"videos": [], "categories": [], "annotations": []}, [])
 
 
-def test_files_are_shown_as_they_are(tmp_path):
-    options = ["--videos", "2", "--frames", "3", "--size", "96x64", "--images", "png", "--seed", "5"]
-    assert main(["make-data", "-o", str(tmp_path / "set"), *options]) == 0
-    validation = annotated_validation(str(tmp_path / "set"), videos=1)
+@pytest.fixture
+def folder(tmp_path):
+    """A set of three videos; `change` writes other annotations for it."""
+    document = sets.write_videos(tmp_path / "set")
+
+    def change(function=lambda document: None):
+        function(document)
+        return sets.save(tmp_path / "set", document, "annotations.json").parent
+
+    return change
+
+
+def test_files_are_used_as_they_are(folder):
+    validation = annotated_validation(str(folder()), videos=1)
     assert len(validation.frames) == 1
-    np.testing.assert_array_equal(list(validation.frames[0]()), draw_video(5, 0, frames=3, size=SIZE).frames)
+    np.testing.assert_array_equal(list(validation.frames[0]()), sets.drawing(0).frames)
+
+
+class Truth:
+    """A model whose results are the annotations."""
+
+    def __init__(self, validation):
+        self.videos = iter(validation.annotations.videos.values())
+
+    def segment(self, frames, *, multi_label):
+        video = next(self.videos)
+        masks = [decode([to_rle(mask, video.size) for mask in one.masks if mask], video.size) for one in video.objects]
+        whole = np.zeros((len(masks), video.length, *video.size), bool)
+        for row, one, found in zip(whole, video.objects, masks, strict=True):
+            row[[mask is not None for mask in one.masks]] = found
+        labels = [one.category - 1 for one in video.objects]
+        return VideoInstances.from_masks(np.ones(len(labels)), labels, range(len(labels)), whole)
+
+
+def drop(key):
+    return lambda document: [one.pop(key) for one in document["annotations"]]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [drop("areas"), drop("id"), lambda document: document.update(sets.minimal(document))],
+    ids=["no areas", "no annotation id", "required fields alone"],
+)
+def test_a_validation_file_needs_no_more_than_a_training_file(folder, change):
+    path = folder(change)
+    check = annotated_validation(str(path), videos=3, config=tiny.model().config.replace(categories=CATEGORIES))
+    assert check(Truth(check), 1)["AP"] == pytest.approx(1)
+    assert len(VideoClips(path / "annotations.json", path / "JPEGImages")) == 3
+
+
+def spoil(document):
+    document["annotations"][0]["category_id"] = "1"
+    document["annotations"][1]["segmentations"][2] = {"size": [48, 72], "counts": "1"}
+    document["videos"][0]["file_names"][1] = "gone.png"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d["annotations"][1].update(id=1), r'annotation 1: "id" is 1, which is not unique\n\(skip_bad'),
+        (
+            lambda d: d["annotations"][0].update(category_id="1"),
+            "annotation 0 \\(id 1\\): \"category_id\" is '1'; expected",
+        ),
+        (lambda d: d["videos"][0]["file_names"].__setitem__(1, "gone.png"), r"images are missing \(1\): .*gone.png"),
+        (lambda d: d.update(annotations=[]), "none of its 3 videos has an object"),
+        (lambda d: d.pop("annotations"), 'the file has no "annotations"'),
+        (lambda d: d.update(sets.coco_document(d)) or d.pop("videos"), "contains images; expected videos"),
+        (lambda d: d.update(categories=[{"id": i + 20} for i in range(6)], annotations=[]), "none of its 3 videos"),
+        (
+            spoil,
+            r'has 3 problems:\n- invalid "category_id" \(1\): .*\n- invalid "segmentations" \(1\): .*\n- images are',
+        ),
+    ],
+)
+def test_a_validation_file_is_checked_like_a_training_file(folder, change, message):
+    path = folder(change)
+    for check in (annotated_validation, lambda name: VideoClips(f"{name}/annotations.json", f"{name}/JPEGImages")):
+        with pytest.raises(InputError, match=rf"^{path}/annotations\.json\b.*{message}"):
+            check(str(path))
+
+
+def test_bad_videos_can_be_left_out(folder):
+    path = folder(spoil)
+    with pytest.warns(UserWarning, match="(?s:has 3 problems.*Continuing without them)"):
+        validation = annotated_validation(str(path), skip_bad=True)
+    assert validation.videos == [2, 3]
+
+
+def test_categories_are_matched_by_name(folder):
+    def renumber(document):
+        for one in document["categories"]:
+            one["id"] += 20
+        for one in document["annotations"]:
+            one["category_id"] += 20
+
+    path = str(folder(renumber))
+    config = tiny.model().config.replace(categories=(*CATEGORIES[:5], "another"))
+    assert annotated_validation(path, config=config).category_ids == [21, 22, 23, 24, 25, 20]
+    with pytest.raises(
+        InputError, match=r"the model's categories \(ids 1, 2, 3, 4, …\) are not those of .*annotations.json"
+    ):
+        annotated_validation(path, config=config.replace(categories=()))

@@ -1,4 +1,4 @@
-"""A training run so small that a step takes a fraction of a second; also a program, for tests that kill it."""
+"""A training run whose steps take a fraction of a second; also a program, for tests that kill it."""
 
 import os
 import signal
@@ -38,7 +38,7 @@ def trainer(folder: Path, steps: int = 6, config: dict[str, Any] | None = None, 
 
 
 def die_at(run: Trainer, step: int) -> None:
-    """End the process, as the system would, in the middle of a step."""
+    """Kill the process in the middle of a step."""
 
     def die(module: Any, arguments: Any) -> None:
         if run.done == step:
@@ -47,7 +47,7 @@ def die_at(run: Trainer, step: int) -> None:
     run.model.decoder.register_forward_pre_hook(die)
 
 
-if __name__ == "__main__":  # python tiny.py FOLDER STEP: train, and die in that step
+if __name__ == "__main__":  # python tiny.py FOLDER STEP: train until the process is killed in that step
     torch.set_num_threads(1)
     killed = trainer(Path(sys.argv[1]), average_decay=0.9)
     die_at(killed, int(sys.argv[2]))

@@ -1,6 +1,7 @@
-"""Real media files, made with PyAV and nothing of the library's own."""
+"""Media files that are written with PyAV only, without the library."""
 
 import struct
+import threading
 from fractions import Fraction
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 
 
 def picture(number: int, size: tuple[int, int] = (64, 96)) -> np.ndarray:
-    """A frame that tells its number and its orientation: a bright bar at column 2 * number, its top left corner red."""
+    """A frame that shows its number (a bright bar at column 2 * number) and its orientation (a red top left corner)."""
     height, width = size
     image = np.full((height, width, 3), 40, np.uint8)
     image[:, 2 * number : 2 * number + 4] = 230
@@ -19,9 +20,14 @@ def picture(number: int, size: tuple[int, int] = (64, 96)) -> np.ndarray:
 
 
 def number_of(image: np.ndarray) -> int:
-    """The number that `picture` drew, from the middle row."""
+    """The number in a frame of `picture`, read from the middle row."""
     middle = image[image.shape[0] // 2, :, 1].astype(int)
     return round((np.flatnonzero(middle > 135).mean() - 1.5) / 2)
+
+
+def reading_threads() -> list[str]:
+    """The threads that read frames in advance."""
+    return [thread.name for thread in threading.enumerate() if thread.name == "mdqe-read-ahead"]
 
 
 def write_video(
@@ -58,7 +64,7 @@ def write_video(
 
 
 def _add_tone(container, stream, seconds: float) -> None:
-    """A tone whose pitch rises by 200 Hz at every tenth of a second, so that a place in it can be recognised."""
+    """A tone whose pitch rises by 200 Hz at every tenth of a second, so that a position in it can be recognised."""
     rate = 44100
     time = np.arange(int(seconds * rate)) / rate
     pitch = 400 + 200 * np.floor(time * 10)
@@ -72,7 +78,7 @@ def _add_tone(container, stream, seconds: float) -> None:
 
 
 def turn(path: Path, a: int, b: int, c: int, d: int) -> Path:
-    """Patch the display matrix in an MP4 file's track header, by its byte layout."""
+    """Patch the display matrix in the track header of an MP4 file."""
     data = bytearray(path.read_bytes())
     header = data.index(b"tkhd")
     assert data[header + 4] == 0  # version: 32-bit times

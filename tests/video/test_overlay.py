@@ -1,50 +1,41 @@
-"""Drawing: colours that can be told apart, and marks where they belong."""
+"""Drawing: distinguishable colours, marks in their places, and contact sheets."""
 
 import time
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mdqe.results.instances import VideoInstances
-from mdqe.video.overlay import (
-    FILL,
-    draw_activation,
-    draw_instances,
-    draw_labels,
-    draw_queries,
-    draw_result,
-    text_color,
-    track_color,
-)
+from mdqe.video import overlay
+from mdqe.video.overlay import draw_instances, draw_labels, draw_result, text_color, track_color
 
 GROUNDS = [0, 128, 255]
 
 
+def linear_rgb(color) -> np.ndarray:
+    value = np.asarray(color, float) / 255
+    return np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
+
+
 def contrast(one, other) -> float:
-    """The ratio of WCAG 2."""
+    """The contrast ratio of WCAG 2."""
 
-    def luminance(color):
-        linear = np.asarray(color, float) / 255
-        linear = np.where(linear <= 0.04045, linear / 12.92, ((linear + 0.055) / 1.055) ** 2.4)
-        return float(linear @ [0.2126, 0.7152, 0.0722])
-
-    low, high = sorted([luminance(one), luminance(other)])
+    low, high = sorted(float(linear_rgb(color) @ [0.2126, 0.7152, 0.0722]) for color in (one, other))
     return (high + 0.05) / (low + 0.05)
 
 
 def lab(color) -> np.ndarray:
-    """CIE L*a*b*, in which a distance of about 2 is just seen."""
-    linear = np.asarray(color, float) / 255
-    linear = np.where(linear <= 0.04045, linear / 12.92, ((linear + 0.055) / 1.055) ** 2.4)
+    """CIE L*a*b*, in which a distance of about 2 is just visible."""
+    linear = linear_rgb(color)
     matrix = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
     x, y, z = np.cbrt(matrix @ linear / [0.9505, 1, 1.089])
     return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
 
 
 def oklab(color) -> np.ndarray:
-    """Björn Ottosson's Oklab, more even than CIE L*a*b* in blue; a distance of about 0.02 is just seen."""
-    linear = np.asarray(color, float) / 255
-    linear = np.where(linear <= 0.04045, linear / 12.92, ((linear + 0.055) / 1.055) ** 2.4)
+    """Björn Ottosson's Oklab, more uniform than CIE L*a*b* in blue; a distance of about 0.02 is just visible."""
+    linear = linear_rgb(color)
     cones = [
         [0.41222147, 0.53633254, 0.05144599],
         [0.2119035, 0.68069955, 0.10739696],
@@ -68,12 +59,12 @@ def box_of(mask) -> list[int]:
     return [x.min(), y.min(), x.max() + 1, y.max() + 1]
 
 
-def test_colours_are_stable_and_can_be_told_apart():
+def test_colours_are_stable_and_distinguishable():
     assert track_color(5) == track_color(5)
     colors = [lab(track_color(i)) for i in range(12)]
     distances = [np.linalg.norm(a - b) for i, a in enumerate(colors) for b in colors[:i]]
     assert min(distances) > 15
-    for i in range(200):  # neighbours in number, which often are neighbours in the picture
+    for i in range(200):  # successive ids, which are often close in the image
         assert np.linalg.norm(lab(track_color(i)) - lab(track_color(i + 1))) > 40
 
 
@@ -83,7 +74,7 @@ def test_no_two_of_many_tracks_look_alike():
     assert min(distances) > 0.04
 
 
-def test_colours_are_seen_on_light_and_on_dark_ground():
+def test_colours_are_visible_on_light_and_on_dark_images():
     for i in range(300):
         assert contrast(track_color(i), (255, 255, 255)) > 2
         assert contrast(track_color(i), (0, 0, 0)) > 3.5
@@ -101,7 +92,7 @@ def test_a_mask_is_tinted_and_outlined_and_nothing_else(ground):
     drawn = draw_instances(image, mask[None], np.array([box_of(mask)], np.float32), [3])
     color = np.array(track_color(3))
     assert np.array_equal(drawn[~mask], image[~mask])
-    assert np.abs(drawn[30, 40] - (ground * (1 - FILL) + color * FILL)).max() <= 1
+    assert np.abs(drawn[30, 40] - (ground * (1 - overlay.FILL) + color * overlay.FILL)).max() <= 1
     inside = disc((60, 80), 30, 40, 10)
     assert (drawn[inside] == drawn[30, 40]).all()
     for y, x in [(30, 29), (30, 51), (19, 40), (41, 40)]:
@@ -109,7 +100,7 @@ def test_a_mask_is_tinted_and_outlined_and_nothing_else(ground):
     assert (image == ground).all()
 
 
-def test_a_small_instance_lies_over_a_large_one():
+def test_a_small_instance_is_drawn_over_a_large_one():
     size = (60, 80)
     large, small = disc(size, 30, 40, 25), disc(size, 30, 40, 6)
     for order in ([large, small], [small, large]):
@@ -139,8 +130,17 @@ def test_labels_stay_inside_and_apart():
         left, top, right, bottom = box_of(painted)
         assert right - left > 40
         assert bottom - top >= 11
-        # as good as whole: text covers part of the backing, no other label does
+        # text covers part of the background, other labels cover none of it
         assert painted[top:bottom, left:right].mean() > 0.5
+
+
+def test_labels_name_category_track_and_score(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(overlay, "draw_names", lambda image, names, *rest: drawn.extend(names) or image)
+    masks = np.stack([disc((48, 64), 24, 20, 8), disc((48, 64), 24, 44, 12)])[:, None]
+    result = VideoInstances.from_masks([0.9, 0.456], [0, 1], [3, 12], masks, categories=("disc", "star"))
+    draw_labels(np.zeros((48, 64, 3), np.uint8), result, 0)
+    assert drawn == ["star #12 0.46", "disc #3 0.90"], "small instances last"
 
 
 def test_a_frame_of_a_result():
@@ -159,23 +159,22 @@ def test_a_frame_of_a_result():
         draw_result(image[:40], result, 1)
 
 
-def test_queries_are_dots_in_their_track_s_colour():
+def test_queries_are_dots_in_the_colour_of_their_track():
     image = np.full((100, 200, 3), 90, np.uint8)
     points = np.array([[0.25, 0.5], [0.75, 0.5], [1.1, 0.5], [0.5, -0.1]])
-    drawn = draw_queries(image, points, np.array([7, -1, 3, 3]))
+    drawn = overlay.draw_queries(image, points, np.array([7, -1, 3, 3]))
     assert drawn[50, 50].tolist() == list(track_color(7))
     assert drawn[50, 150].tolist() == [150, 150, 150]
     changed = (drawn != image).any(axis=2)
     assert changed[:, :100].sum() > 3 * changed[:, 100:].sum() > 0
-    for color in (track_color(3),):
-        assert not (drawn == color).all(axis=2).any()
+    assert not (drawn == track_color(3)).all(axis=2).any()
 
 
 @pytest.mark.parametrize("ground", GROUNDS)
 def test_activation_is_heat_that_rises(ground):
     image = np.full((64, 96, 3), ground, np.uint8)
     ramp = np.linspace(0, 1, 12)[None].repeat(8, axis=0)
-    drawn = draw_activation(image, ramp)
+    drawn = overlay.draw_activation(image, ramp)
     assert (drawn.dtype, drawn.shape) == (np.uint8, image.shape)
     hot, cold = drawn[32, 92].astype(int), drawn[32, 3].astype(int)
     assert hot[0] - hot[2] > 40  # yellow
@@ -194,4 +193,36 @@ def test_drawing_is_fast():
         start = time.process_time()
         draw_result(image, result, 0)
         seconds.append(time.process_time() - start)
-    assert min(seconds) < 0.3  # 0.03 s where it was written
+    assert min(seconds) < 0.3  # measured: 0.03 s
+
+
+def test_chosen_frames_are_evenly_spaced():
+    assert overlay.choose_frames(100, 4) == [0, 33, 66, 99]
+    assert overlay.choose_frames(3) == [0, 1, 2]
+    assert overlay.choose_frames(1) == [0]
+    assert overlay.choose_frames(0) == []
+    assert len(overlay.choose_frames(1000)) == 12
+
+
+@pytest.mark.parametrize(("size", "columns"), [((90, 160), 4), ((160, 90), 6), ((900, 1600), 4)])
+def test_every_frame_is_on_the_sheet_in_its_place(size, columns):
+    images = [np.full((*size, 3), 20 * (i + 1), np.uint8) for i in range(7)]
+    sheet = overlay.contact_sheet(images, [f"frame {i}" for i in range(7)])
+    assert sheet.shape[1] <= 1600
+    wide = min(size[1], (1600 - 8) // columns - 8)
+    high = round(size[0] * wide / size[1])
+    line = (sheet.shape[0] - 8) // (-(-7 // columns)) - high - 8
+    for i in range(7):
+        top, left = 8 + i // columns * (high + line + 8), 8 + i % columns * (wide + 8)
+        assert (sheet[top : top + high, left : left + wide] == 20 * (i + 1)).all()
+        caption = sheet[top + high : top + high + line, left : left + wide]
+        assert caption.max() > 150
+
+
+def test_a_png_file_is_complete_or_absent(tmp_path):
+    image = np.arange(60, dtype=np.uint8).reshape(4, 5, 3)
+    overlay.save_png(image, tmp_path / "x.png")
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "x.png")), image)
+    with pytest.raises(OSError, match="missing"):
+        overlay.save_png(image, tmp_path / "missing" / "x.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.png"]

@@ -1,4 +1,4 @@
-"""Reading real files of many kinds."""
+"""Reading video files of many formats, and streams."""
 
 import http.server
 import subprocess
@@ -10,11 +10,8 @@ from functools import partial
 
 import numpy as np
 import pytest
-import torch
-from media import number_of, picture, turn
-from PIL import Image
+from media import number_of, picture, reading_threads, turn
 
-from mdqe.video.frames import read_ahead
 from mdqe.video.read import VideoError, open_frames
 
 CODECS = [
@@ -31,10 +28,6 @@ CODECS = [
     ("grey.mkv", "ffv1", "gray"),
     ("palette.gif", "gif", "rgb8"),
 ]
-
-
-def quiet_threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name == "mdqe-read-ahead"]
 
 
 @pytest.mark.parametrize(("name", "codec", "pix_fmt"), CODECS)
@@ -62,12 +55,12 @@ def test_odd_sizes(make_video):
     assert [image.shape for image in frames] == [(45, 77, 3)] * 20
 
 
-def test_untagged_and_tagged_colours_come_back(make_video):
+def test_colours_are_kept(make_video):
     for image in open_frames(make_video("plain.mp4", pix_fmt="yuv444p", codec_options={"crf": "1"})):
         assert np.abs(image[5, 60:].astype(int) - picture(number_of(image))[5, 60:]).max() < 6
 
 
-# Display matrices (a, b, c, d), which put a pixel (x, y) at (a x + c y, b x + d y), and the same in NumPy.
+# Display matrices (a, b, c, d), which move a pixel (x, y) to (a x + c y, b x + d y), and the same in NumPy.
 TURNS = {
     "upright": ((1, 0, 0, 1), lambda image: image),
     "quarter clockwise": ((0, 1, -1, 0), lambda image: np.rot90(image, -1)),
@@ -78,7 +71,7 @@ TURNS = {
 
 
 @pytest.mark.parametrize("name", TURNS)
-def test_display_matrix_is_honoured(make_video, name):
+def test_the_display_matrix_is_applied(make_video, name):
     matrix, in_numpy = TURNS[name]
     path = make_video("plain.mp4", frames=3)
     plain = list(open_frames(path))
@@ -88,13 +81,13 @@ def test_display_matrix_is_honoured(make_video, name):
         assert np.array_equal(image, in_numpy(upright))
 
 
-def test_a_turned_file_agrees_with_the_decoder_on_its_angle(make_video):
+def test_the_rotation_is_that_of_the_decoder(make_video):
     av = pytest.importorskip("av")
     path = turn(make_video("turned.mp4", frames=2), 0, 1, -1, 0)
     with av.open(str(path)) as container:
         frame = next(container.decode(video=0))
     if not hasattr(frame, "rotation"):
-        pytest.skip("this PyAV does not tell the angle")
+        pytest.skip("this PyAV does not report the rotation")
     expected = np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
     assert np.array_equal(next(iter(open_frames(path))), expected)
 
@@ -140,7 +133,7 @@ def test_a_file_can_be_read_again_and_again(make_video):
 
 
 @pytest.mark.parametrize(("name", "codec"), [("x.mp4", "libx264"), ("x.mkv", "libx264"), ("x.webm", "libvpx-vp9")])
-def test_a_truncated_file_gives_what_decodes_and_says_so(make_video, name, codec):
+def test_a_truncated_file_is_read_as_far_as_it_decodes(make_video, name, codec):
     path = make_video(name, codec=codec, frames=40, options={"movflags": "+faststart"} if name == "x.mp4" else {})
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * 0.7)])
@@ -148,16 +141,16 @@ def test_a_truncated_file_gives_what_decodes_and_says_so(make_video, name, codec
     numbers = [number_of(image) for image in frames]
     assert 5 < len(numbers) < 40
     assert numbers == list(range(len(numbers)))
-    assert "cut off" in frames.damage
+    assert "truncated" in frames.damage
     assert "of 1.60 s" in frames.damage
-    with pytest.raises(VideoError, match="no frames in the time range: the file is cut off"):
+    with pytest.raises(VideoError, match="no frames in the time range: the file is truncated"):
         list(open_frames(path, start=1.5))
     before_the_cut = open_frames(path, end=0.2)
     assert len(list(before_the_cut)) == 5
     assert before_the_cut.damage is None
 
 
-def test_a_file_damaged_in_the_middle_says_so(make_video):
+def test_damage_in_the_middle_is_reported(make_video):
     path = make_video("x.mp4", frames=40, size=(240, 320))
     data = bytearray(path.read_bytes())
     middle = len(data) // 2
@@ -193,10 +186,10 @@ def test_a_file_without_frames(tmp_path, name):
     assert "\n" not in str(error.value)
 
 
-def test_a_file_cut_off_before_its_index(make_video):
-    path = make_video("x.mp4", frames=40)  # an MP4 file's index comes last unless asked for otherwise
+def test_a_file_that_is_truncated_before_its_index(make_video):
+    path = make_video("x.mp4", frames=40)  # by default, the index is at the end of an MP4 file
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(VideoError, match="is not a video, or it is cut off so that its frames cannot be found"):
+    with pytest.raises(VideoError, match="is not a video, or it is truncated and its frames cannot be located"):
         open_frames(path)
 
 
@@ -213,7 +206,7 @@ def test_sound_alone_is_no_video(tmp_path):
         open_frames(path)
 
 
-def test_missing_things_are_named(tmp_path):
+def test_missing_sources_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no such file: .*none\.mp4"):
         open_frames(tmp_path / "none.mp4")
     with pytest.raises(FileNotFoundError, match="no file matches"):
@@ -233,10 +226,10 @@ def test_missing_things_are_named(tmp_path):
         ({"every": 1.5}, "every is 1.5"),
         ({"start": -1}, "start is -1"),
         ({"end": 0}, "end is 0"),
-        ({"start": 3, "end": 2}, "end is 2; expected seconds after start, 3"),
+        ({"start": 3, "end": 2}, "end is 2; expected seconds after start=3"),
     ],
 )
-def test_selections_that_make_no_sense(make_video, selection, says):
+def test_invalid_selections(make_video, selection, says):
     with pytest.raises(ValueError, match=says):
         open_frames(make_video("x.mp4", frames=2), **selection)
 
@@ -250,12 +243,12 @@ def test_a_missing_decoder_library_names_its_install(make_video, monkeypatch):
         open_frames(path)
 
 
-# Sources that come once
+# Streams
 
 
 @pytest.fixture
 def server(tmp_path):
-    """The address of an HTTP server of the folder of files."""
+    """The address of an HTTP server for the folder of the files."""
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *arguments) -> None:
@@ -275,7 +268,7 @@ def test_a_network_address(make_video, server):
     assert (frames.size, frames.fps) == ((64, 96), Fraction(25, 3))
 
 
-def test_network_addresses_that_give_nothing(tmp_path, server):
+def test_network_addresses_without_a_video(tmp_path, server):
     (tmp_path / "text.mp4").write_text("no video")
     for address in (f"{server}/none.mp4", f"{server}/text.mp4", "http://127.0.0.1:1/x.mp4", "foo://x"):
         with pytest.raises(VideoError, match="cannot be opened") as error:
@@ -284,161 +277,7 @@ def test_network_addresses_that_give_nothing(tmp_path, server):
         assert "\n" not in str(error.value)
 
 
-# Images
-
-
-def test_a_folder_is_read_in_natural_order(tmp_path):
-    for i in (10, 9, 1, 2, 11):
-        Image.fromarray(picture(i)).save(tmp_path / f"frame{i}.png")
-    (tmp_path / "notes.txt").write_text("not a frame")
-    (tmp_path / ".hidden.png").write_text("not a frame")
-    frames = open_frames(tmp_path)
-    assert (frames.size, frames.count, frames.fps) == ((64, 96), 5, None)
-    assert [number_of(image) for image in frames] == [1, 2, 9, 10, 11]
-    assert [number_of(image) for image in open_frames(tmp_path, every=2)] == [1, 9, 11]
-    assert [number_of(image) for image in open_frames(str(tmp_path / "frame1*.png"))] == [1, 10, 11]
-    assert [number_of(image) for image in open_frames(tmp_path / "frame9.png")] == [9]
-    with pytest.raises(ValueError, match="have no times"):
-        open_frames(tmp_path, start=1.0)
-
-
-@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "LA", "1", "I;16", "CMYK"])
-def test_images_of_every_mode_become_rgb(tmp_path, mode):
-    colour = Image.fromarray(picture(5))
-    suffix = "tif" if mode == "CMYK" else "png"
-    if mode == "I;16":
-        image = Image.fromarray(np.asarray(colour.convert("L")).astype(np.uint16) * 257)
-    elif mode in ("RGBA", "LA"):
-        image = colour.convert(mode)
-        image.putalpha(128)
-    else:
-        image = colour.convert(mode)
-    image.save(tmp_path / f"x.{suffix}")
-    (read,) = open_frames(tmp_path / f"x.{suffix}")
-    assert (read.dtype, read.shape) == (np.uint8, (64, 96, 3))
-    if mode not in ("P", "1"):
-        plain = colour if mode in ("RGB", "RGBA", "CMYK") else colour.convert("L").convert("RGB")
-        assert np.abs(read.astype(int) - np.asarray(plain)).max() <= 2
-
-
-def test_a_photograph_is_turned_as_its_exif_says(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be shown turned a quarter clockwise
-    Image.fromarray(picture(3)).save(tmp_path / "x.png", exif=exif)
-    (read,) = open_frames(tmp_path / "x.png")
-    assert np.array_equal(read, np.rot90(picture(3), -1))
-
-
-def test_images_of_changing_size_are_an_error_that_names_the_frame(tmp_path):
-    for i, size in enumerate([(64, 96), (64, 96), (60, 96)]):
-        Image.fromarray(picture(i, size)).save(tmp_path / f"{i}.png")
-    with pytest.raises(VideoError, match=r"frame 2 of folder .* is 96x60; the frames before it are 96x64"):
-        list(open_frames(tmp_path))
-
-
-def test_a_damaged_image_is_named(tmp_path):
-    Image.fromarray(picture(0)).save(tmp_path / "0.png")
-    data = (tmp_path / "0.png").read_bytes()
-    (tmp_path / "1.png").write_bytes(data[: len(data) // 2])
-    (tmp_path / "2.png").write_bytes(b"text")
-    with pytest.raises(VideoError, match=r"1\.png cannot be read"):
-        list(open_frames(tmp_path))
-    with pytest.raises(VideoError, match=r"2\.png cannot be read: not an image"):
-        open_frames(tmp_path / "2.png")
-
-
-def test_a_video_of_changing_size_is_an_error_that_names_the_frame(make_video, tmp_path):
-    small = make_video("small.h264", frames=5).read_bytes()
-    large = make_video("large.h264", frames=5, size=(96, 128)).read_bytes()
-    path = tmp_path / "both.h264"
-    path.write_bytes(small + large)
-    with pytest.raises(VideoError, match=r"frame 5 of .*both\.h264 is 128x96; the frames before it are 96x64"):
-        list(open_frames(path))
-
-
-# Arrays
-
-
-@pytest.mark.parametrize("kind", ["array", "tensor", "list", "generator", "tensors"])
-def test_frames_in_memory_pass_through(kind):
-    video = np.stack([picture(i) for i in range(7)])
-    source = {
-        "array": video,
-        "tensor": torch.from_numpy(video),
-        "list": list(video),
-        "generator": (image for image in video),
-        "tensors": [torch.from_numpy(image) for image in video],
-    }[kind]
-    frames = open_frames(source, every=2)
-    assert frames.repeatable == (kind != "generator")
-    assert np.array_equal(np.stack(list(frames)), video[::2])
-    assert frames.count == (None if kind == "generator" else 4)
-    assert frames.size == (64, 96)
-    assert open_frames(frames) is frames
-
-
-@pytest.mark.parametrize(
-    ("source", "says"),
-    [
-        (np.zeros((4, 8, 8), np.uint8), "expected"),
-        (np.zeros((4, 3, 8, 8), np.uint8), "expected"),
-        (np.zeros((2, 8, 8, 3), np.float32), "float32"),
-        ([np.zeros((8, 8), np.uint8)], r"\(8, 8\)"),
-        ([], "holds? no frames"),
-        ([np.zeros((8, 8, 3), np.uint8), np.zeros((8, 9, 3), np.uint8)], "frame 1 of frames is 9x8"),
-    ],
-)
-def test_frames_in_memory_of_another_form_are_refused(source, says):
-    with pytest.raises(VideoError, match=says):
-        list(open_frames(source))
-
-
-# Reading ahead
-
-
-def test_reading_ahead_is_bounded():
-    made = []
-
-    def source():
-        for i in range(100):
-            made.append(i)
-            yield i
-
-    items = read_ahead(source(), 5)
-    assert next(items) == 0
-    time.sleep(0.2)
-    assert len(made) <= 1 + 5 + 1  # taken, waiting, and the one in hand
-    assert list(items) == list(range(1, 100))
-    assert quiet_threads() == []
-
-
-def test_giving_up_ends_the_thread_and_closes_the_source():
-    closed = []
-
-    def source():
-        try:
-            yield from range(10**9)
-        finally:
-            closed.append(True)
-
-    items = read_ahead(source(), 3)
-    assert [next(items), next(items)] == [0, 1]
-    items.close()
-    assert closed == [True]
-    assert quiet_threads() == []
-
-
-def test_errors_come_in_their_place():
-    def source():
-        yield 1
-        yield 2
-        raise KeyError("broken")
-
-    items = read_ahead(source(), 10)
-    assert [next(items), next(items)] == [1, 2]
-    with pytest.raises(KeyError, match="broken"):
-        next(items)
-    assert quiet_threads() == []
+# Threads
 
 
 def test_a_video_is_decoded_only_as_it_is_needed(make_video, monkeypatch):
@@ -452,7 +291,7 @@ def test_a_video_is_decoded_only_as_it_is_needed(make_video, monkeypatch):
     assert len(loaded) <= 6
     images.close()
     assert len(loaded) <= 6
-    assert quiet_threads() == []
+    assert reading_threads() == []
 
 
 FORK = """
@@ -461,7 +300,7 @@ import numpy as np
 from mdqe.video.read import open_frames
 from mdqe.video.write import VideoWriter
 
-gc.disable()  # what is left of frames stays until the child collects it
+gc.disable()  # the objects of the decoder stay until the child collects them
 with VideoWriter("clip.mp4", 25) as writer:
     for value in range(0, 200, 20):
         writer.write(np.full((240, 320, 3), value, "uint8"))
@@ -475,11 +314,11 @@ for _ in range(300):
         sys.exit(0)
     time.sleep(0.1)
 os.kill(child, 9)
-sys.exit("the child waits")
+sys.exit("the child is blocked")
 """
 
 
-def test_a_process_that_is_forked_afterwards_can_go_on(tmp_path):
-    """As a data loader's workers are: threads of the conversion, which a child does not have, would be waited for."""
+def test_a_process_that_is_forked_afterwards_is_not_blocked(tmp_path):
+    """Workers of a data loader are forked. They would wait for conversion threads, which exist in the parent only."""
     done = subprocess.run([sys.executable, "-c", FORK], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

@@ -1,13 +1,11 @@
-"""Files that pretend to be videos, or are too large to be shown."""
+"""Files that are not the videos that they claim to be, and videos with large frames."""
 
 import av
 import numpy as np
 import pytest
 from PIL import Image
 
-from mdqe.video.decode import VideoFile
-from mdqe.video.frames import VideoError
-from mdqe.video.untrusted import UntrustedVideo
+from mdqe.video.read import UntrustedVideo, VideoError, VideoFile
 
 KINDS = {"mp4": "libx264", "mkv": "libx264", "webm": "libvpx", "avi": "mpeg4", "mov": "libx264", "ts": "mpeg2video",
          "mpg": "mpeg1video", "flv": "flv", "wmv": "wmv2", "gif": "gif"}  # fmt: skip
@@ -26,31 +24,31 @@ def write(path, codec="libx264", size=(64, 96), number=5):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_videos_are_read_as_ever(tmp_path, kind):
+def test_videos_are_read_as_usual(tmp_path, kind):
     path = write(tmp_path / f"clip.{kind}", KINDS[kind])
     frames = UntrustedVideo(path)
     assert frames.name == path.name
     assert np.array_equal(list(frames), list(VideoFile(path)))
 
 
-def test_a_file_that_shows_another_one_is_refused(tmp_path):
+def test_a_file_that_refers_to_another_one_is_rejected(tmp_path):
     secret = write(tmp_path / "secret.ts", "mpeg2video")
     list_of_files, playlist = tmp_path / "clip.mp4", tmp_path / "clip.m3u8"
     list_of_files.write_text(f"ffconcat version 1.0\nfile {secret.name}\n")
     playlist.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:0.2,\nfile://{secret}\n#EXT-X-ENDLIST\n")
     for path in (list_of_files, playlist):
-        assert len(list(VideoFile(path))) == 5, "the danger is real"
+        assert len(list(VideoFile(path))) == 5, "without the protection it is read"
         with pytest.raises(VideoError, match=f"^{path.name} is not a video"):
             UntrustedVideo(path)
 
 
-def test_a_picture_is_no_video(tmp_path):
+def test_an_image_is_not_a_video(tmp_path):
     Image.new("RGB", (96, 64)).save(tmp_path / "clip.mp4", format="PNG")
     with pytest.raises(VideoError, match="is not a video"):
         UntrustedVideo(tmp_path / "clip.mp4")
 
 
-def test_frames_that_are_too_large_are_refused(tmp_path):
+def test_frames_that_are_too_large_are_rejected(tmp_path):
     path = write(tmp_path / "clip.mp4")
     assert len(list(UntrustedVideo(path, max_pixels=96 * 64))) == 5
     with pytest.raises(VideoError, match=r"^clip.mp4 is 96x64; expected at most 6143 pixels a frame$"):

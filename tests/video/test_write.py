@@ -1,4 +1,4 @@
-"""Written files, read back with PyAV alone."""
+"""Written files, read back with PyAV only."""
 
 import os
 import subprocess
@@ -21,8 +21,8 @@ def read_back(path, **conversion):
         return stream.codec_context, stream, frames
 
 
-def heard(path) -> tuple[str, float, np.ndarray]:
-    """Codec, time of the first sample and mono samples of a file's audio."""
+def audio_of(path) -> tuple[str, float, np.ndarray]:
+    """Codec, time of the first sample, and mono samples of the audio of a file."""
     with av.open(str(path)) as container:
         stream = container.streams.audio[0]
         resampler = av.AudioResampler(format="fltp", layout="mono", rate=44100)
@@ -58,7 +58,7 @@ def test_a_file_that_a_browser_plays(tmp_path, fps):
     assert [time for time, _ in frames] == pytest.approx([i / float(fps) for i in range(20)], abs=1e-4)
     assert [number_of(image) for _, image in frames] == list(range(20))
     data = path.read_bytes()
-    assert data.index(b"moov") < data.index(b"mdat")  # it plays while it loads
+    assert data.index(b"moov") < data.index(b"mdat")  # it plays before it is loaded completely
     assert os.listdir(tmp_path) == ["x.mp4"]
 
 
@@ -73,14 +73,14 @@ def test_colours_are_kept(tmp_path):
 
 
 @pytest.mark.parametrize("size", [(65, 96), (64, 97), (65, 97)])
-def test_odd_edges_are_padded_and_said(tmp_path, size):
+def test_odd_edges_are_padded_with_a_note(tmp_path, size):
     writer = write(tmp_path / "x.mp4", 3, size, quality=1)
     _, _, frames = read_back(tmp_path / "x.mp4")
     even = (size[0] + size[0] % 2, size[1] + size[1] % 2)
     assert frames[0][1].shape[:2] == even
     assert writer.notes == [f"the video is padded from {size[1]}x{size[0]} to {even[1]}x{even[0]}: "
                             "H.264 needs even edges"]  # fmt: skip
-    last = frames[0][1][-1, -1].astype(int)  # continued, not black
+    last = frames[0][1][-1, -1].astype(int)  # repeated, not black
     assert np.abs(last - picture(0, size)[-1, -1]).max() < 12
 
 
@@ -110,7 +110,7 @@ def test_audio_is_kept(make_video, tmp_path, name, codec, kept):
         source = make_video(name, frames=25, audio=codec)
     writer = write(tmp_path / "x.mp4", 25, audio_from=source)
     assert writer.notes == []
-    written, first, samples = heard(tmp_path / "x.mp4")
+    written, first, samples = audio_of(tmp_path / "x.mp4")
     assert written.startswith(codec if kept else "aac")
     assert abs(first) < 0.05
     for seconds in (0.15, 0.55, 0.85):
@@ -123,14 +123,14 @@ def test_audio_of_a_time_range(make_video, tmp_path, name, codec):
     with VideoWriter(tmp_path / "x.mp4", 25, audio_from=source, audio_start=Fraction(4, 5)) as writer:
         for i in range(20, 35):  # 0.8 s to 1.4 s
             writer.write(picture(i), Fraction(i, 25) - Fraction(4, 5))
-    _, first, samples = heard(tmp_path / "x.mp4")
+    _, first, samples = audio_of(tmp_path / "x.mp4")
     assert abs(first) < 0.06
     assert len(samples) / 44100 == pytest.approx(0.6, abs=0.06)
     for seconds in (0.15, 0.45):
         assert pitch_at(samples, seconds - first) == pytest.approx(400 + 200 * int((seconds + 0.8) * 10), abs=15)
 
 
-def test_a_source_without_audio_or_that_is_gone(make_video, tmp_path):
+def test_a_source_without_audio_and_a_missing_source(make_video, tmp_path):
     silent = make_video("silent.mp4", frames=3)
     assert write(tmp_path / "x.mp4", 3, audio_from=silent).notes == []
     writer = write(tmp_path / "y.mp4", 3, audio_from=tmp_path / "gone.mp4")
@@ -139,11 +139,11 @@ def test_a_source_without_audio_or_that_is_gone(make_video, tmp_path):
     assert (tmp_path / "y.mp4").exists()
 
 
-def test_an_error_leaves_nothing_and_an_old_file_as_it_was(tmp_path):
+def test_an_error_leaves_no_file_and_keeps_an_old_one(tmp_path):
     path = tmp_path / "x.mp4"
     path.write_text("old")
     with pytest.raises(KeyError), VideoWriter(path, 25) as writer:
-        for i in range(80):  # the encoder looks ahead before it writes
+        for i in range(80):  # the encoder buffers frames before it writes
             writer.write(picture(i % 40))
         assert (tmp_path / "x.partial.mp4").exists()
         raise KeyError
@@ -160,13 +160,13 @@ def test_an_interruption_leaves_a_playable_partial_file(tmp_path):
     assert len(read_back(tmp_path / "x.partial.mp4")[2]) == 7
 
 
-def test_a_file_without_frames_is_not_made(tmp_path):
+def test_a_file_without_frames_is_not_created(tmp_path):
     with VideoWriter(tmp_path / "x.mp4", 25):
         pass
     assert os.listdir(tmp_path) == []
 
 
-def test_what_cannot_be_written_is_refused(tmp_path):
+def test_invalid_input_is_rejected(tmp_path):
     with pytest.raises(ValueError, match="fps is 0"):
         VideoWriter(tmp_path / "x.mp4", 0)
     with pytest.raises(ValueError, match="the first was"), VideoWriter(tmp_path / "x.mp4", 25) as writer:
@@ -178,7 +178,7 @@ def test_what_cannot_be_written_is_refused(tmp_path):
 
 
 def test_a_full_disk_is_an_error_that_names_the_file(tmp_path):
-    """In a process whose files may not grow past 20 kB, which is how a full disk looks to the writer."""
+    """A limit of 20 kB on the size of files has the same effect as a full disk."""
     program = """
 import resource, sys
 import numpy as np

@@ -11,7 +11,7 @@ from mdqe.modeling.query_init import FrameQueries
 
 
 def encoded(first: int, number: int, temporal: bool) -> EncodedFrames:
-    """Frames whose every tensor tells the frame's number."""
+    """Frames whose tensors contain the index of the frame."""
     number_of = torch.arange(first, first + number, dtype=torch.float32)
 
     def like(*shape: int) -> torch.Tensor:
@@ -23,26 +23,26 @@ def encoded(first: int, number: int, temporal: bool) -> EncodedFrames:
 
 
 @pytest.mark.parametrize("temporal", [True, False])
-@pytest.mark.parametrize(("clip_length", "stride", "at_once"), [(4, 1, 1), (4, 1, 16), (3, 5, 2), (8, 3, 1), (1, 1, 4)])
-def test_clips_are_those_of_all_frames(clip_length, stride, at_once, temporal):
+@pytest.mark.parametrize(("clip_length", "stride", "batch"), [(4, 1, 1), (4, 1, 16), (3, 5, 2), (8, 3, 1), (1, 1, 4)])
+def test_clips_are_those_of_all_frames(clip_length, stride, batch, temporal):
     whole = encoded(0, 60, temporal)
-    buffer, start, seen = FrameBuffer(clip_length, at_once), 0, 0
-    for first in range(0, 60, at_once):
-        number = min(at_once, 60 - first)
+    buffer, start, clips = FrameBuffer(clip_length, batch), 0, 0
+    for first in range(0, 60, batch):
+        number = min(batch, 60 - first)
         buffer.append(encoded(first, number, temporal), start)
         while start + clip_length <= first + number:
             found, expected = (x.clip(start, start + clip_length) for x in (buffer, whole))
             assert (found.first, found.size, found.spatial_shapes) == (start, (32, 64), ((2, 2), (1, 1)))
             found.map(lambda a, b: torch.testing.assert_close(a, b, rtol=0, atol=0) or a, expected)
-            start, seen = start + stride, seen + 1
-    assert seen == len(range(0, 60 - clip_length + 1, stride))
+            start, clips = start + stride, clips + 1
+    assert clips == len(range(0, 60 - clip_length + 1, stride))
 
 
-def test_frames_do_not_move_at_every_append():
+def test_most_appends_move_no_frames():
     buffer = FrameBuffer(4, 1)
     places = []
     for frame in range(20):
         buffer.append(encoded(frame, 1, True), max(frame - 3, 0))
         places.append(buffer.clip(frame, frame + 1).values[0].spatial.data_ptr())
-    assert len(set(places)) == 8  # 3 that are kept and room for 5 more, used again and again
+    assert len(set(places)) == 8  # rows for 3 needed frames and 5 more, used repeatedly
     assert sum(b < a for a, b in pairwise(places)) == 3

@@ -1,4 +1,4 @@
-"""Frames on their way in: sizes, resizing, normalisation, padding, and what is refused."""
+"""Preprocessing of frames: sizes, resizing, normalisation, padding, and invalid frames."""
 
 import warnings
 from fractions import Fraction
@@ -19,12 +19,12 @@ from mdqe.modeling.preprocess import PADDING, as_frame, normalize, padded_size, 
     [
         ((480, 640), 360, 1333, (360, 480)),
         ((640, 480), 360, 1333, (480, 360)),
-        ((100, 1000), 360, 1333, (133, 1333)),  # the longer edge decides
+        ((100, 1000), 360, 1333, (133, 1333)),  # limited by the longer edge
         ((1080, 1920), 360, 1333, (360, 640)),
         ((1080, 1919), 360, 1333, (360, 640)),  # 639.67
         ((7, 9), 360, 1333, (360, 463)),  # 462.86
         ((7, 9), None, 8, (7, 9)),
-        ((1, 4000), 360, 1333, (1, 1333)),  # never nothing
+        ((1, 4000), 360, 1333, (1, 1333)),  # at least one pixel
     ],
 )
 def test_resized_size(size, shorter, longer, expected):
@@ -32,15 +32,15 @@ def test_resized_size(size, shorter, longer, expected):
 
 
 @given(st.tuples(st.integers(1, 3000), st.integers(1, 3000)), st.integers(1, 1200), st.integers(1, 2000))
-def test_resized_size_keeps_the_shape_and_the_limits(size, shorter, longer):
-    """To the nearest pixel of the largest scale that passes neither limit, in exact arithmetic."""
+def test_resized_size_keeps_the_aspect_ratio_and_the_limits(size, shorter, longer):
+    """The edges are rounded to the nearest pixel of the largest scale within both limits, in exact arithmetic."""
     scale = min(Fraction(shorter, min(size)), Fraction(longer, max(size)))
-    for edge, got in zip(size, resized_size(size, shorter, longer), strict=True):
-        assert abs(got - edge * scale) <= Fraction(1, 2) + Fraction(1, 10**6) or got == 1
+    for edge, resized in zip(size, resized_size(size, shorter, longer), strict=True):
+        assert abs(resized - edge * scale) <= Fraction(1, 2) + Fraction(1, 10**6) or resized == 1
 
 
 @pytest.mark.parametrize("size", [(1, 1), (32, 33), (64, 96), (95, 97), (360, 640)])
-def test_padding_is_the_least_that_fills_whole_cells(size):
+def test_padding_fills_whole_cells_and_no_more(size):
     height, width = padded_size(size)
     for edge, padded in zip(size, (height, width), strict=True):
         assert padded % PADDING == 0
@@ -56,10 +56,10 @@ def test_normalize_pixel_by_pixel():
     for c in range(3):
         for y in range(5):
             for x in range(40):
-                want = (int(frames[1, c, y, x]) - config.pixel_mean[c]) / config.pixel_std[c]
-                assert float(out[1, c, y, x]) == pytest.approx(want, rel=1e-12)
+                expected = (int(frames[1, c, y, x]) - config.pixel_mean[c]) / config.pixel_std[c]
+                assert float(out[1, c, y, x]) == pytest.approx(expected, rel=1e-12)
     out[..., :5, :40] = 0
-    assert not out.any()  # zeros right and below
+    assert not out.any()  # zeros on the right and at the bottom
 
 
 def test_resize_is_antialiased_bilinear():
@@ -71,18 +71,18 @@ def test_resize_is_antialiased_bilinear():
     assert resize(frames, (37, 50)) is frames
 
 
-def test_frames_of_many_makes():
-    """Arrays flipped in colour or space, read-only ones, tensors and images become the same tensor, silently."""
+def test_frames_of_many_types():
+    """Flipped and read-only arrays, tensors and images become the same tensor, without a warning."""
     array = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3)
     read_only = array.copy()
     read_only.flags.writeable = False
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        made = [
+        frames = [
             array, torch.from_numpy(array), read_only, array[::-1].copy()[::-1], array[..., ::-1].copy()[..., ::-1],
             np.asfortranarray(array), Image.fromarray(array),
         ]  # fmt: skip
-        for frame in made:
+        for frame in frames:
             assert torch.equal(as_frame(frame, 0), torch.from_numpy(array))
 
 
@@ -101,6 +101,6 @@ def test_frames_of_many_makes():
         (None, "frame 7 is a NoneType, expected"),
     ],
 )
-def test_what_is_no_frame(frame, message):
+def test_invalid_frames(frame, message):
     with pytest.raises(ValueError, match=message):
         as_frame(frame, 7, (4, 5))

@@ -1,7 +1,8 @@
-"""`VideoInstances`: what it holds, its forms and its files."""
+"""`VideoInstances`: attributes, selection, output formats and files."""
 
 import json
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,6 +10,8 @@ import pytest
 import torch
 from pycocotools import mask as coco
 
+from mdqe.errors import InputError
+from mdqe.results import rle
 from mdqe.results.instances import VideoInstances
 
 SIZE = (24, 31)
@@ -21,7 +24,7 @@ def disc(y: float, x: float, radius: float = 5.0) -> np.ndarray:
 
 @pytest.fixture
 def masks() -> np.ndarray:
-    """Three instances over four frames: one always there, one that comes late, one never visible."""
+    """Three instances in four frames: one always visible, one in the last two frames, one never."""
     masks = np.zeros((3, 4, *SIZE), bool)
     for t in range(4):
         masks[0, t] = disc(10, 8 + 2 * t)
@@ -67,6 +70,8 @@ def test_fields_and_masks(result, masks):
 
 
 def test_boxes_are_the_tight_boxes_of_the_masks(result, masks):
+    computed = VideoInstances(result.scores, result.labels, result.track_ids, result.rles, SIZE).boxes
+    assert np.array_equal(result.boxes, computed, equal_nan=True)
     assert result.boxes.shape == (3, 4, 4)
     for mask, box in zip(masks.reshape(-1, *SIZE), result.boxes.reshape(-1, 4), strict=True):
         y, x = np.nonzero(mask)
@@ -74,21 +79,11 @@ def test_boxes_are_the_tight_boxes_of_the_masks(result, masks):
         assert np.array_equal(box, expected, equal_nan=True)
 
 
-def test_boxes_come_from_the_run_lengths_when_not_given(result):
-    rebuilt = VideoInstances(result.scores, result.labels, result.track_ids, result.runs, SIZE)
-    assert np.array_equal(rebuilt.boxes, result.boxes, equal_nan=True)
-
-
-def test_one_mask_or_frame_is_decoded_alone(result, masks, monkeypatch):
-    from mdqe.results import rle
-
-    decoded = []
-    plain = rle.decode
-    monkeypatch.setattr(rle, "decode", lambda counts, size: decoded.append(len(counts)) or plain(counts, size))
+def test_only_the_requested_masks_are_decoded(result, masks, monkeypatch):
+    decoded, decode = [], rle.decode
+    monkeypatch.setattr(rle, "decode", lambda counts, size: decoded.append(len(counts)) or decode(counts, size))
     assert np.array_equal(result.mask(0, 3), masks[0, 3])
-    assert decoded == [1]
     assert not result.mask(2, 0).any()
-    assert decoded == [1]
     assert np.array_equal(result.frame_masks(2), masks[:, 2])
     assert decoded == [1, 2]
 
@@ -117,7 +112,7 @@ def test_no_instances():
         VideoInstances.from_masks([], [], [], iter(()))
 
 
-def test_repr_is_for_people(result):
+def test_repr(result):
     lines = repr(result).splitlines()
     assert lines[0] == "VideoInstances: 3 in 4 frames of 31x24 at 12.5 fps"
     assert lines[1] == "  track 7  dog  0.90  frames 0-3, visible in 4"
@@ -128,7 +123,8 @@ def test_repr_is_for_people(result):
     assert repr(many).endswith("28 more")
 
 
-def test_youtube_vis_form_is_read_by_pycocotools(result, masks):
+def test_youtube_vis_format(result, masks):
+    """pycocotools decodes its masks."""
     rows = result.to_ytvis(9)
     assert [(r["video_id"], r["category_id"], r["track_id"]) for r in rows] == [(9, 25, 7), (9, 4, 3), (9, 25, 12)]
     assert [r["score"] for r in rows] == pytest.approx([0.9, 0.6, 0.4])
@@ -138,7 +134,7 @@ def test_youtube_vis_form_is_read_by_pycocotools(result, masks):
             assert segmentation is None or np.array_equal(coco.decode(segmentation), mask)
 
 
-def test_category_ids_of_the_youtube_vis_form(result):
+def test_category_ids_of_the_youtube_vis_format(result):
     assert [r["category_id"] for r in result.to_ytvis(1, category_ids=[10, 20])] == [20, 10, 20]
     assert [r["category_id"] for r in window([1, 2], 0).to_ytvis(1)] == [1, 1]
     with pytest.raises(ValueError, match="1 entries; labels go up to 1"):
@@ -176,7 +172,7 @@ def test_a_failed_save_leaves_the_old_file(result, tmp_path):
     before = path.read_bytes()
     with pytest.raises(TypeError):
         result.save(path, settings=object())
-    with pytest.raises(ValueError, match="results"):
+    with pytest.raises(InputError, match="results"):
         result.save(path, results=[])
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["instances.json"]
@@ -185,7 +181,7 @@ def test_a_failed_save_leaves_the_old_file(result, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         (lambda d: d.update(format="other"), 'expected an object with "format"'),
         (lambda d: d.update(version=2), "version 2; this library reads version 1"),
@@ -193,37 +189,45 @@ def test_a_failed_save_leaves_the_old_file(result, tmp_path):
         (lambda d: d["results"][0].pop("score"), "no entry 'score'"),
         (lambda d: d["results"][1].update(segmentations=[]), "result 1 has 0 masks"),
         (lambda d: d["results"][0]["segmentations"][0].update(size=[5, 5]), "cover"),
-        (
-            lambda d: d["results"][0]["segmentations"][0].update(size=[31, 24]),
-            r"is \[31, 24\]; the video is \[24, 31\]",
-        ),
+        (lambda d: d["results"][0]["segmentations"][0].update(size=[31, 24]), r"\[31, 24\]; the video is \[24, 31\]"),
         (lambda d: d["results"][0].update(category_id=5), "category id 5"),
         (lambda d: d.update(results={}) or d.update(results=3), "not iterable|no len"),
     ],
 )
-def test_damaged_files_are_refused_in_one_line(result, tmp_path, change, says):
+def test_damaged_files_are_rejected_in_one_line(result, tmp_path, change, message):
     path = tmp_path / "instances.json"
     result.save(path)
     document = json.loads(path.read_text())
     change(document)
     path.write_text(json.dumps(document))
-    with pytest.raises(ValueError, match=says) as error:
+    with pytest.raises(InputError, match=message) as error:
         VideoInstances.load(path)
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("text", ["", "[1, 2]", "{", '"text"'])
-def test_files_that_are_something_else_are_refused(tmp_path, text):
+def test_other_files_are_rejected(tmp_path, text):
     path = tmp_path / "other.json"
     path.write_text(text)
-    with pytest.raises(ValueError, match=r"other\.json does not hold saved instances"):
+    with pytest.raises(InputError, match=r"other\.json does not hold saved instances"):
         VideoInstances.load(path)
     with pytest.raises(FileNotFoundError):
         VideoInstances.load(tmp_path / "none.json")
 
 
-def test_windows_join_with_persistent_ids():
+def test_rows_of_tracks(result):
+    """Any order, several rows per track, and a track that is not in the result."""
+    rows = result.rows(track_ids=[3, 99, 7, 7], scores=[0.5, 0.4, 0.3, 0.2], labels=[0, 1, 0, 1])
+    assert (rows.track_ids.tolist(), rows.labels.tolist()) == ([3, 99, 7, 7], [0, 1, 0, 1])
+    assert np.array_equal(rows.masks[[0, 2, 3]], result.masks[[1, 0, 0]])
+    assert np.array_equal(rows.boxes[[0, 2, 3]], result.boxes[[1, 0, 0]], equal_nan=True)
+    assert rows.present.any(axis=1).tolist() == [True, False, True, True]
+    assert len(result[[]].rows([7], [0.5], [0])) == 1
+    assert rows.rows([7], [0.9], [1]).rles.tolist() == result.rles[:1].tolist()  # the first of several rows
+
+
+def test_windows_are_joined_by_track_id():
     first, second = window([4, 9], 0, score=0.5), window([9, 2], 2, 3, score=0.7)
     joined = VideoInstances.concatenate([first, second])
     assert joined.track_ids.tolist() == [4, 9, 2]
@@ -234,48 +238,42 @@ def test_windows_join_with_persistent_ids():
     assert np.array_equal(joined.boxes[1], np.concatenate([first.boxes[1], second.boxes[0]]))
 
 
-def test_windows_join_under_final_rows():
+def test_windows_are_joined_in_given_rows():
     chunks = [window([4, 9], 0), window([], 2), window([9, 2], 4)]
     final = VideoInstances.concatenate(chunks, scores=[0.9, 0.2, 0.1], labels=[0, 3, 1], track_ids=[9, 9, 4])
-    assert final.scores.tolist() == [0.9, 0.2, 0.1]
-    assert final.labels.tolist() == [0, 3, 1]
-    assert np.array_equal(final.masks[0], final.masks[1])
+    assert (final.scores.tolist(), final.labels.tolist()) == ([0.9, 0.2, 0.1], [0, 3, 1])
     assert final.present.tolist() == [[1, 1, 0, 0, 1, 1], [1, 1, 0, 0, 1, 1], [1, 1, 0, 0, 0, 0]]
-    never = VideoInstances.concatenate(chunks, scores=[0.5], labels=[0], track_ids=[77])
-    assert not never.present.any()
 
 
 @pytest.mark.parametrize(
-    ("chunks", "says"),
+    ("chunks", "message"),
     [
         ([], "no windows"),
         ([window([1], 0), window([1], 3)], "starts at frame 3; the one before ends at 2"),
         ([window([1], 0), window([1], 2, size=(8, 9))], "31x24 and 9x8"),
     ],
 )
-def test_windows_that_do_not_fit_are_refused(chunks, says):
-    with pytest.raises(ValueError, match=says):
+def test_windows_that_do_not_fit_are_rejected(chunks, message):
+    with pytest.raises(ValueError, match=message):
         VideoInstances.concatenate(chunks)
 
 
 @pytest.mark.parametrize(
-    ("fields", "says"),
+    ("fields", "message"),
     [
         ({"scores": [0.5]}, "scores have shape"),
         ({"labels": [0, 1, 2]}, "labels are 0..2; there are 2 categories"),
         ({"track_ids": [1, 2]}, "track_ids have shape"),
         ({"boxes": np.zeros((3, 4))}, "boxes have shape"),
-        ({"runs": np.empty(3, object)}, "runs have shape"),
+        ({"rles": np.empty(3, object)}, "rles have shape"),
     ],
 )
-def test_fields_that_do_not_fit_are_refused(result, fields, says):
-    from dataclasses import replace
-
-    with pytest.raises(ValueError, match=says):
+def test_fields_that_do_not_fit_are_rejected(result, fields, message):
+    with pytest.raises(ValueError, match=message):
         replace(result, **fields)
 
 
-def test_supervision_gets_what_is_visible(result, masks, monkeypatch):
+def test_supervision_has_the_visible_instances(result, masks, monkeypatch):
     monkeypatch.setitem(sys.modules, "supervision", SimpleNamespace(Detections=dict))
     found = result.to_supervision(0)
     assert found["tracker_id"].tolist() == [7]
@@ -286,14 +284,14 @@ def test_supervision_gets_what_is_visible(result, masks, monkeypatch):
     assert result.to_supervision(2)["confidence"].tolist() == pytest.approx([0.9, 0.6])
 
 
-def test_supervision_itself_accepts_it(result):
+def test_supervision_detections(result):
     supervision = pytest.importorskip("supervision", reason="supervision is not installed")
     found = result.to_supervision(3)
     assert isinstance(found, supervision.Detections)
     assert found.area.tolist() == result.masks[:2, 3].sum(axis=(1, 2)).tolist()
 
 
-def test_a_missing_supervision_names_its_install(result, monkeypatch):
+def test_a_missing_supervision_is_reported_with_its_install_command(result, monkeypatch):
     monkeypatch.setitem(sys.modules, "supervision", None)
     with pytest.raises(ImportError, match=r"pip install 'mdqe\[viz\]'"):
         result.to_supervision(0)

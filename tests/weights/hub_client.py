@@ -1,6 +1,6 @@
-"""A process that loads and pushes a small model with the real Hub client, as told on standard input, one JSON a line.
+"""A process that loads and pushes a small model with the real Hub client. Requests are lines of JSON on standard input.
 
-The client reads HF_ENDPOINT when it is imported, so it runs apart from the tests' own process.
+The client reads HF_ENDPOINT when it is imported, so it cannot run in the process of the tests.
 """
 
 import json
@@ -13,8 +13,8 @@ from mdqe.config import MDQEConfig
 from mdqe.weights.hub import PretrainedMixin
 
 
-class SmallModel(nn.Module, PretrainedMixin):
-    """Every kind of state that a model has: parameters, one of them under two names, and both kinds of buffers."""
+class SmallModel(PretrainedMixin):
+    """Every kind of state that a model can have: parameters, a shared parameter, and both kinds of buffers."""
 
     def __init__(self, config: MDQEConfig) -> None:
         super().__init__()

@@ -6,7 +6,7 @@ import io
 import numpy as np
 from clips_to_show import FRAMES, SIZE, predicted_masks, truth_masks
 
-from mdqe.pages.contact import GROUND, WIDTH, compare_frames
+from mdqe.pages.pictures import GROUND, WIDTH, compare_frames
 from mdqe.pages.shown import read_shown
 from mdqe.video.overlay import track_color
 

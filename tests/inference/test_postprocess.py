@@ -1,10 +1,18 @@
-"""Per-clip filtering against a plain transcription of its rules, and its corner cases."""
+"""Post-processing: filtering of clips against a plain transcription of its rules, masks, scores of a video."""
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
-from mdqe.inference.postprocess import ClipDetections, filter_clip
+from mdqe.inference.postprocess import (
+    ClipDetections,
+    ScoreSums,
+    filter_clip,
+    rank_tracks,
+    upsample_masks,
+    window_masks,
+)
 
 
 def slow_filter(class_scores, coefficients, embeddings, features, threshold, most):
@@ -138,15 +146,15 @@ def test_unsure_mask_lowers_the_score():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"class_scores": torch.ones(3)}, r"class_scores must be \(Q, K\)"),
-        ({"class_scores": torch.ones(0, 2)}, r"class_scores must be .*got \(0, 2\)"),
-        ({"mask_features": torch.ones(4, 8, 8)}, r"mask_features must be \(M, T, h, w\)"),
-        ({"mask_coefficients": torch.ones(2, 4)}, r"as many queries, got \[3, 2, 3\]"),
-        ({"mask_coefficients": torch.ones(3, 5)}, "as many channels, got 5 and 4"),
+        ({"class_scores": torch.ones(3)}, r"must be \(Q, K\), .* got \(3,\), \(3, 4\), \(3, 6\), \(4, 1, 8, 8\)"),
+        ({"class_scores": torch.ones(0, 2)}, r"got \(0, 2\)"),
+        ({"mask_features": torch.ones(4, 8, 8)}, r"and \(M, T, h, w\) .*\(4, 8, 8\)"),
+        ({"mask_coefficients": torch.ones(2, 4)}, r"got \(3, 2\), \(2, 4\)"),
+        ({"mask_coefficients": torch.ones(3, 5)}, r"got \(3, 2\), \(3, 5\)"),
         ({"max_detections": 0}, "max_detections must be at least 1, got 0"),
     ],
 )
-def test_bad_input(change, message):
+def test_bad_clips(change, message):
     good = {
         "class_scores": torch.ones(3, 2),
         "mask_coefficients": torch.ones(3, 4),
@@ -157,3 +165,82 @@ def test_bad_input(change, message):
     }
     with pytest.raises(ValueError, match=message):
         filter_clip(**{**good, **change})
+
+
+def test_upsampling_is_linear_between_samples_at_pixel_two():
+    logits = torch.randn(2, 3, 5, 7, dtype=torch.float64)
+    fine = upsample_masks(logits)
+    assert fine.shape == (2, 3, 20, 28)
+    y, x = ((np.arange(4 * n) - 2) / 4 for n in (5, 7))
+    for mask, wanted in zip(fine.flatten(0, 1), logits.flatten(0, 1), strict=True):
+        columns = np.stack([np.interp(x, np.arange(7), row) for row in wanted])  # constant past the ends
+        expected = np.stack([np.interp(y, np.arange(5), column) for column in columns.T], axis=1)
+        np.testing.assert_allclose(mask, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("output_size", [(30, 37), (61, 90), (17, 11), (60, 74)])
+def test_masks_are_the_nearest_probabilities_above_half(output_size):
+    logits = torch.randn(7, 3, 8, 10)
+    probabilities = upsample_masks(logits).sigmoid()[..., :30, :37]
+    expected = F.interpolate(probabilities, size=output_size, mode="nearest") > 0.5
+    found = list(window_masks(logits, (30, 37), output_size, chunk_pixels=3 * 32 * 40 * 2))
+    assert len(found) > 1 and {x.dtype for x in found} == {torch.bool}
+    assert torch.equal(torch.cat(found), expected)
+
+
+def test_chunks_have_at_least_one_track_and_at_most_the_given_pixels():
+    logits = torch.randn(5, 2, 4, 4)
+    for output_size, pixels, lengths in (
+        ((16, 16), 1, [1] * 5),
+        ((16, 16), 1024, [2, 2, 1]),
+        ((32, 32), 4096, [2, 2, 1]),
+    ):
+        assert [len(x) for x in window_masks(logits, (16, 16), output_size, chunk_pixels=pixels)] == lengths
+
+
+@pytest.mark.parametrize("shape", [(0, 5, 8, 8), (3, 0, 8, 8)])
+def test_window_without_tracks_or_frames(shape):
+    for output_size in ((30, 31), (60, 60)):
+        found = torch.cat(list(window_masks(torch.zeros(shape), (30, 31), output_size)))
+        assert found.shape == (*shape[:2], *output_size)
+
+
+def test_frame_larger_than_its_masks():
+    with pytest.raises(ValueError, match=r"within the masks' \(32, 32\), got \(33, 32\)"):
+        window_masks(torch.zeros(1, 1, 8, 8), (33, 32), (64, 64))
+
+
+def test_video_score_is_three_quarters_mean_and_a_quarter_maximum():
+    windows = [torch.rand(2, 3), torch.rand(2, 3), torch.rand(4, 3), torch.rand(5, 3)]
+    scores = ScoreSums(torch.zeros(0, 3), torch.zeros(0, 3))
+    assert scores.mean_and_peak().shape == (0, 3)
+    for window in windows:
+        scores = scores.add(window)
+    dense = torch.stack([torch.cat([w, torch.zeros(5 - len(w), 3)]) for w in windows])
+    torch.testing.assert_close(scores.mean_and_peak(), 0.75 * dense.mean(0) + 0.25 * dense.amax(0))
+    with pytest.raises(ValueError, match="got scores of 4 after 5"):
+        scores.add(torch.rand(4, 3))
+
+
+def test_ranked_tracks_reach_the_threshold():
+    found = rank_tracks(torch.tensor([[0.1, 0.3], [0.9, 0.2], [0.0, 0.29]]), 0.3)
+    assert (found.track_ids.tolist(), found.labels.tolist()) == ([1, 0], [0, 1])
+    assert found.scores.tolist() == pytest.approx([0.9, 0.3]) and found.scores.dtype == torch.float64
+    assert [len(x) for x in rank_tracks(torch.zeros(0, 2), 0.0)] == [0, 0, 0]
+
+
+def test_benchmark_counts_every_pair_above_the_score():
+    rows = [[0.5, 0.06, 0.01], [0.05, 0.2, 0.051], [0.3, 0.4, 0.07], [0.08, 0.09, 0.1], [0.11, 0.12, 0]]
+    scores = torch.tensor(rows, dtype=torch.float64)
+    found = rank_tracks(scores, 0.9, multi_label=True)
+    pairs = zip(found.track_ids.tolist(), found.labels.tolist(), strict=True)
+    assert sorted(map(list, pairs)) == (scores > 0.05).nonzero().tolist()
+    assert len(found.scores) == 12 and torch.equal(found.scores, scores[found.track_ids, found.labels])
+    assert torch.equal(found.scores, found.scores.sort(descending=True).values)
+
+
+def test_benchmark_counts_at_least_ten_pairs_if_there_are_so_many():
+    found = rank_tracks(torch.arange(12).reshape(4, 3) / 1000, 0.9, multi_label=True)
+    assert (found.track_ids * 3 + found.labels).tolist() == list(range(11, 1, -1))
+    for tracks, pairs in ((2, 6), (0, 0)):
+        assert [len(x) for x in rank_tracks(torch.zeros(tracks, 3), 0.9, multi_label=True)] == [pairs] * 3

@@ -1,0 +1,94 @@
+"""The reader of result files: lists as the servers of YouTube-VIS, OVIS and COCO accept them."""
+
+import warnings
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from mdqe.annotations.files import Source, load_json
+from mdqe.annotations.problems import Problems
+from mdqe.annotations.reader import IMAGES, Annotations, Track, read_box, read_masks
+from mdqe.annotations.records import Record, kind
+from mdqe.errors import InputError
+
+
+@dataclass(frozen=True)
+class Results:
+    """Results for a data set."""
+
+    name: str
+    """What errors call the file."""
+    tracks: dict[int, list[Track]]
+    """By the id of the video or image, in the order of the file."""
+
+
+def load_results(source: Source) -> tuple[str, list[Any]]:
+    """The name of a results file in errors, and its records, unchecked.
+
+    Raises:
+        OSError: the file cannot be read.
+        InputError: it is not JSON, or not a list.
+    """
+    name, document = load_json(source, "results")
+    if not isinstance(document, list):
+        raise InputError(f"{name}: {kind(document)}; results are a list")
+    return name, document
+
+
+def read_result(record: Record, index: int, annotations: Annotations) -> tuple[int, Track]:
+    """One result: the id of its video or image, and its track. Its category may not be in the data set.
+
+    Args:
+        record: the result.
+        index: its place in the list.
+        annotations: the data set.
+
+    Raises:
+        RecordError: a field is missing or invalid.
+    """
+    layout, value = annotations.layout, record.value
+    video = annotations.videos[record.known(layout.item_id, annotations.videos, annotations.name)]
+    # In the official form results have no track ids: each is a track of its own.
+    track = record.integer("track_id") if value.get("track_id") is not None else -1 - index
+    category, score = record.integer("category_id"), record.number("score")
+    box = read_box(record, layout.boxes, value.get(layout.boxes)) if layout == IMAGES else None
+    return video.id, Track(record.label, category, read_masks(record, video, layout), score, track, box=box)
+
+
+def read_results(source: Source, annotations: Annotations) -> Results:
+    """Read results for a data set.
+
+    Args:
+        source: a path or the loaded JSON: a list of objects with "category_id", "score" and, for videos, "video_id" and
+            "segmentations"; for images, "image_id", "segmentation" and perhaps "bbox". Results of several categories
+            that are one track have the same "track_id".
+        annotations: the data set.
+
+    Raises:
+        OSError: the file cannot be read.
+        InputError: it is not such a file, or for other videos. The message lists all problems with the file, the record
+            and the field.
+
+    Warns:
+        UserWarning: there are no results, or results of categories that the data set does not have, which are left out.
+    """
+    name, document = load_results(source)
+    problems, unknown = Problems(), Counter[int]()
+    tracks: dict[int, list[Track]] = {number: [] for number in annotations.videos}
+    for i, one in enumerate(document):
+        with problems:
+            number, track = read_result(Record(name, f"result {i}", one), i, annotations)
+            if track.category in annotations.categories:
+                tracks[number].append(track)
+            else:
+                unknown[track.category] += 1
+    problems.report(name)
+    if unknown:
+        warnings.warn(
+            f"{name}: {unknown.total()} results have categories that {annotations.name} does not have "
+            f"({', '.join(map(str, sorted(unknown)[:8]))}); they are ignored",
+            stacklevel=3,
+        )
+    if not document:
+        warnings.warn(f"{name}: no results; all metrics are those of finding nothing", stacklevel=3)
+    return Results(name, tracks)

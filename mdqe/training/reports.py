@@ -1,0 +1,146 @@
+"""Reports of a run: a progress bar on stderr, CSV tables and, where it is installed, TensorBoard."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from mdqe.atomic import whole_file
+
+SHOWN_LOSSES = ("loss", "class", "box", "mask", "dice")
+
+
+class CsvTable:
+    """A CSV file to which rows are appended; its first column is the step.
+
+    Args:
+        path: of the file, which exists if the run is resumed.
+        start: number of steps already done; later rows are dropped, as is an incomplete row.
+    """
+
+    def __init__(self, path: Path, start: int = 0) -> None:
+        self.path = path
+        self.columns: list[str] = []
+        rows = self._read()
+        kept = [row for row in rows if row[0].isdigit() and int(row[0]) <= start]
+        if len(kept) < len(rows):
+            self._write(kept)
+
+    def append(self, step: int, values: dict[str, float]) -> None:
+        """Append a row; earlier rows are empty in a new column."""
+        new = [name for name in values if name not in self.columns]
+        if new:
+            rows = self._read()
+            self.columns = [*(self.columns or ["step"]), *new]
+            self._write([row + [""] * (len(self.columns) - len(row)) for row in rows])
+        cells = {"step": step, **{name: f"{value:.6g}" for name, value in values.items()}}
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerow([cells.get(name, "") for name in self.columns])
+
+    def _read(self) -> list[list[str]]:
+        """Read the columns, and return the complete rows."""
+        if not self.path.exists():
+            return []
+        with self.path.open(newline="", encoding="utf-8") as file:
+            header, *rows = list(csv.reader(file)) or [[]]
+        self.columns = header
+        return [row for row in rows if len(row) == len(header)]
+
+    def _write(self, rows: list[list[str]]) -> None:
+        with whole_file(self.path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([self.columns, *rows])
+
+
+class Metrics:
+    """The tables of a run's folder: `metrics.csv` of training, `validation.csv`, and both in `tensorboard/`.
+
+    Args:
+        folder: of the run.
+        start: number of steps already done; a resumed run drops later measurements.
+        say: prints a line.
+    """
+
+    def __init__(self, folder: Path, start: int = 0, say: Callable[[str], None] = print) -> None:
+        self.tables = {name: CsvTable(folder / f"{name}.csv", start) for name in ("metrics", "validation")}
+        self.board: Any = None
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            say("metrics are written to CSV only; for TensorBoard: pip install 'mdqe[train]'")
+        else:
+            self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1 if start else None)
+
+    def write(self, table: str, step: int, values: dict[str, float]) -> None:
+        """Add measurements after `step` steps to "metrics" or "validation".
+
+        Raises:
+            OSError: for example, the disk is full.
+        """
+        self.tables[table].append(step, values)
+        if self.board is not None:
+            for name, value in values.items():
+                self.board.add_scalar(f"{table}/{name}", value, step)
+
+    def close(self) -> None:
+        """Flush and close the file of TensorBoard."""
+        if self.board is not None:
+            self.board.close()
+
+
+class Progress:
+    """Progress of a run on stderr, with losses, seconds per step and time left: a bar on a terminal, lines elsewhere.
+
+    Args:
+        steps: number of steps of the run.
+        start: number of steps already done.
+        shown: False to print nothing, as in all processes but the first.
+    """
+
+    def __init__(self, steps: int, start: int = 0, *, shown: bool = True) -> None:
+        self.steps, self.start, self.shown = steps, start, shown
+        self.done = start
+        self.began = time.monotonic()
+        columns, rows = shutil.get_terminal_size((100, 24))  # tqdm draws nothing on a terminal that reports no size
+        self.bar = tqdm(
+            total=steps,
+            initial=start,
+            unit="step",
+            file=sys.stderr,
+            disable=None if shown else True,
+            smoothing=0.05,
+            ncols=columns,
+            nrows=rows,
+        )
+
+    def advance(self) -> None:
+        """Count one step."""
+        self.done += 1
+        self.bar.update()
+
+    def show(self, values: dict[str, float]) -> None:
+        """Show the losses of the last steps."""
+        losses = " ".join(f"{name} {values[name]:.3g}" for name in SHOWN_LOSSES if name in values)
+        if not self.bar.disable:
+            self.bar.set_postfix_str(f"{losses} {values['seconds']:.3g} s/step", refresh=False)
+        elif self.shown:
+            pace = (time.monotonic() - self.began) / max(self.done - self.start, 1)
+            left = timedelta(seconds=round(pace * (self.steps - self.done)))
+            self.say(f"step {self.done}/{self.steps}  {losses}  {values['seconds']:.3g} s/step, {left} left")
+
+    def say(self, text: str) -> None:
+        """Print a line without disturbing the bar."""
+        if self.shown:
+            tqdm.write(text, file=sys.stderr)
+            sys.stderr.flush()
+
+    def close(self) -> None:
+        """Stop updating the bar."""
+        self.bar.close()

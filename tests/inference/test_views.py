@@ -1,0 +1,63 @@
+"""Views of frames: initial query positions, activation and tracks, once for every frame."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from small_models import moving_squares, small_model
+
+from mdqe import ClipTracker
+from mdqe.inference.session import VideoSession
+from mdqe.inference.views import FrameView
+
+
+class Watched(ClipTracker):
+    """Logs the frames of every clip and its tracks."""
+
+    log: list[Any]
+
+    def update(self, frame_indices, class_scores, mask_logits, embeddings):
+        ids = super().update(frame_indices, class_scores, mask_logits, embeddings)
+        self.log.append((list(frame_indices), {int(i) for i in ids if i >= 0}))
+        return ids
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3, 4])
+@pytest.mark.parametrize("frames", [1, 3, 9, 12])
+def test_views_of_every_frame(stride, frames):
+    """Every frame once, in order, after a clip that contains it, with its own points and activation."""
+    model, video = small_model(clip_stride=stride), moving_squares(frames, (60, 90))
+    log: list[Any] = []
+    session = VideoSession(model, on_frame=log.append)
+    session.tracker = Watched(4, stride, 6, model.config.score_threshold)
+    session.tracker.log = log
+    list(session.run(video))
+
+    views = [entry for entry in log if isinstance(entry, FrameView)]
+    assert [view.frame for view in views] == list(range(frames))
+    with torch.inference_mode():
+        tokens = model.encode(video.permute(0, 3, 1, 2)[None])
+        own = model.query_init.select(tokens.memory, tokens.spatial_shapes)
+    clip: tuple[list[int], set[int]] = ([], set())
+    for entry in log:
+        if not isinstance(entry, FrameView):
+            clip = entry
+            continue
+        assert entry.frame in clip[0]
+        assert clip[1] <= set(entry.track_ids.tolist()) <= clip[1] | {-1}
+        assert entry.points.shape == (16, 2)
+        in_padding = entry.points * np.array([90 / 96, 60 / 64])  # of the padded frame
+        distance = np.abs(in_padding[:, None] - own.coords[0, entry.frame].numpy()).max(-1)  # (Q, Q)
+        assert distance.min(1).max() < 1e-9
+        activation = own.activation[0, entry.frame].sigmoid().amax(0)[:8, :12]  # (60 / 8, 90 / 8) rounded up
+        np.testing.assert_allclose(entry.activation, activation, rtol=1e-5)
+
+
+def test_views_of_learned_queries():
+    model, views = small_model(query_initialization=False), []
+    list(VideoSession(model, on_frame=views.append).run(moving_squares(5)))
+    assert [view.frame for view in views] == list(range(5))
+    np.testing.assert_allclose(views[0].points, model.query_init.points.detach().sigmoid(), rtol=1e-9)
+    assert not any(view.activation.any() for view in views)
+    assert {view.activation.shape for view in views} == {(8, 12)}

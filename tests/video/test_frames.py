@@ -1,0 +1,168 @@
+"""Frames from images and arrays, and reading in advance."""
+
+import time
+
+import numpy as np
+import pytest
+import torch
+from media import number_of, picture, reading_threads
+from PIL import Image
+
+from mdqe.video.frames import read_ahead
+from mdqe.video.read import VideoError, open_frames
+
+# Images
+
+
+def test_a_folder_is_read_in_natural_order(tmp_path):
+    for i in (10, 9, 1, 2, 11):
+        Image.fromarray(picture(i)).save(tmp_path / f"frame{i}.png")
+    (tmp_path / "notes.txt").write_text("not a frame")
+    (tmp_path / ".hidden.png").write_text("not a frame")
+    frames = open_frames(tmp_path)
+    assert (frames.size, frames.count, frames.fps) == ((64, 96), 5, None)
+    assert [number_of(image) for image in frames] == [1, 2, 9, 10, 11]
+    assert [number_of(image) for image in open_frames(tmp_path, every=2)] == [1, 9, 11]
+    assert [number_of(image) for image in open_frames(str(tmp_path / "frame1*.png"))] == [1, 10, 11]
+    assert [number_of(image) for image in open_frames(tmp_path / "frame9.png")] == [9]
+    with pytest.raises(ValueError, match="have no times"):
+        open_frames(tmp_path, start=1.0)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "LA", "1", "I;16", "CMYK"])
+def test_images_of_every_mode_become_rgb(tmp_path, mode):
+    colour = Image.fromarray(picture(5))
+    suffix = "tif" if mode == "CMYK" else "png"
+    if mode == "I;16":
+        image = Image.fromarray(np.asarray(colour.convert("L")).astype(np.uint16) * 257)
+    elif mode in ("RGBA", "LA"):
+        image = colour.convert(mode)
+        image.putalpha(128)
+    else:
+        image = colour.convert(mode)
+    image.save(tmp_path / f"x.{suffix}")
+    (read,) = open_frames(tmp_path / f"x.{suffix}")
+    assert (read.dtype, read.shape) == (np.uint8, (64, 96, 3))
+    if mode not in ("P", "1"):
+        plain = colour if mode in ("RGB", "RGBA", "CMYK") else colour.convert("L").convert("RGB")
+        assert np.abs(read.astype(int) - np.asarray(plain)).max() <= 2
+
+
+def test_the_exif_orientation_is_applied(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn clockwise
+    Image.fromarray(picture(3)).save(tmp_path / "x.png", exif=exif)
+    (read,) = open_frames(tmp_path / "x.png")
+    assert np.array_equal(read, np.rot90(picture(3), -1))
+
+
+def test_images_of_changing_size_are_an_error_that_names_the_frame(tmp_path):
+    for i, size in enumerate([(64, 96), (64, 96), (60, 96)]):
+        Image.fromarray(picture(i, size)).save(tmp_path / f"{i}.png")
+    with pytest.raises(VideoError, match=r"frame 2 of folder .* is 96x60; the frames before it are 96x64"):
+        list(open_frames(tmp_path))
+
+
+def test_a_damaged_image_is_named(tmp_path):
+    Image.fromarray(picture(0)).save(tmp_path / "0.png")
+    data = (tmp_path / "0.png").read_bytes()
+    (tmp_path / "1.png").write_bytes(data[: len(data) // 2])
+    (tmp_path / "2.png").write_bytes(b"text")
+    with pytest.raises(VideoError, match=r"1\.png cannot be read"):
+        list(open_frames(tmp_path))
+    with pytest.raises(VideoError, match=r"2\.png cannot be read: not an image"):
+        open_frames(tmp_path / "2.png")
+
+
+def test_a_video_of_changing_size_is_an_error_that_names_the_frame(make_video, tmp_path):
+    small = make_video("small.h264", frames=5).read_bytes()
+    large = make_video("large.h264", frames=5, size=(96, 128)).read_bytes()
+    path = tmp_path / "both.h264"
+    path.write_bytes(small + large)
+    with pytest.raises(VideoError, match=r"frame 5 of .*both\.h264 is 128x96; the frames before it are 96x64"):
+        list(open_frames(path))
+
+
+# Arrays
+
+
+@pytest.mark.parametrize("kind", ["array", "tensor", "list", "generator", "tensors"])
+def test_frames_in_memory_pass_through(kind):
+    video = np.stack([picture(i) for i in range(7)])
+    source = {
+        "array": video,
+        "tensor": torch.from_numpy(video),
+        "list": list(video),
+        "generator": (image for image in video),
+        "tensors": [torch.from_numpy(image) for image in video],
+    }[kind]
+    frames = open_frames(source, every=2)
+    assert frames.repeatable == (kind != "generator")
+    assert np.array_equal(np.stack(list(frames)), video[::2])
+    assert frames.count == (None if kind == "generator" else 4)
+    assert frames.size == (64, 96)
+    assert open_frames(frames) is frames
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        (np.zeros((4, 8, 8), np.uint8), "expected"),
+        (np.zeros((4, 3, 8, 8), np.uint8), "expected"),
+        (np.zeros((2, 8, 8, 3), np.float32), "float32"),
+        ([np.zeros((8, 8), np.uint8)], r"\(8, 8\)"),
+        ([], "holds? no frames"),
+        ([np.zeros((8, 8, 3), np.uint8), np.zeros((8, 9, 3), np.uint8)], "frame 1 of frames is 9x8"),
+    ],
+)
+def test_arrays_of_another_shape_or_type_are_rejected(source, says):
+    with pytest.raises(VideoError, match=says):
+        list(open_frames(source))
+
+
+# Reading ahead
+
+
+def test_reading_ahead_is_bounded():
+    made = []
+
+    def source():
+        for i in range(100):
+            made.append(i)
+            yield i
+
+    items = read_ahead(source(), 5)
+    assert next(items) == 0
+    time.sleep(0.2)
+    assert len(made) <= 1 + 5 + 1  # taken, in the queue, and in progress
+    assert list(items) == list(range(1, 100))
+    assert reading_threads() == []
+
+
+def test_closing_the_iterator_ends_the_thread_and_closes_the_source():
+    closed = []
+
+    def source():
+        try:
+            yield from range(10**9)
+        finally:
+            closed.append(True)
+
+    items = read_ahead(source(), 3)
+    assert [next(items), next(items)] == [0, 1]
+    items.close()
+    assert closed == [True]
+    assert reading_threads() == []
+
+
+def test_errors_are_raised_at_their_position():
+    def source():
+        yield 1
+        yield 2
+        raise KeyError("broken")
+
+    items = read_ahead(source(), 10)
+    assert [next(items), next(items)] == [1, 2]
+    with pytest.raises(KeyError, match="broken"):
+        next(items)
+    assert reading_threads() == []
