@@ -17,7 +17,7 @@ FOLDERS = sorted({path.parent for path in FILES} - {PACKAGE})
 # A room is a folder or a file in the package's root. It imports only from rooms before it. The order is the direction
 # of the data: operator, network, results, losses and video, inference, the model, and then what works with a model.
 ROOMS = (
-    "errors", "atomic", "config", "boxes", "targets", "distributed", "ops",
+    "errors", "files", "config", "boxes", "targets", "distributed", "ops",
     "modeling", "results", "annotations", "checkpoint", "weights", "losses", "video", "data", "inference", "model",
     "evaluation", "export", "training", "pages", "importing", "cli", "__main__",
 )  # fmt: skip

@@ -166,7 +166,7 @@ def test_citations_are_read():
         ("mdqe/losses/criterion.py", "the sum (paper Sec. 3.4, Eq. 7)"),
         ("mdqe/inference/session.py", "paper Sec. 3.5"),
         ("mdqe/model.py", "training minimises their sum (paper Sec. 3.4, Eq. 7)"),
-        ("mdqe/atomic.py", "paper Sec. 3.1"),
+        ("mdqe/files.py", "paper Sec. 3.1"),
     ],
 )
 def test_wrong_numbers_in_a_source_file_are_found(path, text):

@@ -1,12 +1,10 @@
 """The files of data sets and results: where they are, and the JSON in them."""
 
-import json
-from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mdqe.errors import InputError
+from mdqe.files import Hook, read_json
 
 ANNOTATIONS, FRAMES = "annotations.json", "JPEGImages"
 
@@ -67,7 +65,7 @@ def find_data(name: str | Path) -> DataFiles:
     return DataFiles(path, images, is_folder or bool(folder))
 
 
-def load_json(source: Source, name: str, hook: Callable[[dict[str, Any]], Any] | None = None) -> Loaded:
+def load_json(source: Source, name: str, hook: Hook | None = None) -> Loaded:
     """The content of a source. Errors call it by its path, or by `name` if it has no path.
 
     Args:
@@ -84,9 +82,4 @@ def load_json(source: Source, name: str, hook: Callable[[dict[str, Any]], Any] |
     if not isinstance(source, str | PathLike):
         return Loaded(name, source)
     path = Path(source)
-    try:
-        return Loaded(str(path), json.loads(path.read_bytes(), object_hook=hook))
-    except ValueError as error:  # of JSON or of UTF-8
-        raise InputError(f"{path} is not JSON: {error}") from None
-    except RecursionError:
-        raise InputError(f"{path} is not JSON of this kind: its lists are nested too deeply") from None
+    return Loaded(str(path), read_json(path, max_bytes=None, hook=hook))

@@ -2,17 +2,21 @@
 
 The file of a command defines HELP (one line), EXAMPLE (a command line), `add_arguments(parser)` and `run(args)`. `run`
 returns the exit status: 0 done; 1 partly done, because of a damaged video or an interruption; 2 not done. It raises
-MDQEError or OSError for what a user can fix. `memory_hint` of the arguments is printed after "out of memory". Results
-go to stdout, messages to stderr. The files import heavy libraries inside functions only, so that `--help` is quick.
+MDQEError or OSError for what a user can fix. SIGTERM ends a command as Ctrl-C does, with the exit status 143.
+`memory_hint` of the arguments is printed after "out of memory". Results go to stdout, messages to stderr. The files
+import heavy libraries inside functions only, so that `--help` is quick.
 """
 
 import argparse
 import os
 import shutil
+import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from keyword import iskeyword
 from typing import Any, NoReturn, TypeVar
@@ -34,13 +38,21 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a command as Ctrl-C does."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit status."""
     args = _parser().parse_args(argv)
     try:
-        status = args.run(args)
-        sys.stdout.flush()
-        return status
+        with _terminable():
+            status = args.run(args)
+            sys.stdout.flush()
+            return status
+    except Terminated:
+        say(f"mdqe {args.command}: terminated")
+        return 128 + signal.SIGTERM
     except KeyboardInterrupt:
         say(f"mdqe {args.command}: interrupted")
         return 1
@@ -49,6 +61,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except Exception as error:
         return report(args.command, error, hint=getattr(args, "memory_hint", ""))
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Raise Terminated at SIGTERM inside the block, so that files are closed and partial ones are removed."""
+    if threading.current_thread() is not threading.main_thread():  # others receive no signals
+        yield
+        return
+
+    def terminate(number: int, frame: Any) -> NoReturn:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not interrupt the cleaning up
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def say(text: str) -> None:

@@ -5,6 +5,8 @@ import json
 import multiprocessing
 import os
 import signal
+import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -16,7 +18,6 @@ from mdqe import __version__
 from mdqe import distributed as processes
 from mdqe.annotations.files import DataFiles
 from mdqe.annotations.reader import IMAGES, Annotations, Video
-from mdqe.atomic import whole_file
 from mdqe.cli import progress, say
 from mdqe.cli.options import load_model, model_name
 from mdqe.errors import InputError
@@ -30,6 +31,7 @@ from mdqe.evaluation.segment_set import (
     segment_video,
     write_results,
 )
+from mdqe.files import read_json, whole_file
 
 SETTINGS = "run.json"
 
@@ -117,11 +119,21 @@ _state: tuple[Worker, Any, list[int]]  # of a worker process
 def _start_worker(worker: Worker, counter: Any) -> None:
     global _state
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it immediately, without a message
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     with counter.get_lock():
         index = counter.value
         counter.value += 1
     worker = replace(worker, index=index)
     _state = (worker, *worker.load())
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # ends the video and then, in good order, the process
+
+
+def _end_with_parent() -> None:
+    """Wait for the end of the parent process, which may have been killed, and end this worker."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _run_one(video: Video) -> int:
@@ -141,6 +153,10 @@ def _run_workers(worker: Worker, videos: list[Video]) -> Iterator[int]:
         plain = [Video(video.id, video.size, video.length, video.file_names) for video in order]
         for future in as_completed([pool.submit(_run_one, video) for video in plain]):
             yield future.result()
+    except KeyboardInterrupt:  # not from the terminal, which sends it to the workers too
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise
     except BrokenProcessPool:
         raise OSError(
             "a worker process ended unexpectedly, perhaps out of memory; completed results are kept"
@@ -161,10 +177,9 @@ def _check_settings(args: argparse.Namespace, path: Path) -> None:
     note = args.output / SETTINGS
     args.output.mkdir(parents=True, exist_ok=True)
     if note.exists():
-        try:
-            before = json.loads(note.read_bytes())
-        except ValueError as error:
-            raise InputError(f"{note} is not JSON: {error}") from None
+        before = read_json(note)
+        if not isinstance(before, dict):
+            raise InputError(f"{note} is not an object of settings")
         for key, value in settings.items():
             if before.get(key) != value:
                 raise InputError(

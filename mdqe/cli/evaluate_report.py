@@ -15,10 +15,10 @@ import numpy as np
 from mdqe.annotations.files import DataFiles
 from mdqe.annotations.reader import Annotations, Video
 from mdqe.annotations.results import read_results
-from mdqe.atomic import whole_file
 from mdqe.cli import one_line, say
 from mdqe.evaluation.average_precision import IOU_THRESHOLDS, RECALLS
 from mdqe.evaluation.video_score import best_of_tracks
+from mdqe.files import whole_file
 from mdqe.pages.curves import draw_curves
 from mdqe.pages.pictures import Pair, compare_frames, named_frames
 from mdqe.pages.report import COLUMNS, Example, rank_videos, report

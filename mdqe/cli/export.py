@@ -20,8 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Export, and print the files."""
-    from mdqe.atomic import check_writable
     from mdqe.export.folder import DESCRIPTION_FILE, FORMATS, check_backbone, check_options, export_model
+    from mdqe.files import check_writable
     from mdqe.model import MDQE
 
     check_options(args.format, args.opset)

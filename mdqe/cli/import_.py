@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     import json
 
     from mdqe.annotations.problems import Problems
-    from mdqe.atomic import whole_file
+    from mdqe.files import whole_file
     from mdqe.importing.document import DocumentBuilder
     from mdqe.importing.formats import open_source
 

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mdqe.atomic import check_writable
 from mdqe.cli import one_line, report, say
 from mdqe.cli.options import (
     add_model_arguments,
@@ -25,6 +24,7 @@ from mdqe.cli.options import (
     whole,
 )
 from mdqe.errors import InputError
+from mdqe.files import check_writable, read_json
 
 if TYPE_CHECKING:
     from mdqe.cli.segment_video import Interruption, Job, Outcome
@@ -163,7 +163,7 @@ def is_done(folder: Path, wanted: dict[str, Any], *, overlay: bool) -> bool:
         written = results.stat().st_mtime_ns
         if any(path.stat().st_mtime_ns < written for path in pictures):  # older: the last run did not draw them
             return False
-        document = json.loads(results.read_bytes())
+        document = read_json(results)
         return document["complete"] is True and _origin(document) == _origin(json.loads(json.dumps(wanted)))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # missing or damaged
         return False

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mdqe import __version__
-from mdqe.atomic import partial_path
 from mdqe.cli import progress, say
+from mdqe.files import partial_path
 from mdqe.video import overlay
 from mdqe.video.read import Frames, VideoFile
 from mdqe.video.write import VideoWriter
@@ -74,8 +74,14 @@ class Outcome:
     interrupted: bool = False
 
 
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
 class Interruption:
-    """A context in which the first Ctrl-C only sets `asked`, so that results can be kept. The second one interrupts."""
+    """A context in which the first Ctrl-C or SIGTERM only sets `asked`, so that results can be kept.
+
+    The second one interrupts.
+    """
 
     def __init__(self) -> None:
         self.asked = False
@@ -83,16 +89,17 @@ class Interruption:
     def __enter__(self) -> "Interruption":
         self._handles = threading.current_thread() is threading.main_thread()  # others receive no signals
         if self._handles:
-            self._before = signal.signal(signal.SIGINT, self._note)
+            self._before = {number: signal.signal(number, self._note) for number in STOP_SIGNALS}
         return self
 
     def __exit__(self, *error: object) -> None:
         if self._handles:
-            signal.signal(signal.SIGINT, self._before)
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
 
     @contextmanager
     def suspended(self) -> Iterator[None]:
-        """Restore the previous effect of Ctrl-C inside the block."""
+        """Restore the previous effect of the signals inside the block."""
         self.__exit__()
         try:
             yield

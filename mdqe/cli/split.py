@@ -22,9 +22,9 @@ def run(args: argparse.Namespace) -> int:
     import json
 
     from mdqe.annotations.files import find_data
-    from mdqe.atomic import whole_file
     from mdqe.cli import say
     from mdqe.evaluation.split import split
+    from mdqe.files import whole_file
 
     parts = split(find_data(args.annotations).annotations, share=args.share, seed=args.seed)
     args.output.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mdqe.atomic import whole_file
 from mdqe.cli import say
 from mdqe.cli.options import (
     NATIVE,
@@ -24,6 +23,7 @@ from mdqe.cli.options import (
     whole,
 )
 from mdqe.errors import InputError
+from mdqe.files import read_json, whole_file
 
 if TYPE_CHECKING:
     import torch
@@ -281,10 +281,7 @@ def resolve_options(args: argparse.Namespace) -> argparse.Namespace:
     path = args.output / SETTINGS
     stored: dict[str, Any] = {}
     if args.resume and path.is_file():
-        try:
-            stored = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise InputError(f"{path} is not JSON: {error}") from error
+        stored = read_json(path)
         if not isinstance(stored, dict):
             raise InputError(f"{path} is not an object of settings")
     elif not args.resume and args.output.exists() and (not args.output.is_dir() or any(args.output.iterdir())):

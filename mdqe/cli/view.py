@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the page; its path goes to stdout."""
-    from mdqe.atomic import whole_file
+    from mdqe.files import whole_file
     from mdqe.pages.pictures import jpeg, read_frames
     from mdqe.pages.shown import read_shown
     from mdqe.pages.viewer import viewer

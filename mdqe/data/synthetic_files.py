@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from mdqe.annotations.masks import frame_lists
-from mdqe.atomic import partial_path
 from mdqe.data.scene import DIFFICULTIES, Difficulty
 from mdqe.data.synthetic import CATEGORIES, Drawing, draw_video
 from mdqe.errors import InputError
+from mdqe.files import partial_path
 from mdqe.results import rle
 
 IMAGES, ANNOTATIONS, VIDEOS = "JPEGImages", "annotations.json", "videos"

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from mdqe.annotations.masks import coco_boxes
 from mdqe.annotations.problems import Problems
 from mdqe.annotations.reader import Annotations, Video
-from mdqe.atomic import whole_file
 from mdqe.errors import InputError
+from mdqe.files import read_json, whole_file
 from mdqe.results import rle
 
 if TYPE_CHECKING:
@@ -116,8 +116,8 @@ def merge(folder: Path, annotations: Annotations) -> list[dict[str, Any]]:
     for number in sorted(annotations.videos):
         path = results_file(folder, annotations, number)
         try:
-            rows += json.loads(path.read_bytes())
-        except ValueError as error:
+            rows += read_json(path, max_bytes=None)
+        except (ValueError, TypeError) as error:
             raise InputError(f"{path} is damaged ({error}); remove it and run again") from None
     with whole_file(folder / "results.json") as partial:
         partial.write_text(json.dumps(rows, separators=(",", ":")))

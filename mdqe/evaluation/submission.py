@@ -11,7 +11,7 @@ from mdqe.annotations.problems import Problems
 from mdqe.annotations.reader import Annotations, pack_tracks
 from mdqe.annotations.records import Record
 from mdqe.annotations.results import load_results, read_result
-from mdqe.atomic import whole_file
+from mdqe.files import whole_file
 from mdqe.results import rle
 
 _DATE = (1980, 1, 1, 0, 0, 0)  # constant, so that the same results give the same bytes

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from mdqe import __version__
-from mdqe.atomic import check_writable, whole_file
 from mdqe.errors import DependencyError, InputError
 from mdqe.export.programs import Traced, trace
+from mdqe.files import check_writable, whole_file
 from mdqe.model import MDQE
 
 FORMATS = {"torch": ".pt2", "onnx": ".onnx"}

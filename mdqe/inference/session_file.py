@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mdqe.errors import InputError
+from mdqe.files import parse_json
 from mdqe.modeling.network import Network
 from mdqe.weights.folder import write_tensors
 
@@ -65,7 +66,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if text is None:
         raise InputError(f"{path} is not a saved session: a safetensors file without the metadata {FORMAT!r}")
     try:
-        description = json.loads(text)
+        description = parse_json(text, f"the description of {path}")
         version, content = description["version"], description.pop("content")
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is not a saved session, or is damaged: its description is unreadable") from error

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from mdqe.atomic import whole_file
 from mdqe.errors import DependencyError, InputError
+from mdqe.files import read_json, whole_file
 from mdqe.results import rle
 
 FORMAT, VERSION = "mdqe-instances", 1
@@ -275,8 +275,9 @@ class VideoInstances:
             OSError: the file cannot be read.
             InputError: the file is damaged, of another format or of a newer version.
         """
+        document = read_json(path, max_bytes=None)
         try:
-            return cls(**_fields(json.loads(Path(path).read_text(encoding="utf-8"))))
+            return cls(**_fields(document))
         except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, RecursionError) as error:
             reason = f"no entry {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
             raise InputError(f"{path} does not hold saved instances: {reason}") from error

@@ -13,7 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from mdqe.atomic import whole_file
+from mdqe.files import whole_file
 
 SHOWN_LOSSES = ("loss", "class", "box", "mask", "dice")
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from mdqe.atomic import whole_file
 from mdqe.errors import InputError
+from mdqe.files import whole_file
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mdqe.atomic import whole_file
 from mdqe.errors import InputError
+from mdqe.files import whole_file
 
 if TYPE_CHECKING:
     from mdqe.results.instances import VideoInstances

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from mdqe.atomic import partial_path
 from mdqe.errors import InputError
+from mdqe.files import partial_path
 from mdqe.video import require_av
 
 COPIED_CODECS = ("aac", "mp3", "mp3float")  # browsers play them in an MP4 file; others are transcoded to AAC

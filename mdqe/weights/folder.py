@@ -19,9 +19,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from mdqe.atomic import whole_file
 from mdqe.config import FORMAT_VERSION, MDQEConfig
 from mdqe.errors import InputError
+from mdqe.files import read_json, whole_file
 
 MODEL_TYPE = "mdqe"
 CONFIG_FILE = "config.json"
@@ -34,10 +34,7 @@ def read_config(path: Path) -> MDQEConfig:
     Raises:
         ValueError: not JSON, the config of another model, a newer format, or an invalid field; names the file.
     """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON: {error}") from error
+    values = read_json(path)
     if not isinstance(values, dict) or values.get("model_type") != MODEL_TYPE:
         kind = values.get("model_type") if isinstance(values, dict) else type(values).__name__
         raise InputError(f"{path} is the config of another model: model_type is {kind!r}, expected {MODEL_TYPE!r}")

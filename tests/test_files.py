@@ -1,0 +1,105 @@
+"""Reading JSON files, and writing files through links, devices and pipes."""
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from mdqe.errors import InputError
+from mdqe.files import parse_json, read_json, whole_file
+
+POSIX = pytest.mark.skipif(os.name != "posix", reason="needs POSIX")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"[" * 200_000 + b"]" * 200_000, "it is nested too deeply"),
+        (b'{"a": ' * 200_000, "it is nested too deeply"),
+        (b'[{"a": 1, "b": 2, "a": 3}]', "an object has the key 'a' twice"),
+        (b'{"a": 1', "is not JSON: "),
+        (b"", "is not JSON: "),
+        (b'"\xff\xfe\xfa"', "is not JSON: "),
+        (b"[" + b"9" * 5000 + b"]", "is not JSON: "),
+    ],
+)
+def test_invalid_documents(tmp_path, content, message):
+    path = tmp_path / "file.json"
+    path.write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        read_json(path)
+    assert str(caught.value).startswith(f"{path} ") and message in str(caught.value)
+    assert len(str(caught.value)) < 300 + len(str(path))
+
+
+def test_valid_documents(tmp_path):
+    path = tmp_path / "file.json"
+    path.write_text('{"a": [1, {"b": null}], "ü": "é"}', encoding="utf-8-sig")
+    assert read_json(path) == {"a": [1, {"b": None}], "ü": "é"}
+    assert read_json(path, hook=len) == 2
+    assert parse_json("[1.5]", "a text") == [1.5]
+
+
+def test_size_and_kind(tmp_path):
+    path = tmp_path / "file.json"
+    path.write_text("[1, 2, 3]")
+    assert read_json(path, max_bytes=9) == [1, 2, 3]
+    with pytest.raises(InputError, match=r"file\.json has 9 bytes; a file of this kind has at most 8"):
+        read_json(path, max_bytes=8)
+    with pytest.raises(IsADirectoryError):
+        read_json(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"none\.json"):
+        read_json(tmp_path / "none.json")
+
+
+@POSIX
+@pytest.mark.timeout(10)
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="is not a regular file"):
+        read_json(tmp_path / "pipe")
+    with pytest.raises(OSError, match="a device, a pipe or a socket"), whole_file(tmp_path / "pipe") as partial:
+        partial.write_text("x")
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode) and os.listdir(tmp_path) == ["pipe"]
+
+
+@POSIX
+def test_a_device_stays(tmp_path):
+    device = tmp_path / "null"
+    try:
+        os.mknod(device, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    except PermissionError:
+        pytest.skip("only root creates devices")
+    for path in (device, tmp_path / "link"):
+        (tmp_path / "link").unlink(missing_ok=True)
+        (tmp_path / "link").symlink_to(device)
+        with pytest.raises(OSError, match="a device, a pipe or a socket") as caught, whole_file(path) as partial:
+            partial.write_text("x")
+        assert caught.value.filename == str(path)
+    assert stat.S_ISCHR(device.stat().st_mode) and (tmp_path / "link").is_symlink()
+    assert sorted(os.listdir(tmp_path)) == ["link", "null"]
+
+
+@POSIX
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_link_stays_and_its_target_is_replaced(tmp_path, exists):
+    (tmp_path / "there").mkdir()
+    target, link = tmp_path / "there" / "target.txt", tmp_path / "link.txt"
+    if exists:
+        target.write_text("old")
+    link.symlink_to(Path("there") / "target.txt")
+    with pytest.raises(KeyError), whole_file(link) as partial:
+        partial.write_text("broken")
+        raise KeyError
+    assert target.exists() == exists and (not exists or target.read_text() == "old")
+    with whole_file(link, durable=True) as partial:
+        partial.write_text("new")
+    assert link.is_symlink() and target.read_text() == "new" and link.read_text() == "new"
+    assert os.listdir(tmp_path / "there") == ["target.txt"]
+
+
+def test_a_folder_is_no_file(tmp_path):
+    with pytest.raises(IsADirectoryError, match="is a folder") as caught, whole_file(tmp_path) as partial:
+        partial.write_text("x")
+    assert caught.value.filename == str(tmp_path)
