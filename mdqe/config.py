@@ -121,7 +121,7 @@ class MDQEConfig:
         for names, is_valid, expected in _FIELD_RULES:
             for name in names.split():
                 if not is_valid(getattr(self, name)):
-                    raise InputError(f"{name} is {getattr(self, name)!r}, expected {expected}")
+                    raise InputError(f"{name} is {repr(getattr(self, name))[:60]}, expected {expected}")
         weights = (self.iou_weight, self.similarity_weight)
         if not all(_is_number(weight) and 0 <= weight < float("inf") for weight in weights) or not any(weights):
             raise InputError(
@@ -131,6 +131,12 @@ class MDQEConfig:
             raise InputError(
                 f"hidden_dim is {self.hidden_dim}, expected a multiple of 32 and of num_heads={self.num_heads}"
             )
+        for name in self.categories:
+            if not isinstance(name, str) or not name.isprintable():
+                raise InputError(f"categories contains {str(name)[:40]!r}, expected names of printable characters")
+        for number in self.category_ids:
+            if not _is_int(number) or not -(2**63) <= number < 2**63:
+                raise InputError(f"category_ids contains {str(number)[:40]!r}, expected whole numbers of 64 bits")
         for name in ("categories", "category_ids"):
             count = len(getattr(self, name))
             if count not in (0, self.num_classes):
@@ -223,13 +229,16 @@ def _are_three(value: tuple[Any, ...], above: float) -> bool:
 
 
 _FIELD_RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (  # fields, check of a value, what is expected
-    ("hidden_dim num_heads num_points encoder_layers decoder_layers mlp_ratio grid_size embed_dim num_classes "
-     "clip_length test_clip_length window_length clip_stride detections_per_image test_longer_edge",
-     lambda v: _is_int(v) and v >= 1, "a positive whole number"),
-    ("num_levels", lambda v: _is_int(v) and v >= 3, "a whole number of at least 3"),
-    ("mask_channels test_shorter_edge", lambda v: v is None or (_is_int(v) and v >= 1),
-     "a positive whole number or None"),
-    ("association_window", lambda v: _is_number(v) and v > 0, "a positive number"),
+    # The limits are far above what a machine can run. They turn a mistyped number into a message.
+    ("num_points encoder_layers decoder_layers mlp_ratio grid_size",
+     lambda v: _is_int(v) and 1 <= v <= 256, "a whole number from 1 to 256"),
+    ("hidden_dim num_heads embed_dim num_classes clip_length test_clip_length window_length clip_stride "
+     "detections_per_image test_longer_edge",
+     lambda v: _is_int(v) and 1 <= v <= 65536, "a whole number from 1 to 65536"),
+    ("num_levels", lambda v: _is_int(v) and 3 <= v <= 16, "a whole number from 3 to 16"),
+    ("mask_channels test_shorter_edge", lambda v: v is None or (_is_int(v) and 1 <= v <= 65536),
+     "a whole number from 1 to 65536 or None"),
+    ("association_window", lambda v: _is_number(v) and 0 < v <= 65536, "a number above 0, at most 65536"),
     ("drop_path dropout score_threshold", lambda v: _is_number(v) and 0 <= v < 1,
      "a number of at least 0 and less than 1"),
     ("pixel_mean", lambda v: _are_three(v, float("-inf")), "three numbers"),

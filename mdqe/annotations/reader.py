@@ -266,9 +266,13 @@ def _read_video(record: Record, layout: Layout, taken: Mapping[int, Video]) -> V
     if layout == IMAGES:
         if names is not None and not isinstance(names, str):
             record.fail(layout.files, f"{kind(names)}; expected a path")
+        if names is not None:
+            record.check_path(layout.files, names)
         return Video(number, size, 1, None if names is None else [names])
     if names is not None and not (isinstance(names, list | tuple) and all(isinstance(one, str) for one in names)):
         record.fail(layout.files, f"{short(names)}; expected a list of paths")
+    for one in names or ():
+        record.check_path(layout.files, one)
     if record.value.get("length") is None and names:
         length = len(names)
     else:

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Container, Mapping, Sequence
+from pathlib import PurePath
 from typing import Any, NoReturn
 
 import numpy as np
@@ -62,6 +63,12 @@ class Record:
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value < _LIMIT:
             self.fail(key, f"{short(value)}; expected a whole number" + ("" if minimum is None else f" from {minimum}"))
         return value
+
+    def check_path(self, key: str, text: str) -> None:
+        """Check that a path stays in the folder that it is relative to, so that a file cannot show others."""
+        path = PurePath(text)
+        if not text or "\0" in text or path.drive or path.root or ".." in path.parts:
+            self.fail(key, f"{short(text)}; expected a path inside the folder of the images")
 
     def number(self, key: str) -> float:
         """A finite number."""

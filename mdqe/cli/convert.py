@@ -35,8 +35,11 @@ def run(args: argparse.Namespace) -> int:
     """Convert, and print the folder."""
     from mdqe.checkpoint import convert_official, dropped, read_official
     from mdqe.model import MDQE
-    from mdqe.weights.folder import SkipRandomInit, fill
+    from mdqe.weights.folder import CONFIG_FILE, WEIGHTS_FILE, SkipRandomInit, fill
 
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        if (args.output / name).exists():
+            raise FileExistsError(f"{args.output} already contains a model; choose a new folder")
     official = read_official(args.checkpoint)
     config = _configure(official, args.preset, args.clip_length)
     state = convert_official(official, config)

@@ -25,6 +25,7 @@ from mdqe.cli.options import (
 )
 from mdqe.errors import InputError
 from mdqe.files import check_writable, read_json
+from mdqe.video import is_address
 
 if TYPE_CHECKING:
     from mdqe.cli.segment_video import Interruption, Job, Outcome
@@ -157,7 +158,8 @@ def is_done(folder: Path, wanted: dict[str, Any], *, overlay: bool) -> bool:
         overlay: whether an overlay video is needed.
     """
     results = folder / "instances.json"
-    pictures = [] if "://" in wanted["source"] else [folder / "sheet.png"]  # a stream without an overlay has no sheet
+    is_stream = is_address(wanted["source"])  # without an overlay, a stream has no sheet
+    pictures = [] if is_stream else [folder / "sheet.png"]
     pictures += [folder / "overlay.mp4", folder / "sheet.png"] if overlay else []
     try:
         written = results.stat().st_mtime_ns

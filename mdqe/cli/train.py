@@ -295,6 +295,8 @@ def resolve_options(args: argparse.Namespace) -> argparse.Namespace:
             setattr(resolved, name, tuple(known) if isinstance(known, list) else known)
     if resolved.preset and resolved.config:
         raise InputError("--preset and --config exclude each other")
+    if args.resume and not path.is_file() and not args.data:
+        raise FileNotFoundError(f"no run in {args.output}: {SETTINGS} is missing; a new run needs --data")
     if not resolved.data:
         raise InputError("--data is missing; expected a training set")
     return resolved

@@ -83,6 +83,7 @@ def _read_image(record: Record, titles: Mapping[int, str]) -> tuple[tuple[int | 
     file = record.get("file_name")
     if not isinstance(file, str):
         record.fail("file_name", f"{kind(file)}; expected a path")
+    record.check_path("file_name", file)
     size = (record.integer("height", 1), record.integer("width", 1))
     number, video = None, PurePosixPath(file).parent.as_posix()
     if record.value.get("video_id") is not None:

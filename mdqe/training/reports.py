@@ -13,6 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from mdqe.errors import InputError
 from mdqe.files import whole_file
 
 SHOWN_LOSSES = ("loss", "class", "box", "mask", "dice")
@@ -46,11 +47,16 @@ class CsvTable:
             csv.writer(file).writerow([cells.get(name, "") for name in self.columns])
 
     def _read(self) -> list[list[str]]:
-        """Read the columns, and return the complete rows."""
+        """Read the columns, and return the complete rows. Empty lines are skipped."""
         if not self.path.exists():
             return []
-        with self.path.open(newline="", encoding="utf-8") as file:
-            header, *rows = list(csv.reader(file)) or [[]]
+        try:
+            with self.path.open(newline="", encoding="utf-8") as file:
+                header, *rows = [row for row in csv.reader(file) if row] or [[]]
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise InputError(f"{self.path} is not a CSV table: {error}; remove it to continue without it") from error
+        if header and header[0] != "step":
+            raise InputError(f"{self.path} has the first column {header[0][:40]!r}, expected 'step'; remove it")
         self.columns = header
         return [row for row in rows if len(row) == len(header)]
 

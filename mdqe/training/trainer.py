@@ -165,6 +165,18 @@ class Trainer:
         if not path.is_file():
             return False
         state = load_state(path)
+        try:
+            self._restore(state, path)
+        except InputError as error:
+            if str(path) in str(error):
+                raise
+            raise InputError(f"{path}: {error}") from error
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError) as error:
+            reason = f"no entry {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+            raise InputError(f"{path} is damaged, or not a checkpoint of a training run: {reason[:200]}") from error
+        return True
+
+    def _restore(self, state: dict[str, Any], path: Path) -> None:
         found = MDQEConfig.from_dict(state["config"])  # fields that are newer than the file have their defaults
         if found != self.model.config:
             names = [name for name, value in self.model.config.to_dict().items() if found.to_dict()[name] != value]
@@ -175,15 +187,21 @@ class Trainer:
             raise InputError(f"{path} {'has no' if self.average else 'has a'} moving average of the weights")
         self.model.load_state_dict(state["model"])
         self._load_optimizer(state["optimizer"])
+        if not isinstance(state["scaler"], dict):
+            raise TypeError(f"scaler is {str(state['scaler'])[:40]!r}, expected a dictionary")
         self.train_step.scaler.load_state_dict(state["scaler"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
+        if type(state["step"]) is not int or state["step"] < 0:
+            raise ValueError(f"step is {str(state['step'])[:40]!r}, expected a whole number from 0")
         self.done = state["step"]
+        if not isinstance(state["random"], list):
+            raise TypeError(f"random is {str(state['random'])[:40]!r}, expected a list of generator states")
         if len(state["random"]) == ranks():
             self._random = state["random"][rank()]
+            set_random_state(self._random)  # the run sets it again when it starts; here it is checked
         else:  # another number of processes: draw new random numbers, not those of the first steps again
             self.seed += self.done
-        return True
 
     def _load_optimizer(self, state: dict[str, Any]) -> None:
         optimizer = self.train_step.optimizer

@@ -4,6 +4,7 @@ import queue
 import threading
 from collections.abc import Generator, Iterable, Iterator
 from fractions import Fraction
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -15,6 +16,12 @@ T = TypeVar("T")
 
 class VideoError(InputError):
     """A source of frames cannot be used. The message is one line that names the source."""
+
+
+def require_regular(path: Path) -> None:
+    """Raise a VideoError if the path is a device, a pipe or a socket: reading it could wait for ever."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise VideoError(f"{path} is a device, a pipe or a socket; expected a file (a camera is named by its number)")
 
 
 class TimedFrame(NamedTuple):

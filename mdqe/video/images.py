@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from mdqe.errors import DependencyError, InputError
-from mdqe.video.frames import Frames, VideoError
+from mdqe.video.frames import Frames, VideoError, require_regular
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -61,8 +61,13 @@ def load_image(path: str | Path) -> np.ndarray:
         DependencyError: pillow is not installed.
     """
     with opened_image(path) as image:
+        if image.mode == "F":
+            raise VideoError(f"{path} has floating-point pixels, whose range is unknown; expected 8 or 16 bits")
         if image.mode.startswith("I"):  # 16-bit greyscale
-            grey = np.clip(np.asarray(image).astype(np.int64) // 257, 0, 255).astype(np.uint8)
+            values = np.asarray(image).astype(np.int64)
+            if values.size and not 0 <= values.min() <= values.max() < 2**16:
+                raise VideoError(f"{path} has values from {values.min()} to {values.max()}; expected 8 or 16 bits")
+            grey = (values // 257).astype(np.uint8)
             return np.repeat(grey[..., None], 3, axis=2)
         return np.array(image.convert("RGB"))
 
@@ -79,9 +84,14 @@ def opened_image(path: str | Path | BinaryIO) -> Iterator["Image"]:
     except ImportError:
         raise DependencyError("reading images needs pillow: pip install 'mdqe[video]'") from None
     try:
+        if isinstance(path, str | Path):
+            require_regular(Path(path))
         with Image.open(path) as opened:
+            count = getattr(opened, "n_frames", 1)
+            if count > 1 and opened.format != "MPO":  # the other images of an MPO file are previews of the first
+                raise VideoError(f"{path} contains {count} images; expected one image per file, or a video file")
             yield ImageOps.exif_transpose(opened)
-    except FileNotFoundError:
+    except (FileNotFoundError, VideoError):
         raise
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error)

@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from mdqe.video import require_av
-from mdqe.video.frames import ArrayFrames, Frames, TimedFrame, VideoError
+from mdqe.video import is_address, local_file, require_av
+from mdqe.video.frames import ArrayFrames, Frames, TimedFrame, VideoError, require_regular
 from mdqe.video.images import ImageFrames, is_image
 
 __all__ = ["Frames", "LiveStream", "TimedFrame", "UntrustedVideo", "VideoError", "VideoFile", "open_frames"]
@@ -54,11 +54,12 @@ def open_frames(
             raise TypeError(f"video is {type(source).__name__}; expected a path, an array or an iterable of frames")
         return ArrayFrames(source, **selection)
     text, path = str(source), Path(source)
-    if "://" in text:
+    if is_address(text):
         return LiveStream(text, text, **selection)
     if path.is_dir():
         return _images([entry for entry in path.iterdir() if is_image(entry)], f"folder {text}", selection)
     if path.exists():
+        require_regular(path)
         return ImageFrames([path], text, **selection) if is_image(path) else VideoFile(path, **selection)
     if text.isdecimal():
         return camera(int(text), **selection)
@@ -95,7 +96,7 @@ class VideoFile(Frames):
     def _open(self) -> Any:
         av = require_av()
         try:
-            return av.open(self.path, options=self.container_options)
+            return av.open(local_file(self.path), options=self.container_options)
         except (av.FFmpegError, OSError) as error:
             raise _unreadable(self.name, error) from error
 

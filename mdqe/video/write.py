@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from mdqe.errors import InputError
-from mdqe.files import partial_path
-from mdqe.video import require_av
+from mdqe.files import partial_path, regular_target
+from mdqe.video import local_file, require_av
 
 COPIED_CODECS = ("aac", "mp3", "mp3float")  # browsers play them in an MP4 file; others are transcoded to AAC
 
@@ -48,7 +48,8 @@ class VideoWriter:
     ) -> None:
         if fps <= 0:
             raise InputError(f"fps is {fps}; expected more than 0")
-        self.path, self.partial = Path(path), partial_path(path)
+        self.path, self._target = Path(path), regular_target(path)
+        self.partial = partial_path(self._target)
         self.fps = Fraction(fps).limit_denominator(1 << 20)
         self.notes: list[str] = []
         self._audio_from, self._audio_start = audio_from, Fraction(audio_start)
@@ -102,7 +103,8 @@ class VideoWriter:
             self._discard()
             raise
         if kind is None and self._written:
-            self.partial.replace(self.path)
+            with _named_errors(self.path):
+                self.partial.replace(self._target)
         elif kind is not None and not issubclass(kind, KeyboardInterrupt):
             self._discard()
 
@@ -114,7 +116,7 @@ class VideoWriter:
             self.notes.append(
                 f"the video is padded from {width}x{height} to {even[1]}x{even[0]}: H.264 needs even edges"
             )
-        self._container = av.open(str(self.partial), "w", format="mp4", options={"movflags": "+faststart"})
+        self._container = av.open(local_file(self.partial), "w", format="mp4", options={"movflags": "+faststart"})
         stream = self._container.add_stream("libx264", rate=self.fps, options=self._options)
         stream.height, stream.width = even
         stream.pix_fmt = "yuv420p"
@@ -164,7 +166,7 @@ class AudioTrack:
         """Returns None if the file has no audio or none that decodes. The second case adds a note."""
         av = require_av()
         try:
-            container = av.open(str(path))
+            container = av.open(local_file(path))
         except (av.FFmpegError, OSError) as error:
             notes.append(f"audio is not kept: {error}")
             return None

@@ -71,13 +71,26 @@ def fill(model: nn.Module, state: dict[str, Tensor], origin: str | Path) -> None
         origin: the name of the state in error messages.
 
     Raises:
-        ValueError: missing or unexpected tensors, or different shapes. The message lists them; nothing is copied.
+        ValueError: missing or unexpected tensors, different shapes, or values that are complex, NaN or infinite. The
+            message lists them; nothing is copied.
     """
     own = _own_tensors(model)
     _check_fit({n: tuple(t.shape) for n, t in state.items()}, {n: tuple(t.shape) for n, t in own.items()}, origin)
+    unusable = [name for name in own if not _is_finite(state[name])]
+    if unusable:
+        problem = "complex, NaN or infinite values"
+        raise InputError(f"{origin} has {len(unusable)} tensors with {problem}: {_shortened(unusable)}")
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(state[name])
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    if tensor.is_complex():
+        return False
+    if not tensor.is_floating_point() or not tensor.numel():
+        return True
+    return bool(torch.isfinite(torch.stack(torch.aminmax(tensor))).all())  # NaN propagates to both
 
 
 def write_folder(model: nn.Module, config: MDQEConfig, folder: Path, source: str | None = None) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -295,3 +296,21 @@ def test_what_was_given_stays():
         warnings.simplefilter("ignore", UserWarning)
         evaluate(annotations, results)
     assert (annotations, results) == before
+
+
+@pytest.mark.parametrize("name", ["../secret.jpg", "/etc/secret.jpg", "a/../../secret.jpg", "", "a\0.jpg"])
+def test_images_outside_their_folder_are_rejected(name):
+    annotations = small()[0]
+    video = annotations["videos"][0]
+    video["file_names"] = [name] * video["length"]
+    with pytest.raises(InputError, match=r'"file_names" is .*; expected a path inside the folder of the images'):
+        read_annotations(annotations)
+    image = {"id": 1, "height": 4, "width": 5, "file_name": name}
+    with pytest.raises(InputError, match=r'"file_name" is .*; expected a path inside the folder of the images'):
+        read_annotations({"images": [image], "annotations": [], "categories": []})
+
+
+def test_dots_in_names_of_images():
+    for name in ("..a.jpg", "a..b/c.jpg", "./a.jpg", "a:b.jpg" if os.name == "posix" else "a.jpg"):
+        image = {"id": 1, "height": 4, "width": 5, "file_name": name}
+        assert read_annotations({"images": [image], "annotations": [], "categories": []}).videos[1].file_names == [name]

@@ -49,6 +49,11 @@ def test_converted_model_loads_with_every_value(run, checkpoint, tmp_path):
     assert source == f"official.pth, sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}"
     assert source in (tmp_path / "model" / "README.md").read_text()
 
+    before = (tmp_path / "model" / "model.safetensors").stat().st_mtime_ns
+    status, out, err = run("convert", path, "-o", tmp_path / "model")
+    assert (status, out) == (2, "") and "already contains a model; choose a new folder" in err
+    assert (tmp_path / "model" / "model.safetensors").stat().st_mtime_ns == before
+
 
 def configured(path, preset=None, clip_length=None):
     return convert._configure(torch.load(path, weights_only=True)["model"], preset, clip_length)
@@ -98,7 +103,7 @@ def test_image_checkpoints_become_video_models_on_request(run, checkpoint, tmp_p
     assert configured(path) == MDQEConfig.preset("r50_coco")
     assert configured(path, clip_length=3) == MDQEConfig.preset("r50_coco", clip_length=3)
     assert configured(path, "r50_ytvis21").clip_length == 4
-    with pytest.raises(ValueError, match="clip_length is 0, expected a positive whole number"):
+    with pytest.raises(ValueError, match="clip_length is 0, expected a whole number from 1 to 65536"):
         configured(path, clip_length=0)
     status, _, err = run("convert", path, "-o", tmp_path / "model", "--clip-length", 3)
     assert status == 0 and "temporal attention of single frames, repeated for 3 frames" in err

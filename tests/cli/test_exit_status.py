@@ -111,3 +111,9 @@ def test_the_command_as_a_module(tmp_path):
     segment = [*command, "segment", "absent.mp4", "-o", os.fspath(tmp_path)]
     failed = subprocess.run(segment, capture_output=True, text=True, timeout=60)
     assert (failed.returncode, failed.stderr) == (2, "mdqe segment: error: no such file: absent.mp4\n")
+
+
+@pytest.mark.parametrize("command", ["segment a.mp4", "import masks x", "convert a.pth", "split a.json", "view a.json"])
+def test_an_empty_output_is_no_path(run, command):
+    status, out, err = run(*command.split(), "-o", "")
+    assert (status, out) == (2, "") and "'' is not a path" in err and len(err.splitlines()) == 1

@@ -196,3 +196,9 @@ def test_out_of_memory(run, options, tmp_path, monkeypatch):
     monkeypatch.setattr(trainer_module.Trainer, "_step", fail)
     status, out, err = run("train", "-o", tmp_path / "run", *options)
     assert status == 2 and out == "" and "error: out of memory; --checkpointing all" in err and "Traceback" not in err
+
+
+def test_resuming_needs_a_run(run, tmp_path):
+    status, out, err = run("train", "-o", tmp_path / "none", "--resume")
+    assert (status, out) == (2, "") and f"no run in {tmp_path / 'none'}: run.json is missing" in err
+    assert not (tmp_path / "none").exists()

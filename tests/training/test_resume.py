@@ -16,7 +16,9 @@ import torch
 from safetensors.torch import load_file
 
 from mdqe import MDQE
+from mdqe.errors import InputError
 from mdqe.training import run_state
+from mdqe.training.reports import CsvTable
 from mdqe.training.run_state import load_state, random_state, save_state, set_random_state
 
 PROGRAM = Path(tiny.__file__)
@@ -264,3 +266,87 @@ def test_the_file_is_on_the_disk_before_it_replaces_the_old_one(tmp_path, monkey
     monkeypatch.setattr(Path, "replace", lambda path, to: (order.append("replace"), replaced(path, to))[1])
     run_state.save_state(tmp_path / "state.pt", {"a": torch.ones(2)})
     assert order == ["fsync", "replace", "fsync"]  # the last one is of the folder
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("config", None, "no entry 'config'"),
+        ("model", {}, "Missing key"),
+        ("scaler", -1, "scaler is '-1', expected a dictionary"),
+        ("random", {}, "random is '{}', expected a list"),
+        ("random", [{}], "no entry 'torch'"),
+        ("step", -1, "step is '-1', expected a whole number"),
+        ("step", 2.0, "step is '2.0', expected a whole number"),
+        ("optimizer", {"state": {}, "param_groups": []}, "is damaged"),
+        ("batch", "2", "clips per step"),
+    ],
+)
+def test_a_forged_checkpoint_is_one_error(tmp_path, key, value, message):
+    tiny.trainer(tmp_path, steps=1).train()
+    state = load_state(tmp_path / "checkpoint.pt")
+    if value is None:
+        del state[key]
+    else:
+        state[key] = value
+    save_state(tmp_path / "checkpoint.pt", state)
+    with pytest.raises(InputError) as caught:
+        tiny.trainer(tmp_path, steps=2).resume()
+    assert str(caught.value).startswith(str(tmp_path / "checkpoint.pt")) and message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_mutated_checkpoints_load_or_are_one_error(tmp_path):
+    """Seeded mutations of every level of the file: a value is dropped or replaced."""
+    tiny.trainer(tmp_path, steps=1, average_decay=0.9).train()
+    path = tmp_path / "checkpoint.pt"
+    generator, rejected = random.Random(0), 0
+    target = tiny.trainer(tmp_path, steps=2, average_decay=0.9)
+    for _ in range(120):
+        state = load_state(path)
+        home = state
+        for _ in range(generator.randrange(4)):
+            inner = [one for one in (home.values() if isinstance(home, dict) else home) if isinstance(one, dict | list)]
+            home = generator.choice(inner) if inner else home
+        keys = list(home) if isinstance(home, dict) else list(range(len(home)))
+        if not keys:
+            continue
+        key = generator.choice(keys)
+        new = generator.choice([None, -1, 2**70, "text", [], {}, float("nan"), torch.zeros(3), "drop"])
+        if isinstance(new, str) and new == "drop":
+            del home[key]
+        else:
+            home[key] = new
+        (tmp_path / "other").mkdir(exist_ok=True)
+        save_state(tmp_path / "other" / "checkpoint.pt", state)
+        target.folder = tmp_path / "other"
+        try:
+            target.resume()
+        except InputError as error:
+            rejected += 1
+            assert str(error).startswith(str(target.folder)) and "\n" not in str(error)
+    assert rejected > 20, rejected
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("step,loss\n1," + "9" * 200_000 + "\n", "is not a CSV table"),
+        ("a,b\n1,2\n", "has the first column 'a', expected 'step'"),
+        (b"step,\xff\xfe\n", "is not a CSV table"),
+        ("\n\n\n", ""),
+        ("", ""),
+        ("\nstep,loss\n\n1,0.5\n2\n\n", ""),
+    ],
+)
+def test_a_damaged_table_of_metrics(tmp_path, content, message):
+    path = tmp_path / "metrics.csv"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    if message:
+        with pytest.raises(InputError, match=message) as caught:
+            CsvTable(path, start=5)
+        assert str(caught.value).startswith(str(path))
+        return
+    CsvTable(path, start=5).append(6, {"loss": 0.25})
+    kept = [row for row in rows(path) if row]
+    assert kept[0] == ["step", "loss"] and kept[-1] == ["6", "0.25"]

@@ -1,5 +1,6 @@
 """Frames from images and arrays, and reading in advance."""
 
+import os
 import time
 
 import numpy as np
@@ -9,6 +10,7 @@ from media import number_of, picture, reading_threads
 from PIL import Image
 
 from mdqe.video.frames import read_ahead
+from mdqe.video.images import load_image
 from mdqe.video.read import VideoError, open_frames
 
 # Images
@@ -166,3 +168,34 @@ def test_errors_are_raised_at_their_position():
     with pytest.raises(KeyError, match="broken"):
         next(items)
     assert reading_threads() == []
+
+
+@pytest.mark.parametrize("name", ["a.webp", "a.png", "a.tiff", "a.tif"])
+def test_files_with_several_images_are_rejected(tmp_path, name):
+    path = tmp_path / name
+    images = [Image.new("RGB", (16, 8), (50 * i, 0, 0)) for i in range(5)]
+    images[0].save(path, save_all=True, append_images=images[1:])
+    with pytest.raises(VideoError, match=rf"{name} contains 5 images; expected one image per file, or a video file"):
+        open_frames(path)
+    images[0].save(path)
+    assert len(list(open_frames(path))) == 1
+
+
+def test_floating_point_and_32_bit_images_are_rejected(tmp_path):
+    Image.fromarray(np.full((8, 16), 0.5, np.float32)).save(tmp_path / "f.tif")
+    with pytest.raises(VideoError, match=r"f\.tif has floating-point pixels"):
+        open_frames(tmp_path / "f.tif")
+    Image.fromarray(np.full((8, 16), 70_000, np.int32)).save(tmp_path / "i.tif")
+    with pytest.raises(VideoError, match=r"i\.tif has values from 70000 to 70000"):
+        open_frames(tmp_path / "i.tif")
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.skipif(os.name != "posix", reason="needs pipes of POSIX")
+@pytest.mark.parametrize("name", ["pipe.mp4", "pipe.png", "pipe"])
+def test_a_pipe_is_not_waited_for(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(VideoError, match=rf"{name} is a device, a pipe or a socket"):
+        open_frames(tmp_path / name)
+    with pytest.raises(VideoError, match="is a device, a pipe or a socket"):
+        load_image(tmp_path / name)

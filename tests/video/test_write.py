@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -199,3 +200,30 @@ except OSError as error:
     assert int(number) > 0, done.stderr
     assert name == str(path)
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names that only POSIX allows")
+def test_a_colon_in_a_relative_path_is_no_protocol(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    image = np.zeros((32, 48, 3), np.uint8)
+    for name in ("2026-11-28T12:30:00.mp4", "http:x.mp4", "run:1/a.mp4"):
+        Path(name).parent.mkdir(exist_ok=True)
+        with VideoWriter(name, 10) as writer:
+            writer.write(image)
+        assert Path(name).is_file()
+        assert len(list(open_frames(name))) == 1
+        with VideoWriter("copy.mp4", 10, audio_from=name) as writer:
+            writer.write(image)
+        assert writer.notes == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs links and pipes of POSIX")
+def test_a_video_is_written_through_a_link_and_never_over_a_pipe(tmp_path):
+    (tmp_path / "link.mp4").symlink_to(tmp_path / "target.mp4")
+    with VideoWriter(tmp_path / "link.mp4", 10) as writer:
+        writer.write(np.zeros((32, 48, 3), np.uint8))
+    assert (tmp_path / "link.mp4").is_symlink() and len(list(open_frames(tmp_path / "target.mp4"))) == 1
+    os.mkfifo(tmp_path / "pipe.mp4")
+    with pytest.raises(OSError, match="a device, a pipe or a socket"):
+        VideoWriter(tmp_path / "pipe.mp4", 10)
+    assert sorted(os.listdir(tmp_path)) == ["link.mp4", "pipe.mp4", "target.mp4"]

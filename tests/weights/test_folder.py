@@ -186,7 +186,7 @@ def test_loaded_mdqe_equals_the_saved_one(tmp_path, backbone):
         ({"format_version": None}, "format_version is None, expected a whole number"),
         ({"format_version": FORMAT_VERSION + 1}, "reads up to 1: update mdqe"),
         ({"hidden_dims": 32}, "unknown configuration fields hidden_dims"),
-        ({"num_heads": 0}, "num_heads is 0, expected a positive whole number"),
+        ({"num_heads": 0}, "num_heads is 0, expected a whole number from 1 to 65536"),
     ],
 )
 def test_invalid_configs(folder, changes, message):
@@ -276,3 +276,16 @@ def test_names_of_bundled_models_are_not_hub_ids():
 
     with pytest.raises(HFValidationError):
         validate_repo_id("mdqe:tiny")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1j])
+def test_weights_that_are_not_finite_numbers(folder, value):
+    tensors = load_file(folder / "model.safetensors")
+    names = [name for name in tensors if tensors[name].is_floating_point()][:2]
+    for name in names:
+        dtype = torch.complex64 if isinstance(value, complex) else tensors[name].dtype
+        tensors[name] = tensors[name].to(dtype)
+        tensors[name].view(-1)[-1] = value
+    save_file(tensors, folder / "model.safetensors")
+    text = assert_rejected(folder, "has 2 tensors with complex, NaN or infinite values: ")
+    assert all(name in text for name in names)
