@@ -193,7 +193,7 @@ class Trainer:
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         if type(state["step"]) is not int or state["step"] < 0:
-            raise ValueError(f"step is {str(state['step'])[:40]!r}, expected a whole number from 0")
+            raise InputError(f"step is {str(state['step'])[:40]!r}, expected a whole number from 0")
         self.done = state["step"]
         if not isinstance(state["random"], list):
             raise TypeError(f"random is {str(state['random'])[:40]!r}, expected a list of generator states")
