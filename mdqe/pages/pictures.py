@@ -143,7 +143,7 @@ def _draw(image: np.ndarray, side: Side, frame: int, size: tuple[int, int]) -> n
     masks = masks[is_visible]
     boxes = rle.boxes(rle.encode(masks), image.shape[:2])
     ids = [one.id for one in tracks]
-    names = [f"{one.id} {side.category(one)}" for one in tracks]
+    names = [f"{side.category(one)} #{one.id}" for one in tracks]
     return draw_names(draw_instances(image, masks, boxes, ids), names, boxes, [track_color(i) for i in ids])
 
 

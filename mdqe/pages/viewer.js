@@ -18,6 +18,9 @@ const element = (tag, properties = {}, ...children) => {
   return made;
 };
 
+/** A track's category and id, as the overlays of mdqe segment name it. */
+const nameOf = (track) => `${track.category} #${track.id}`;
+
 const css = (color) => `rgb(${color.join(" ")})`;
 
 const sides = data.sides.map((side) => {
@@ -47,7 +50,7 @@ function entry(track) {
   track.masks.forEach((mask, t) => mask && context.fillRect(t, 0, 1, 1));
   const seen = track.masks.filter(Boolean).length;
   return element("button", { type: "button", className: "entry" }, swatch,
-    element("span", { className: "title", textContent: `${track.id} ${track.category}` }),
+    element("span", { className: "title", textContent: nameOf(track) }),
     element("span", { className: "score", textContent: track.score === null ? "" : track.score.toFixed(2) }),
     element("span", { className: "seen", title: `seen in ${seen} of ${data.length} frames` }, strip));
 }
@@ -102,7 +105,7 @@ function drawSide(side, photograph) {
   for (const one of masks) paint(image.data, side, one);
   context.putImageData(image, 0, 0);
   nameAll(side, on.labels ? masks : []);
-  const listed = masks.map(({ index }) => `${side.tracks[index].id} ${side.tracks[index].category}`).join(", ");
+  const listed = masks.map(({ index }) => nameOf(side.tracks[index])).join(", ");
   side.canvas.setAttribute("aria-label", `${side.name}, frame ${frame + data.firstFrame}: ${listed || "nothing"}`);
 }
 
@@ -154,7 +157,7 @@ function nameAll(side, masks) {
   side.names.replaceChildren(...masks.map(({ index }) => {
     const track = side.tracks[index];
     const score = track.score === null ? "" : ` ${track.score.toFixed(2)}`;
-    const made = element("span", { className: "name", textContent: `${track.id} ${track.category}${score}` });
+    const made = element("span", { className: "name", textContent: nameOf(track) + score });
     made.style.background = css(track.color);
     made.style.color = css(track.ink);
     if (faint({ side, index })) made.classList.add("faded");
@@ -198,7 +201,7 @@ function describe() {
 function detail({ side, index }) {
   const track = side.tracks[index], seen = track.masks.filter(Boolean).length;
   const score = track.score === null ? "" : `, score ${track.score.toFixed(3)}`;
-  const text = `${side.name} ${track.id}: ${track.category}${score}, in ${seen} of ${data.length} frames.`;
+  const text = `${side.name} ${nameOf(track)}${score}, in ${seen} of ${data.length} frames.`;
   const mask = maskOf({ side, index });
   if (!mask) return `${text} Not in this frame.`;
   const { left, top, right, bottom } = mask.box;
@@ -206,7 +209,7 @@ function detail({ side, index }) {
   if (sides.length === 1) return `${text} ${here}.`;
   const other = partner && partner.side.tracks[partner.index];
   return other
-    ? `${text} ${here}; IoU ${partner.iou.toFixed(2)} with ${partner.side.name.toLowerCase()} ${other.id} (${other.category}).`
+    ? `${text} ${here}; IoU ${partner.iou.toFixed(2)} with ${partner.side.name.toLowerCase()} ${nameOf(other)}.`
     : `${text} ${here}; nothing on the other side meets it.`;
 }
 

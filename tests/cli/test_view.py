@@ -1,6 +1,7 @@
 """`mdqe view`: a page of a video's masks."""
 
 import json
+import shutil
 
 import pytest
 
@@ -74,3 +75,21 @@ def test_bad_input(run, shapes, tmp_path, monkeypatch, arguments, message):
     lines = [line for line in err.splitlines() if not line.startswith(("reading", "no --frames"))]
     assert status == 2 and out == "" and len(lines) == 1 and message in lines[0]
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["../secret.jpg", "00000/../../secret.jpg", "SECRET", "./../secret.jpg"])
+def test_no_picture_from_outside_the_folder_of_the_images(run, shapes, tmp_path, name):
+    """A page can be passed on, and annotations can come from somebody else."""
+    images = shutil.copytree(shapes / "JPEGImages", tmp_path / "JPEGImages")
+    secret = shutil.copy(images / "00000" / "00000.jpg", tmp_path / "secret.jpg")
+    document = json.loads((shapes / "annotations.json").read_text())
+    inside = document["videos"][0]["file_names"]
+    for names, expected in ((inside, 0), ([str(secret) if name == "SECRET" else name, *inside[1:]], 2)):
+        document["videos"][0]["file_names"] = names
+        (tmp_path / "a.json").write_text(json.dumps(document))
+        out = tmp_path / "page.html"
+        status, _, err = run("view", tmp_path / "a.json", "--video", "1", "--frames", images, "-o", out)
+        assert status == expected, err
+        assert out.exists() == (status == 0)
+        out.unlink(missing_ok=True)
+    assert '"file_names" is' in err and "expected a path inside the folder of the images" in err

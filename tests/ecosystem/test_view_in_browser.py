@@ -168,10 +168,12 @@ def test_playing(opened, tmp_path):
 
 def test_ids_labels_and_the_list(opened, tmp_path):
     driver = opened(page_of(tmp_path))
-    assert names(driver, 0) == ["3 fish 0.90", "4 boat 0.60"] and names(driver, 1) == ["11 fish", "12 boat"]
+    assert names(driver, 0) == ["boat #4 0.60", "fish #3 0.90"] and names(driver, 1) == ["boat #12", "fish #11"]
+    labels = [one.get_attribute("aria-label") for one in driver.find_elements(By.CSS_SELECTOR, "canvas.picture")]
+    assert labels == ["Prediction, frame 0: fish #3, boat #4", "Ground truth, frame 0: fish #11, boat #12"]
     entries = driver.find_elements(By.CLASS_NAME, "entry")
     shown = [one.text.replace("\n", " ") for one in entries if one.is_displayed()]
-    assert shown == ["3 fish 0.90", "4 boat 0.60", "11 fish", "12 boat"]
+    assert shown == ["fish #3 0.90", "boat #4 0.60", "fish #11", "boat #12"]
     swatches = [one.find_element(By.CLASS_NAME, "swatch") for one in entries if one.is_displayed()]
     colors = [one.value_of_css_property("background-color") for one in swatches]
     assert ["({}, {}, {}".format(*track_color(i)) in one for i, one in zip((3, 4, 11, 12), colors, strict=True)]
@@ -179,7 +181,7 @@ def test_ids_labels_and_the_list(opened, tmp_path):
     press(driver, "l")
     assert names(driver, 0) == []
     press(driver, "l", Keys.END)
-    assert names(driver, 1) == ["12 boat"], "the fish is hidden in the last frame"
+    assert names(driver, 1) == ["boat #12"], "the fish is hidden in the last frame"
 
 
 def test_the_threshold(opened, tmp_path):
@@ -188,10 +190,10 @@ def test_the_threshold(opened, tmp_path):
     slider.send_keys(*[Keys.ARROW_LEFT] * 10)
     wait_until_drawn(driver)
     assert driver.find_element(By.ID, "least").text == "0.20"
-    assert names(driver, 0) == ["3 fish 0.90", "4 boat 0.60", "5 boat 0.20"]
+    assert names(driver, 0) == ["boat #4 0.60", "boat #5 0.20", "fish #3 0.90"]
     slider.send_keys(*[Keys.ARROW_RIGHT] * 41)
     wait_until_drawn(driver)
-    assert names(driver, 0) == ["3 fish 0.90"] and names(driver, 1) == ["11 fish", "12 boat"]
+    assert names(driver, 0) == ["fish #3 0.90"] and names(driver, 1) == ["boat #12", "fish #11"]
     assert driver.find_element(By.CSS_SELECTOR, "#lists h2").text == "Prediction: 1 of 3"
     assert driver.find_element(By.ID, "where").text == "0 of 3", "keys on this slider do not step"
     assert np.abs(pixels(driver, 0).astype(int) - expected([predicted_masks()[0]], [3])).max() <= 1
@@ -230,8 +232,8 @@ def test_pointing_and_selecting(opened, tmp_path):
     point(12, 10).perform()
     wait_until_drawn(driver)
     assert detail.text == (
-        "Prediction 3: fish, score 0.900, in 3 of 4 frames. Here 144 pixels within x 8 to 20, y 7 to 19; "
-        f"IoU {iou:.2f} with ground truth 11 (fish)."
+        "Prediction fish #3, score 0.900, in 3 of 4 frames. Here 144 pixels within x 8 to 20, y 7 to 19; "
+        f"IoU {iou:.2f} with ground truth fish #11."
     )
     faint = pixels(driver, 0)[24, 38].astype(int) - GROUND
     strong = expected([boat(34, 20)], [4])[24, 38].astype(int) - GROUND
@@ -242,16 +244,16 @@ def test_pointing_and_selecting(opened, tmp_path):
     point(38, 24).click().perform()
     point(30, 35).perform()
     wait_until_drawn(driver)
-    assert detail.text.startswith("Prediction 4: boat, score 0.600"), "a click selects it"
+    assert detail.text.startswith("Prediction boat #4, score 0.600"), "a click selects it"
     pressed = driver.find_elements(By.CSS_SELECTOR, ".entry[aria-pressed=true]")
-    assert [one.text.split("\n")[0] for one in pressed] == ["4 boat"]
+    assert [one.text.split("\n")[0] for one in pressed] == ["boat #4"]
     press(driver, Keys.ESCAPE)
     assert detail.text.startswith("Point at an instance")
 
-    entry = next(e for e in driver.find_elements(By.CLASS_NAME, "entry") if e.text.startswith("12 boat"))
+    entry = next(e for e in driver.find_elements(By.CLASS_NAME, "entry") if e.text.startswith("boat #12"))
     entry.send_keys(Keys.ENTER)  # with the keyboard only
     wait_until_drawn(driver)
-    assert detail.text.startswith("Ground truth 12: boat, in 4 of 4 frames.")
+    assert detail.text.startswith("Ground truth boat #12, in 4 of 4 frames.")
     assert entry.get_attribute("aria-pressed") == "true"
 
 
@@ -259,7 +261,7 @@ def test_names_are_text(opened, tmp_path):
     document = annotations(HOSTILE)
     document["videos"][0]["file_names"] = [f"{HOSTILE.replace('/', '')}/{t}.png" for t in range(FRAMES)]
     driver = opened(page_of(tmp_path, "1", document))
-    assert f"3 {HOSTILE} 0.90" in names(driver, 0)
+    assert f"{HOSTILE} #3 0.90" in names(driver, 0)
     assert driver.title == HOSTILE.replace("/", "") + " · mdqe"
     assert driver.find_element(By.TAG_NAME, "h1").text == HOSTILE.replace("/", "")
     assert not driver.find_elements(By.TAG_NAME, "img")

@@ -6,6 +6,7 @@ import io
 import numpy as np
 from clips_to_show import FRAMES, SIZE, predicted_masks, truth_masks
 
+from mdqe.pages import pictures
 from mdqe.pages.pictures import GROUND, WIDTH, compare_frames
 from mdqe.pages.shown import read_shown
 from mdqe.video.overlay import track_color
@@ -46,3 +47,10 @@ def test_frames_lie_under_them(small_set):
 
     pairs = compare_frames(shown.sides, SIZE, [0, 3], load)
     assert asked == [0, 3] and np.abs(opened(pairs[1].truth) - 200).max() < 8
+
+
+def test_labels_are_those_of_the_overlays(small_set, monkeypatch):
+    shown, drawn = read_shown(small_set[1], small_set[0], "a"), []
+    monkeypatch.setattr(pictures, "draw_names", lambda image, names, *rest: drawn.append(sorted(names)) or image)
+    compare_frames(shown.sides, SIZE, [0], None)
+    assert drawn == [["boat #4", "boat #5", "fish #3"], ["boat #12", "fish #11"]]
