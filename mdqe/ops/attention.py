@@ -47,6 +47,10 @@ class MultiScaleDeformableAttention(nn.Module):
         self, dim: int = 256, num_heads: int = 8, num_levels: int = 4, num_points: int = 4, *, boxes: bool = False
     ) -> None:
         super().__init__()
+        sizes = {"dim": dim, "num_heads": num_heads, "num_levels": num_levels, "num_points": num_points}
+        for name, size in sizes.items():
+            if not isinstance(size, int) or size < 1:
+                raise ValueError(f"{name} is {size!r}, expected a whole number from 1")
         if dim % num_heads:
             raise ValueError(f"dim is {dim}, expected a multiple of num_heads={num_heads}")
         self.num_heads, self.num_levels, self.num_points = num_heads, num_levels, num_points
@@ -109,7 +113,13 @@ class MultiScaleDeformableAttention(nn.Module):
 
         Returns:
             (B, Q, C).
+
+        Raises:
+            TypeError, ValueError: arguments that do not fit together; names one.
         """
+        if reference.dim() != 3 or reference.shape[-1] != (4 if self.boxes else 2):
+            form = "boxes (B, Q, 4)" if self.boxes else "points (B or 1, Q, 2)"
+            raise ValueError(f"reference must be {form}, got {tuple(reference.shape)}")
         offsets, logits = self.sampling(query, reference)
         points = reference[..., :2], offsets, logits
         return self.output_proj(deform_attn_fused(value, spatial_shapes, *points, plain=self.plain_operator))

@@ -1,9 +1,12 @@
 """The public functions of the operator: check the arguments, then call the compiled kernels or plain PyTorch."""
 
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensor
 
 from mdqe.ops.kernels import compiled_for
 from mdqe.ops.reference import at_least_float32, deform_attn_gather, deform_attn_reference, locations_and_weights
@@ -11,6 +14,7 @@ from mdqe.ops.reference import at_least_float32, deform_attn_gather, deform_attn
 Shapes = Sequence[tuple[int, int]]
 
 VALUE_TYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+INDEX_TYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 def deform_attn(
@@ -41,10 +45,12 @@ def deform_attn(
         (B, Q, H * D) in the type of `value`. Coordinates and sums are float32 (float64 for float64 values).
 
     Raises:
-        TypeError: an argument is not a tensor, or `shapes` or `starts` do not hold integers.
-        ValueError: shapes, types or devices do not fit together, or a level exceeds the N rows.
+        TypeError: an argument is not a tensor, or `shapes` or `starts` do not hold integers; names it.
+        ValueError: shapes, types or devices do not fit together, or a level exceeds the N rows; names the argument.
     """
-    table, rows = _check(value, shapes, starts, locations=locations, weights=weights)
+    _check_kinds(value=value, locations=locations, weights=weights)
+    table, rows = _check_levels(value, shapes, starts)
+    _check_points(value, len(table), locations=locations, weights=weights)
     dtype = at_least_float32(value.dtype)
     locations, weights = locations.to(dtype), weights.to(dtype)
     if not plain and compiled_for(value):
@@ -78,7 +84,9 @@ def deform_attn_fused(
     Raises:
         TypeError, ValueError: as in `deform_attn`.
     """
-    table, rows = _check(value, shapes, starts, centers=centers, offsets=offsets, logits=logits)
+    _check_kinds(value=value, centers=centers, offsets=offsets, logits=logits)
+    table, rows = _check_levels(value, shapes, starts)
+    _check_points(value, len(table), centers=centers, offsets=offsets, logits=logits)
     if centers.dim() != 3 or centers.shape[0] not in (1, value.shape[0]) or centers.shape[1:] != (offsets.shape[1], 2):
         raise ValueError(
             f"centers must be (B or 1, Q, 2) = ({value.shape[0]} or 1, {offsets.shape[1]}, 2), got {_size(centers)}"
@@ -102,13 +110,14 @@ def ms_deform_attn(
 ) -> Tensor:
     """`deform_attn` with the arguments of `MSDeformAttnFunction.apply`, in their order.
 
-    Compiled kernels read the level table on the device, without waiting for it. They treat a level that exceeds
-    `value` as lying outside the map; elsewhere it is an error.
+    Compiled kernels read the level table on the device, without waiting for it. On a GPU, and in compiled programs, a
+    level that exceeds `value` is therefore not a ValueError: CUDA kernels treat it as lying outside the map, and CPU
+    kernels raise a RuntimeError.
 
     Args:
         value: (B, N, H, D).
-        value_spatial_shapes: (L, 2) int64, height and width of each level.
-        value_level_start_index: (L) int64, the first row of each level in `value`.
+        value_spatial_shapes: (L, 2) integers, height and width of each level.
+        value_level_start_index: (L) integers, the first row of each level in `value`.
         sampling_locations: (B, Q, H, L, P, 2), x before y, in [0, 1].
         attention_weights: (B, Q, H, L, P).
         im2col_step: ignored; a batch of any size is one call.
@@ -117,17 +126,20 @@ def ms_deform_attn(
         (B, Q, H * D).
 
     Raises:
-        TypeError, ValueError, RuntimeError: as in `deform_attn`.
+        TypeError, ValueError: as in `deform_attn`.
     """
     del im2col_step
-    dtype = at_least_float32(value.dtype)
-    if compiled_for(value) and sampling_locations.is_floating_point() and attention_weights.is_floating_point():
-        shapes, starts = value_spatial_shapes, value_level_start_index
-        if value.device.type == "cpu":
-            shapes, starts = shapes.cpu(), starts.cpu()
-        return torch.ops.mdqe.deform_attn_table(
-            value, shapes.long(), starts.long(), sampling_locations.to(dtype), attention_weights.to(dtype)
-        )
+    points = {"sampling_locations": sampling_locations, "attention_weights": attention_weights}
+    table = {"value_spatial_shapes": value_spatial_shapes, "value_level_start_index": value_level_start_index}
+    _check_kinds(value=value, **table, **points)
+    _check_table(**table)
+    _check_points(value, len(value_spatial_shapes), **points)
+    if compiled_for(value):
+        if value.is_cpu and not (torch.compiler.is_compiling() or isinstance(value_spatial_shapes, FakeTensor)):
+            _check_levels(value, value_spatial_shapes.tolist(), value_level_start_index.tolist())
+        dtype = at_least_float32(value.dtype)
+        levels = (x.to(value.device, torch.int64) for x in table.values())
+        return torch.ops.mdqe.deform_attn_table(value, *levels, *(x.to(dtype) for x in points.values()))
     pairs = [(height, width) for height, width in value_spatial_shapes.tolist()]
     return deform_attn(value, pairs, sampling_locations, attention_weights, value_level_start_index.tolist())
 
@@ -150,24 +162,30 @@ def _size(tensor: Tensor) -> str:
     return str(tuple(tensor.shape))
 
 
-def _check(
-    value: Tensor, shapes: Shapes, starts: Sequence[int] | None, **tensors: Tensor
-) -> tuple[list[tuple[int, int]], list[int]]:
-    """Check the arguments and return the level table; the last two tensors are per point, pairs and scalars."""
-    for name, tensor in {"value": value, **tensors}.items():
+def _check_kinds(**arguments: Tensor) -> None:
+    """Check that all arguments are dense tensors, and that `value` has four axes."""
+    for name, tensor in arguments.items():
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
-    table, rows = _check_levels(value, shapes, starts)
+        if tensor.layout != torch.strided or tensor.is_nested:
+            kind = "a nested tensor" if tensor.is_nested else str(tensor.layout)
+            raise ValueError(f"{name} must be a dense tensor, got {kind}")
+    if arguments["value"].dim() != 4:
+        raise ValueError(f"value must be (B, N, H, D), got {_size(arguments['value'])}")
+
+
+def _check_points(value: Tensor, levels: int, **tensors: Tensor) -> None:
+    """Check value against the tensors with an entry per point: the last two, pairs and scalars."""
     batch, _, heads, channels = value.shape
     if value.dtype not in VALUE_TYPES:
         raise ValueError(f"value must be float64, float32, bfloat16 or float16, got {value.dtype}")
     if heads < 1 or channels < 1:
         raise ValueError(f"value must have at least one head and one channel, got (B, N, H, D) = {_size(value)}")
     (pair_name, pairs), (scalar_name, scalars) = list(tensors.items())[-2:]
-    expected = f"(B, Q, H, L, P, 2) = ({batch}, Q, {heads}, {len(table)}, P, 2)"
+    expected = f"(B, Q, H, L, P, 2) = ({batch}, Q, {heads}, {levels}, P, 2)"
     if pairs.dim() != 6 or pairs.shape[-1] != 2 or pairs.shape[4] < 1:
         raise ValueError(f"{pair_name} must be {expected} with P at least 1, got {_size(pairs)}")
-    if pairs.shape[0] != batch or pairs.shape[2] != heads or pairs.shape[3] != len(table):
+    if pairs.shape[0] != batch or pairs.shape[2] != heads or pairs.shape[3] != levels:
         raise ValueError(f"{pair_name} must be {expected} to fit value {_size(value)}, got {_size(pairs)}")
     if scalars.shape != pairs.shape[:-1]:
         raise ValueError(f"{scalar_name} must be {tuple(pairs.shape[:-1])} to fit {pair_name}, got {_size(scalars)}")
@@ -177,18 +195,52 @@ def _check(
         # float64 values need float64 tensors; lower types may mix, and coordinates and weights become float32.
         if not tensor.is_floating_point() or (tensor.dtype == torch.float64) != (value.dtype == torch.float64):
             raise ValueError(f"{name} must have a floating-point type that goes with {value.dtype}, got {tensor.dtype}")
-    return table, rows
+
+
+def _check_table(value_spatial_shapes: Tensor, value_level_start_index: Tensor) -> None:
+    """Check the types and sizes of a level table in tensors. Its numbers stay on their device."""
+    for name, tensor in (
+        ("value_spatial_shapes", value_spatial_shapes),
+        ("value_level_start_index", value_level_start_index),
+    ):
+        if tensor.dtype not in INDEX_TYPES:
+            raise TypeError(f"{name} must hold integers, got {tensor.dtype}")
+        if tensor.device.type == "meta":
+            raise ValueError(f"{name} must hold numbers, got a tensor on the meta device")
+    levels = value_spatial_shapes.shape[0] if value_spatial_shapes.dim() == 2 else 0
+    if levels < 1 or value_spatial_shapes.shape[1] != 2:
+        raise ValueError(
+            f"value_spatial_shapes must be (L, 2) with at least one level, got {_size(value_spatial_shapes)}"
+        )
+    if value_level_start_index.dim() != 1 or value_level_start_index.shape[0] != levels:
+        raise ValueError(
+            f"value_level_start_index must be (L) = ({levels},) to fit value_spatial_shapes, "
+            f"got {_size(value_level_start_index)}"
+        )
+
+
+def _integers(name: str, expected: str, values: Any) -> list[int]:
+    """The integers in a sequence, NumPy's as Python's."""
+    if not isinstance(values, Sequence | np.ndarray) or isinstance(values, str):
+        raise TypeError(f"{name} must be {expected}, got {type(values).__name__}")
+    for one in values:
+        if not isinstance(one, int | np.integer | torch.SymInt):
+            raise TypeError(f"{name} must be {expected}, got {type(one).__name__} {str(one)[:40]}")
+    return [int(one) if isinstance(one, np.integer) else one for one in values]
 
 
 def _check_levels(
     value: Tensor, shapes: Shapes, starts: Sequence[int] | None
 ) -> tuple[list[tuple[int, int]], list[int]]:
     """Check the level table against the rows of `value`, and return it as lists."""
-    if value.dim() != 4:
-        raise ValueError(f"value must be (B, N, H, D), got {_size(value)}")
     if isinstance(shapes, Tensor) or isinstance(starts, Tensor):
         raise TypeError("shapes and starts must be integers, not tensors; ms_deform_attn takes tensors")
-    table = [(height, width) for height, width in shapes]
+    if not isinstance(shapes, Sequence | np.ndarray):
+        raise TypeError(f"shapes must be pairs of integers, (height, width), got {type(shapes).__name__}")
+    pairs = [_integers("shapes", "pairs of integers, (height, width)", pair) for pair in shapes]
+    if any(len(pair) != 2 for pair in pairs):
+        raise ValueError(f"shapes must be pairs of integers, (height, width), got {pairs}")
+    table = [(height, width) for height, width in pairs]
     if not table:
         raise ValueError("shapes must name at least one level, got none")
     if any(height < 1 or width < 1 for height, width in table):
@@ -202,7 +254,7 @@ def _check_levels(
         if total != rows:
             raise ValueError(f"shapes {table} add up to {total} rows, but value has N = {rows}")
         return table, begins
-    begins = list(starts)
+    begins = _integers("starts", "integers", starts)
     if len(begins) != len(table):
         raise ValueError(f"starts must have one entry per level: {len(table)} levels, {len(begins)} starts")
     for level, ((height, width), begin) in enumerate(zip(table, begins, strict=True)):

@@ -32,7 +32,7 @@ def encode(masks: Any) -> list[str]:
     This is fastest if the masks are column-major in memory (a transposed view of (M, W, H)).
 
     Raises:
-        TypeError: the masks are not boolean.
+        TypeError: the masks are not boolean, or have no values, such as a tensor on the meta device.
         ValueError: the masks do not have three axes.
     """
     return encode_with_boxes(masks)[0]
@@ -49,7 +49,8 @@ def decode(counts: Sequence[Counts], size: tuple[int, int]) -> np.ndarray:
     """Decode M masks to (M, H, W), bool.
 
     Raises:
-        ValueError: counts that are not an RLE of size (H, W).
+        TypeError: the counts are not a sequence of RLEs.
+        ValueError: counts that are not an RLE of size (H, W), or another size.
     """
     lengths, num_runs = run_lengths(counts, size)
     height, width = size
@@ -90,9 +91,11 @@ def run_lengths(counts: Sequence[Counts], size: tuple[int, int]) -> tuple[np.nda
     """Concatenated run lengths of M masks of size (H, W), int64, and the number of runs of each mask (M,).
 
     Raises:
-        ValueError: counts that are not an RLE of size (H, W).
+        TypeError, ValueError: as `decode`.
     """
     height, width = _checked_size(size)
+    if not isinstance(counts, Sequence | np.ndarray) or isinstance(counts, str | bytes):
+        raise TypeError(f"counts have the type {type(counts).__name__}; expected a list with the RLE of each mask")
     if any(isinstance(one, str | bytes) for one in counts):
         lengths, num_runs = from_strings(texts(counts))
     else:
@@ -124,7 +127,7 @@ def texts(counts: Sequence[Counts]) -> list[bytes]:
 
 def to_coco(counts: str, size: tuple[int, int]) -> dict[str, Any]:
     """JSON object of one mask: {"size": [H, W], "counts": string}."""
-    return {"size": [int(size[0]), int(size[1])], "counts": counts}
+    return {"size": list(_checked_size(size)), "counts": counts}
 
 
 def from_coco(segmentation: Mapping[str, Any]) -> tuple[str, tuple[int, int]]:
@@ -135,22 +138,30 @@ def from_coco(segmentation: Mapping[str, Any]) -> tuple[str, tuple[int, int]]:
     """
     if not isinstance(segmentation, Mapping) or not {"size", "counts"} <= segmentation.keys():
         raise ValueError(f'run lengths are an object with "size" and "counts", not {str(segmentation)[:80]!r}')
-    size = segmentation["size"]
-    if not isinstance(size, Sequence | np.ndarray) or isinstance(size, str | bytes) or len(size) != 2:
-        raise ValueError(f"size of run lengths is {size!r}; expected [height, width]")
-    height, width = _checked_size(tuple(size))
-    return compress([segmentation["counts"]], (height, width))[0], (height, width)
+    size = _checked_size(segmentation["size"])
+    return compress([segmentation["counts"]], size)[0], size
 
 
-def _checked_size(size: tuple[int, int]) -> tuple[int, int]:
-    if any(isinstance(edge, bool) or not isinstance(edge, int | np.integer) or edge < 0 for edge in size):
-        raise ValueError(f"size of run lengths is {list(size)!r}; expected two whole numbers, [height, width]")
-    return int(size[0]), int(size[1])
+def _checked_size(size: Any) -> tuple[int, int]:
+    if isinstance(size, Sequence | np.ndarray) and len(size) == 2:
+        height, width = size
+        if all(
+            isinstance(edge, int | np.integer) and not isinstance(edge, bool) and 0 <= edge < 2**31 for edge in size
+        ):
+            return int(height), int(width)
+    raise ValueError(f"size of run lengths is {str(size)[:60]}; expected two whole numbers, [height, width]")
 
 
 def _columns(masks: Any) -> tuple[np.ndarray, tuple[int, int]]:
     """Masks (M, H, W) → column-major (M, W * H), and (H, W)."""
-    masks = masks.detach().cpu().numpy() if hasattr(masks, "detach") else np.asarray(masks)
+    try:
+        masks = masks.detach().cpu().numpy() if hasattr(masks, "detach") else np.asarray(masks)
+    except (
+        TypeError,
+        ValueError,
+        NotImplementedError,
+    ) as error:  # on the meta device, sparse, bfloat16, or ragged lists
+        raise TypeError(f"masks cannot be converted to an array: {str(error).splitlines()[0]}") from error
     if masks.ndim != 3:
         raise ValueError(f"masks have shape {masks.shape}; expected (M, H, W)")
     if masks.dtype != bool:
@@ -246,7 +257,7 @@ def _plain(counts: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
     try:
         numbers = [np.asarray(one) for one in counts]
         lengths = np.concatenate([*numbers, np.zeros(0, np.int32)])
-    except ValueError:  # nested lists of different lengths, or lists of different dimensions
+    except (TypeError, ValueError):  # no array, nested lists of different lengths, or lists of different dimensions
         numbers, lengths = [], np.zeros(0)
     # One check of all lists. If it fails, lists are checked one by one, for the error of the first invalid one.
     if lengths.dtype.kind != "i" or (lengths.size and (lengths.min() < 0 or lengths.max() >= 2**31)):
@@ -259,7 +270,7 @@ def _numbers(counts: Any) -> np.ndarray:
     """Convert a plain list of counts to int64."""
     try:
         numbers = np.asarray(counts)
-    except ValueError:  # nested lists of different lengths
+    except (TypeError, ValueError):  # no array, such as a tensor on the meta device, or lists of different lengths
         numbers = np.empty(0, object)
     if numbers.ndim != 1 or (numbers.dtype.kind not in "iu" and (numbers.size or numbers.dtype == object)):
         raise ValueError(f"counts are {str(counts)[:60]}; expected a string or a list of whole numbers")

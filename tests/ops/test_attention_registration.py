@@ -183,8 +183,11 @@ def test_drop_in_compiles_in_one_graph() -> None:
 def test_drop_in_checks_the_table() -> None:
     problem = make_problem(1, 5, 2, 8, 2, SHAPES, fused=False)
     shapes, starts = table(problem)
+    arguments = (problem.value, shapes, starts + 1, problem.position, problem.score)
+    with pytest.raises(ValueError, match="level 1 of starts and shapes covers rows 13 to 19, but value has N = 18"):
+        ms_deform_attn(*arguments)
     with pytest.raises(RuntimeError, match="level 1 of levels, 2 x 3 from row 13, does not fit into value with N = 18"):
-        ms_deform_attn(problem.value, shapes, starts + 1, problem.position, problem.score)
+        torch.ops.mdqe.deform_attn_table(*arguments)
 
 
 @pytest.mark.parametrize(
