@@ -3,7 +3,8 @@
     python examples/link_frames.py
 
 The segmenter in this example is a threshold, and the embeddings are mean colours. Balls fly behind a wall and keep
-their ids. With a model such as Mask R-CNN, use its masks as logits (`masks.logit()`) and pooled features as embeddings.
+their ids. With a model such as Mask R-CNN, use pooled features as embeddings and convert the probabilities of its masks
+with `masks.float().logit(eps=1e-4)`, as below: without `eps`, the logits of exact 0 and 1 are infinite.
 """
 
 import argparse
@@ -41,7 +42,7 @@ def segment_frame(frame: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
     masks = np.array(masks).reshape(-1, *frame.shape[:2])  # (D, H, W), also if D = 0
     colours = torch.tensor([frame[mask].mean(0).tolist() for mask in masks]).reshape(-1, 3)
     embeddings = F.normalize(colours - colours.mean(1, keepdim=True)) * SHARPNESS
-    logits = torch.from_numpy(masks).float() * 2 - 1
+    logits = torch.from_numpy(masks).float().logit(eps=1e-4)
     return torch.ones(len(masks), 1), logits, embeddings
 
 

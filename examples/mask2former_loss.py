@@ -28,7 +28,7 @@ class InterInstanceCriterion(Mask2FormerLoss):
         masks = [F.interpolate(m[None], size, mode="bilinear", antialias=True)[0] for m in mask_labels]  # (K, h, w)
         logits = torch.cat([x[q] for x, (q, _) in zip(masks_queries_logits, indices, strict=True)])  # (N, h, w)
         masks = torch.cat([m[k] for m, (_, k) in zip(masks, indices, strict=True)])  # (N, h, w)
-        image = torch.cat([torch.full_like(q, i) for i, (q, _) in enumerate(indices)])  # (N,)
+        image = torch.tensor([i for i, (q, _) in enumerate(indices) for _ in q], device=logits.device)  # (N,)
         bce, dice = self.mask_loss(logits[:, None], masks[:, None], clip_index=image, normalizer=num_masks)
         return {"loss_mask": bce, "loss_dice": dice}
 

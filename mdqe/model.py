@@ -20,6 +20,8 @@ from mdqe.targets import ClipTargets
 from mdqe.video.read import open_frames
 from mdqe.weights.hub import PretrainedMixin
 
+BAR_FORMAT = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}]"  # always frames per second
+
 
 class MDQE(PretrainedMixin, Network):
     """Video instance segmentation by mining discriminative query embeddings (CVPR 2023).
@@ -54,7 +56,7 @@ class MDQE(PretrainedMixin, Network):
             ValueError: frames of another type or shape, frames that change size, no frames, or an invalid threshold.
         """
         frames = open_frames(video, ahead=self.config.window_length)
-        shown = tqdm(frames, total=frames.count, unit="frame", disable=not progress)
+        shown = tqdm(frames, total=frames.count, unit=" frames", bar_format=BAR_FORMAT, disable=not progress)
         result = segment(self, shown, score_threshold=score_threshold, multi_label=multi_label, output_size=output_size)
         return replace(result, fps=None if frames.fps is None else float(frames.fps))
 
@@ -132,12 +134,14 @@ class MDQE(PretrainedMixin, Network):
         """Compute the weighted training losses of clips by name; training minimises their sum (paper Sec. 3.4).
 
         Args:
-            frames: (B, T, 3, H, W) RGB in 0 … 255; smaller clips are padded with zeros on the right and at the bottom.
-            targets: one per clip; their masks have the clip's own size.
+            frames: (B, T, 3, H, W) RGB in 0 … 255, any real type; smaller clips are padded with zeros on the right and
+                at the bottom.
+            targets: one per clip; their masks have the clip's own size, and their boxes are in pixels.
             criterion: other losses or weights than those of the configuration.
 
         Raises:
-            ValueError: frames and targets do not fit each other.
+            TypeError: frames is not a tensor, or targets are not `ClipTargets`.
+            ValueError: frames and targets do not fit each other, or frames of floating point are in 0 … 1.
         """
         check_targets(frames, targets)
         sizes = [(t.masks.shape[-2], t.masks.shape[-1]) for t in targets]

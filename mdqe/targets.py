@@ -16,7 +16,7 @@ class ClipTargets:
 
     Raises:
         ValueError: shapes or types that do not fit together; on the CPU also repeated ids, negative labels, and boxes
-            that are not finite or have a negative width or height.
+            that are not finite, have a negative width or height, or are all in [0, 1].
     """
 
     labels: Tensor
@@ -70,7 +70,10 @@ class ClipTargets:
         boxes = self.boxes[present]  # (N, 4)
         wrong = ~(boxes.isfinite().all(-1) & (boxes[:, 2:] >= boxes[:, :2]).all(-1))
         if wrong.any():
-            raise ValueError(f"boxes has {boxes[wrong][0].tolist()}, expected finite xyxy with x2 >= x1, y2 >= y1")
+            box = boxes[wrong][0].tolist()
+            raise ValueError(f"boxes has {box}, expected finite xyxy in pixels with x2 >= x1 and y2 >= y1, not cxcywh")
+        if len(boxes) and boxes.max() <= 1 and (boxes != boxes.round()).any():
+            raise ValueError(f"boxes has {boxes[0].tolist()} and no larger one, expected xyxy in pixels, not in [0, 1]")
 
     @property
     def object_ids(self) -> Tensor:

@@ -16,7 +16,7 @@ from mdqe.distributed import ranks
 from mdqe.losses.mask import InterInstanceMaskLoss, PlainMaskLoss
 from mdqe.losses.matcher import DynamicMatcher
 from mdqe.losses.query_init import activation_loss, association_losses, ids_at, semantic_targets
-from mdqe.losses.targets import ScaledTargets, StackedTargets, scale_targets, stack_targets
+from mdqe.losses.targets import ScaledTargets, StackedTargets, check_types, scale_targets, stack_targets
 from mdqe.modeling.network import ClipOutput, ClipPrediction
 from mdqe.modeling.query_init import FrameQueries
 from mdqe.ops.reference import widen
@@ -28,7 +28,7 @@ MASK_LOSSES = {"inter_instance": InterInstanceMaskLoss, "plain": PlainMaskLoss}
 
 def build_criterion(config: MDQEConfig, **weights: Any) -> Criterion:
     """Build the criterion of a configuration; weights (`class_weight`, …) replace the published ones."""
-    mask_loss = MASK_LOSSES[config.mask_loss]()
+    mask_loss = MASK_LOSSES[config.mask_loss](check_values=False)  # `scale_targets` keeps masks and boxes in [0, 1]
     return Criterion(mask_loss=mask_loss, association_window=config.association_window, **weights)
 
 
@@ -39,13 +39,15 @@ class Criterion(nn.Module):
     number of matched queries in the batch, averaged over the processes and at least 1.
 
     Args:
-        mask_loss: `InterInstanceMaskLoss` by default; or `PlainMaskLoss`, or another module with the same call.
+        mask_loss: `InterInstanceMaskLoss` by default; or `PlainMaskLoss`, or another module with the same call. The
+            criterion passes masks and boxes in [0, 1]; `check_values=False` saves checking them.
         matcher: assigns queries to objects.
         association_window: cells that an object may move per frame, for `init_reid`.
         class_weight, box_weight, giou_weight, mask_weight, dice_weight: weights of the losses of every layer;
-            mask_weight is the weight of the BCE.
-        init_sem_weight, init_reid_weight, init_reid_aux_weight: weights of the losses of the query initialisation.
-            `init_reid_aux` is part of the released code; the paper does not describe it.
+            mask_weight is the weight of the BCE. The defaults are those of the published models: 2, 2, 2, 4 and 4.
+        init_sem_weight, init_reid_weight, init_reid_aux_weight: weights of the losses of the query initialisation; the
+            published models have 2, 0.5 and 0.5. `init_sem` trains the activation map, `init_reid` and `init_reid_aux`
+            train the embeddings. `init_reid_aux` is part of the released code; the paper does not describe it.
     """
 
     def __init__(
@@ -64,7 +66,7 @@ class Criterion(nn.Module):
         init_reid_aux_weight: float = 0.5,
     ) -> None:
         super().__init__()
-        self.mask_loss = InterInstanceMaskLoss() if mask_loss is None else mask_loss
+        self.mask_loss = InterInstanceMaskLoss(check_values=False) if mask_loss is None else mask_loss
         self.matcher = DynamicMatcher() if matcher is None else matcher
         self.association_window = association_window
         self.class_weight, self.box_weight, self.giou_weight = class_weight, box_weight, giou_weight
@@ -82,7 +84,12 @@ class Criterion(nn.Module):
         Args:
             output: of `MDQE.forward` for B clips.
             targets: of each clip, on the device of the output.
+
+        Raises:
+            TypeError: targets are not `ClipTargets`.
+            ValueError: another number of targets than clips, or labels that the model does not have.
         """
+        check_types(targets, clips=len(output.mask_features))
         with torch.autocast(output.mask_features.device.type, enabled=False):
             output = _widen(output)
             scaled = self.scale(output, targets)

@@ -9,10 +9,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from mdqe.boxes import box_iou, mask_boxes
+from mdqe.losses.mask_inputs import MaskLogits, check_inputs, check_ranges
 from mdqe.ops.reference import at_least_float32, widen
-
-MaskLogits = Tensor | tuple[Tensor, Tensor]
-"""Mask logits, or the pair of coefficients and mask features that they are products of."""
 
 MIN_SIDE = 0.05
 """Boxes are enlarged to at least this width and height before neighbours are searched."""
@@ -20,9 +18,20 @@ _GROUP = 64  # factors of at least ½ per logarithm: 2⁻⁶⁴ is far from unde
 
 
 class PlainMaskLoss(nn.Module):
-    """BCE and Dice losses of each mask, without neighbours (paper Eq. 1–2)."""
+    """BCE and Dice losses of each mask, without neighbours (paper Eq. 1–2).
+
+    The losses have no weights. The published models were trained with the sum 4 · BCE + 4 · Dice.
+
+    Args:
+        check_values: check the ranges of masks, boxes and matched. On a GPU, the check waits once per call until the
+            GPU has the values. Compiled code does not check them.
+    """
 
     alpha = 1.0
+
+    def __init__(self, *, check_values: bool = True) -> None:
+        super().__init__()
+        self.check_values = check_values
 
     def forward(
         self,
@@ -40,20 +49,26 @@ class PlainMaskLoss(nn.Module):
             mask_logits: (K, T, H, W), T = 1 for images; or (N, T, H, W) with `matched`. If the logits are products of
                 coefficients (N, M) and mask features (M, T, H, W), passing the pair saves the memory of N masks.
             masks: (K, T, H, W) of the objects, in [0, 1]; a pixel above ½ belongs to the object.
-            boxes: (K, T, 4) of the objects, xyxy in [0, 1] of the frame; zeros where absent. None: computed from masks.
-                `PlainMaskLoss` ignores boxes and clip_index.
-            clip_index: (K,) the clip of each object, if several clips are stacked.
-            matched: (N,) the object of each predicted mask, if objects have several masks or none. Objects without a
-                predicted mask are not neighbours.
+            boxes: (K, T, 4) of the objects, xyxy in [0, 1] of the frame, not cxcywh; zeros where absent. None: computed
+                from masks. `PlainMaskLoss` does not use boxes and clip_index.
+            clip_index: (K,) the clip of each object, if several clips are stacked; on any device.
+            matched: (N,) the object of each predicted mask, if objects have several masks or none; on any device.
+                Objects without a predicted mask are not neighbours.
             normalizer: divisor of the sums over predicted masks; None: the number of masks, at least 1.
 
         Returns:
-            BCE and Dice, two scalars in float32 or wider.
+            BCE and Dice, two scalars in float32 or wider, without weights.
 
         Raises:
-            ValueError: inputs whose shapes do not fit together.
+            TypeError: an argument is not a tensor.
+            ValueError: shapes, types or devices do not fit together. With `check_values` also: masks or boxes are
+                outside [0, 1] or NaN, boxes have a negative width or height, as cxcywh boxes often have, or matched
+                is not the index of an object.
         """
-        _check(mask_logits, masks, boxes, clip_index, matched)
+        check_inputs(mask_logits, masks, boxes, clip_index, matched)
+        if self.check_values and masks.device.type != "meta" and not torch.compiler.is_compiling():
+            check_ranges(masks, boxes, matched)
+        matched = None if matched is None else matched.to(masks.device, torch.int64)
         regions = self.regions(masks, boxes, clip_index, matched)
         source, features = (mask_logits, None) if isinstance(mask_logits, Tensor) else mask_logits
         features = None if features is None else features.flatten(1)  # (M, P), with the P = T·H·W pixels
@@ -79,16 +94,19 @@ class InterInstanceMaskLoss(PlainMaskLoss):
     and M_o the weight `alpha` (Eq. 4). The Dice loss treats the pixels of M_o outside M as a region that must stay
     empty (Eq. 5). Without neighbours the Dice loss is the ordinary one; so is the BCE with alpha = 1.
 
+    Both losses have no weights. The published models were trained with the sum 4 · BCE + 4 · Dice.
+
     Args:
         alpha: weight of the pixels of M and M_o; the others have weight 1 [α].
         iou_threshold: boxes of neighbours have a larger IoU than this in some frame [ε].
+        check_values: as in `PlainMaskLoss`.
 
     Raises:
         ValueError: alpha not positive, or iou_threshold outside [0, 1).
     """
 
-    def __init__(self, alpha: float = 2.0, iou_threshold: float = 0.1) -> None:
-        super().__init__()
+    def __init__(self, alpha: float = 2.0, iou_threshold: float = 0.1, *, check_values: bool = True) -> None:
+        super().__init__(check_values=check_values)
         if not alpha > 0:
             raise ValueError(f"alpha is {alpha!r}, expected a positive number")
         if not 0 <= iou_threshold < 1:
@@ -110,57 +128,32 @@ class InterInstanceMaskLoss(PlainMaskLoss):
             boxes = boxes / boxes.new_tensor([width, height, width, height])
         near = self.neighbors(boxes, clip_index)
         if matched is not None:
-            near = near & near.new_zeros(len(near)).index_fill(0, matched, True)
+            near = near & near.new_zeros(len(near)).index_fill(0, matched.to(near.device), True)
         with torch.autocast(masks.device.type, enabled=False):
             union = near.float() @ (masks > 0.5).flatten(1).float() > 0  # (K, T·H·W)
         union = union.view(masks.shape)
         return union, union & (masks < 0.5)  # a pixel of exactly ½ is in neither
 
     def neighbors(self, boxes: Tensor, clip_index: Tensor | None = None) -> Tensor:
-        """Return which objects are neighbours, or the same object: boxes (K, T, 4), clip_index (K,) → (K, K) bool."""
+        """Return which objects are neighbours, or the same object, as (K, K) bool.
+
+        Args:
+            boxes: (K, T, 4) xyxy in [0, 1], not cxcywh.
+            clip_index: (K,), as in `forward`.
+        """
         boxes = widen(boxes)
         center = (boxes[..., :2] + boxes[..., 2:]) / 2
         half = (boxes[..., 2:] - boxes[..., :2]).clamp(min=MIN_SIDE) / 2
         boxes = torch.cat([center - half, center + half], -1)
         near = (box_iou(boxes[:, None], boxes) > self.iou_threshold).any(-1)  # (K, K, T) → (K, K)
         if clip_index is not None:
+            clip_index = clip_index.to(boxes.device)
             near = near & (clip_index[:, None] == clip_index)
         return near | torch.eye(len(boxes), dtype=torch.bool, device=boxes.device)
 
     def extra_repr(self) -> str:
         """Show the arguments in `repr`."""
         return f"alpha={self.alpha}, iou_threshold={self.iou_threshold}"
-
-
-def _check(
-    mask_logits: MaskLogits, masks: Tensor, boxes: Tensor | None, clip_index: Tensor | None, matched: Tensor | None
-) -> None:
-    shape = _shape(mask_logits)
-    if matched is not None:
-        if tuple(matched.shape) != shape[:1]:
-            raise ValueError(f"matched is {tuple(matched.shape)}, expected {shape[:1]}: mask_logits is {shape}")
-        shape = (len(masks), *shape[1:])
-    if tuple(masks.shape) != shape:
-        raise ValueError(f"masks is {tuple(masks.shape)}, expected {shape}: mask_logits is {_shape(mask_logits)}")
-    if boxes is not None and tuple(boxes.shape) != (*shape[:2], 4):
-        raise ValueError(f"boxes is {tuple(boxes.shape)}, expected {(*shape[:2], 4)}: masks is {shape}")
-    if clip_index is not None and tuple(clip_index.shape) != shape[:1]:
-        raise ValueError(f"clip_index is {tuple(clip_index.shape)}, expected {shape[:1]}: masks is {shape}")
-
-
-def _shape(mask_logits: MaskLogits) -> tuple[int, ...]:
-    if isinstance(mask_logits, Tensor):
-        shape = tuple(mask_logits.shape)
-        if len(shape) != 4 or not mask_logits.is_floating_point():
-            raise ValueError(f"mask_logits is {shape} {mask_logits.dtype}, expected (K, T, H, W) floating point")
-        return shape
-    coefficients, features = mask_logits
-    if coefficients.ndim != 2 or features.ndim != 4 or coefficients.shape[1] != len(features):
-        raise ValueError(
-            f"mask_logits is a pair of {tuple(coefficients.shape)} and {tuple(features.shape)}, "
-            "expected (N, M) and (M, T, H, W)"
-        )
-    return (len(coefficients), *features.shape[1:])
 
 
 def pixel_blocks(rows: int, pixels: int, device: torch.device) -> list[slice]:

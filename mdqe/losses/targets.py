@@ -38,16 +38,35 @@ class StackedTargets(NamedTuple):
     """(B,) the index of the first object of each clip."""
 
 
+def check_types(targets: Sequence[ClipTargets], clips: int) -> None:
+    """Check that the targets are `ClipTargets`, one per clip.
+
+    Raises:
+        TypeError: they are of another type.
+        ValueError: another number of targets than clips.
+    """
+    if not isinstance(targets, Sequence) or isinstance(targets, str):
+        raise TypeError(f"targets is a {type(targets).__name__}, expected a list of one ClipTargets per clip")
+    for i, target in enumerate(targets):
+        if not isinstance(target, ClipTargets):
+            kind = type(target).__name__
+            raise TypeError(f"targets[{i}] is a {kind}, expected mdqe.ClipTargets(labels, ids, masks, boxes)")
+    if len(targets) != clips:
+        raise ValueError(f"targets has {len(targets)} entries, expected one for each of {clips} clips")
+
+
 def check_targets(frames: Tensor, targets: Sequence[ClipTargets]) -> None:
     """Check frames (B, T, 3, H, W) and the targets of the B clips.
 
     Raises:
+        TypeError: frames is not a tensor, or targets are not `ClipTargets`.
         ValueError: they do not fit together; the message names the shapes.
     """
-    if frames.ndim != 5 or frames.shape[2] != 3 or len(targets) != len(frames):
-        raise ValueError(
-            f"frames is {tuple(frames.shape)} with {len(targets)} targets, expected (B, T, 3, H, W) and B targets"
-        )
+    if not isinstance(frames, Tensor):
+        raise TypeError(f"frames is a {type(frames).__name__}, expected a tensor (B, T, 3, H, W)")
+    if frames.ndim != 5 or frames.shape[2] != 3:
+        raise ValueError(f"frames is {tuple(frames.shape)}, expected (B, T, 3, H, W)")
+    check_types(targets, clips=len(frames))
     for i, target in enumerate(targets):
         count, height, width = target.masks.shape[1:]
         if count != frames.shape[1] or height > frames.shape[3] or width > frames.shape[4]:

@@ -15,7 +15,7 @@ from mdqe.modeling.decoder import Decoder, DecoderState, I2ODecoderLayer, LayerV
 from mdqe.modeling.encoder import Encoder, SpatialShapes, Tokens
 from mdqe.modeling.layers import MLP
 from mdqe.modeling.mask_head import MaskHead, mask_logits
-from mdqe.modeling.preprocess import check_clips, normalize, padded_size
+from mdqe.modeling.preprocess import check_clips, check_range, normalize, padded_size
 from mdqe.modeling.query_init import FrameQueries, LearnedQueries, QueryInitializer
 from mdqe.ops.reference import at_least_float32
 
@@ -130,7 +130,8 @@ class Network(nn.Module):
             pixel_values: (B, T, 3, H, W), normalised and padded as `MDQEImageProcessor` returns them; replaces frames.
 
         Raises:
-            ValueError: frames or sizes of another shape, or both frames and pixel_values, or neither.
+            ValueError: frames or sizes of another shape, or both frames and pixel_values, or neither. Also frames of
+                floating point with values outside 0 … 255, or all in 0 … 1.
         """
         if frames is not None and pixel_values is None:
             memory, shapes, padding_mask = self.encode(frames, sizes)
@@ -148,6 +149,7 @@ class Network(nn.Module):
         """Normalise frames and compute their tokens of all levels: frames and sizes as in `forward`."""
         sizes = [(frames.shape[-2], frames.shape[-1])] if sizes is None else list(sizes)
         check_clips(frames, sizes)
+        check_range(frames)
         dtype = at_least_float32(self.dtype)  # in half precision the mean alone is off by a quarter of a grey level
         mean = torch.tensor(self.config.pixel_mean, dtype=dtype, device=self.device)
         std = torch.tensor(self.config.pixel_std, dtype=dtype, device=self.device)
@@ -166,6 +168,10 @@ class Network(nn.Module):
         check_clips(pixel_values, sizes, "pixel_values")
         if padded != padded_size(padded):
             raise ValueError(f"pixel_values is {tuple(pixel_values.shape)}, expected H and W padded to multiples of 32")
+        if not pixel_values.is_floating_point():
+            raise ValueError(
+                f"pixel_values is {pixel_values.dtype}, expected normalised floating point; or pass frames"
+            )
         x = pixel_values.flatten(0, 1).to(self.device, self.dtype)  # (B·T, 3, H, W)
         return self.encoder(self.backbone(x), pixel_values.shape[0], padded, sizes)
 

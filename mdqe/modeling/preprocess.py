@@ -66,6 +66,25 @@ def check_clips(frames: Tensor, sizes: Sequence[tuple[int, int]], name: str = "f
             )
 
 
+def check_range(frames: Tensor) -> None:
+    """Check that frames of floating point are in 0 … 255, with a tolerance of 1.
+
+    Frames of other types are not checked, nor is anything in compiled code. A GPU is waited for once.
+
+    Raises:
+        ValueError: frames in 0 … 1, normalised frames, or values that are not finite.
+    """
+    if not frames.is_floating_point() or not frames.numel() or frames.device.type == "meta":
+        return
+    if torch.compiler.is_compiling():
+        return
+    low, high = torch.stack(frames.detach().aminmax()).tolist()
+    # All values may be 0 or 1 in very dark frames, but then they are whole numbers.
+    scaled = 0 < high <= 1 and bool((frames != frames.round()).any())
+    if scaled or not (low >= -1 and high <= 256):  # also true for NaN
+        raise ValueError(f"frames has values from {low:.4g} to {high:.4g}, expected RGB in 0 to 255")
+
+
 def as_frame(frame: Any, index: int, size: tuple[int, int] | None = None) -> Tensor:
     """Convert a frame, an (H, W, 3) uint8 array, tensor or image, to a tensor.
 

@@ -25,12 +25,17 @@ from mdqe.targets import ClipTargets
         ({"ids": torch.tensor([[0, 0], [1, 2], [3, 3]])}, "one id per object"),
         ({"ids": torch.tensor([[0, 0], [1, 1], [1, -1]])}, "a different id for each object"),
         ({"boxes": torch.full((3, 2, 4), float("nan"))}, "boxes has .*nan.*expected finite"),
-        ({"boxes": torch.tensor([5.0, 5, 4, 9]).expand(3, 2, 4)}, "x2 >= x1"),
+        ({"boxes": torch.tensor([5.0, 5, 4, 9]).expand(3, 2, 4)}, "x2 >= x1 and y2 >= y1, not cxcywh"),
+        ({"boxes": torch.tensor([0.1, 0.2, 0.5, 1]).expand(3, 2, 4)}, r"boxes has \[0.1.*in pixels, not in \[0, 1\]"),
     ],
 )
 def test_invalid_targets_are_named(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(clips.targets(3), **change)
+
+
+def test_a_box_of_the_first_pixel_is_valid() -> None:
+    dataclasses.replace(clips.targets(3), boxes=torch.tensor([0.0, 0, 1, 1]).expand(3, 2, 4))
 
 
 def test_no_objects_are_valid() -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, distributed, multiprocessing
 
 from mdqe import MDQE, MDQEConfig
 from mdqe.losses import Criterion, PlainMaskLoss
+from mdqe.losses.criterion import MASK_LOSSES, build_criterion
 from mdqe.modeling.network import ClipOutput
 
 NAMES = ["class", "box", "giou", "mask", "dice"]
@@ -136,10 +137,59 @@ def test_clips_of_different_sizes_in_one_batch(first_subsets: None) -> None:
 def test_mismatched_frames_and_targets_are_named() -> None:
     model = small_model()
     frames = torch.zeros(2, clips.FRAMES, 3, *clips.SIZE, dtype=torch.uint8)
-    with pytest.raises(ValueError, match=r"frames is \(2, 2, 3, 64, 96\) with 1 targets"):
+    with pytest.raises(ValueError, match="targets has 1 entries, expected one for each of 2 clips"):
         model.loss(frames, [clips.targets(2)])
+    with pytest.raises(ValueError, match=r"frames is \(2, 3, 64, 96\), expected \(B, T, 3, H, W\)"):
+        model.loss(frames[0], [clips.targets(2), clips.targets(2)])
     with pytest.raises(ValueError, match=r"masks of targets\[1\] is \(2, 2, 65, 96\)"):
         model.loss(frames, [clips.targets(2), clips.targets(2, size=(65, 96))])
+
+
+def test_targets_of_another_type_are_named() -> None:
+    """For the model and for a criterion that is used alone."""
+    frames = torch.zeros(2, clips.FRAMES, 3, *clips.SIZE, dtype=torch.uint8)
+    target = clips.targets(2)
+    as_dict = {"labels": target.labels, "masks": target.masks, "boxes": target.boxes}
+    for call in (lambda targets: small_model().loss(frames, targets), lambda t: Criterion()(clips.output(2), t)):
+        with pytest.raises(TypeError, match=r"targets\[1\] is a dict, expected mdqe.ClipTargets\("):
+            call([target, as_dict])
+        with pytest.raises(TypeError, match="targets is a ClipTargets, expected a list of one ClipTargets per clip"):
+            call(target)
+        with pytest.raises(TypeError, match="targets is a dict, expected a list"):
+            call(as_dict)
+    with pytest.raises(TypeError, match="frames is a ndarray, expected a tensor"):
+        small_model().loss(frames.numpy(), [target, target])
+
+
+@pytest.mark.parametrize(
+    ("change", "values"),
+    [
+        (lambda x: x / 255, "0 to 1"),
+        (lambda x: (x - 120) / 58, "-2.069 to 2.328"),
+        (lambda x: x - 120, "-120 to 135"),
+        (lambda x: x * 257, "0 to 6.554e"),
+        (lambda x: x / 0, "nan to nan"),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_frames_of_another_range_are_named(change: Any, values: str, dtype: torch.dtype) -> None:
+    frames = torch.randint(0, 256, (1, clips.FRAMES, 3, *clips.SIZE), dtype=torch.uint8)
+    with pytest.raises(ValueError, match=rf"frames has values from {values}.*, expected RGB in 0 to 255"):
+        small_model().to(dtype).loss(change(frames.to(dtype)), [clips.targets(2)])
+
+
+@pytest.mark.parametrize("level", [0, 1, 255])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.bfloat16])
+def test_dark_and_bright_frames_are_valid(level: int, dtype: torch.dtype) -> None:
+    frames = torch.zeros(1, clips.FRAMES, 3, *clips.SIZE, dtype=dtype)
+    frames[..., :40] = level
+    assert all(loss.isfinite() for loss in small_model().loss(frames, [clips.targets(2)]).values())
+
+
+def test_the_model_s_mask_losses_read_nothing_back() -> None:
+    """The criterion's masks and boxes are in range by construction."""
+    assert not Criterion().mask_loss.check_values
+    assert not any(build_criterion(MDQEConfig(mask_loss=name)).mask_loss.check_values for name in MASK_LOSSES)
 
 
 def _half_a_batch(rank: int, port: int, folder: str) -> None:

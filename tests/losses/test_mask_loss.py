@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -311,6 +312,88 @@ def test_wrong_shapes_are_named(change: dict[str, Tensor], message: str) -> None
     mask = torch.zeros(2, 3, 4, 4)
     with pytest.raises(ValueError, match=message):
         InterInstanceMaskLoss()(**{"mask_logits": mask, "masks": mask, "boxes": torch.zeros(2, 3, 4), **change})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"masks": torch.full((2, 3, 4, 4), 255, dtype=torch.uint8)},
+            "masks has values from 255 to 255, expected bool",
+        ),
+        ({"masks": torch.full((2, 3, 4, 4), -1.0)}, "masks has values from -1 to -1"),
+        ({"masks": torch.full((2, 3, 4, 4), float("nan"))}, "masks has values from nan"),
+        (
+            {"boxes": torch.tensor([3.0, 1, 4, 4]).expand(2, 3, 4)},
+            r"boxes has values from 1 to 4, expected xyxy in \[0, 1\]",
+        ),
+        ({"boxes": torch.full((2, 3, 4), float("nan"))}, "boxes has values from nan to nan, expected xyxy"),
+        ({"boxes": torch.tensor([0.7, 0.7, 0.2, 0.4]).expand(2, 3, 4)}, "boxes has x2 < x1 .* not cxcywh"),
+        ({"matched": torch.tensor([0, 2])}, "matched has values from 0 to 2, expected 0 to 1"),
+        ({"matched": torch.tensor([-1, 1])}, "matched has values from -1 to 1, expected 0 to 1"),
+    ],
+)
+@pytest.mark.parametrize("kind", [InterInstanceMaskLoss, PlainMaskLoss])
+def test_values_out_of_range_are_named(kind: type, change: dict[str, Tensor], message: str) -> None:
+    mask = torch.zeros(2, 3, 4, 4)
+    arguments = {"mask_logits": mask, "masks": mask, "boxes": torch.zeros(2, 3, 4), **change}
+    with pytest.raises(ValueError, match=message):
+        kind()(**arguments)
+    if "matched" not in change:
+        kind(check_values=False)(**arguments)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_rounded_boxes_and_masks_are_in_range(dtype: torch.dtype) -> None:
+    _, masks, boxes, _ = scene(50)
+    center, size = ((boxes[..., :2] + boxes[..., 2:]) / 2).to(dtype), (boxes[..., 2:] - boxes[..., :2]).to(dtype)
+    boxes = torch.cat([center - size / 2, center + size / 2], -1)
+    InterInstanceMaskLoss()(torch.zeros(masks.shape), masks.to(dtype), boxes)
+
+
+@pytest.mark.parametrize("name", ["mask_logits", "masks", "boxes", "clip_index", "matched"])
+def test_arguments_that_are_no_tensors_are_named(name: str) -> None:
+    mask = torch.zeros(2, 3, 4, 4)
+    with pytest.raises(TypeError, match=f"{name} is a ndarray, expected a tensor"):
+        InterInstanceMaskLoss()(**{"mask_logits": mask, "masks": mask, name: np.zeros(2)})
+
+
+def test_indices_of_another_device_are_moved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The meta device stands for a GPU: as a GPU does, it raises if tensors of two devices meet."""
+    monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: nullcontext())  # there is none for meta
+    with pytest.raises(RuntimeError, match="device"):
+        torch.zeros(3, device="meta") == torch.zeros(3)  # noqa: B015
+    logits, masks, boxes, clips = scene(4)
+    matched = torch.tensor([0, 1, 1, 3])
+    for loss in (InterInstanceMaskLoss(), PlainMaskLoss()):
+        bce, dice = loss(logits.to("meta"), masks.to("meta"), boxes.to("meta"), clips, matched=matched)
+        assert (bce.device.type, dice.shape) == ("meta", ())
+    assert InterInstanceMaskLoss().neighbors(boxes.to("meta"), clips).shape == (4, 4)
+    if torch.cuda.is_available():
+        expected = InterInstanceMaskLoss()(logits, masks, boxes, clips, matched=matched)
+        found = InterInstanceMaskLoss()(*(x.cuda() for x in (logits, masks, boxes)), clips, matched=matched)
+        torch.testing.assert_close(tuple(x.cpu() for x in found), expected, **FLOAT64)
+
+
+def test_masks_and_boxes_of_another_device_are_named() -> None:
+    mask, boxes = torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 4)
+    for name in ("masks", "boxes"):
+        with pytest.raises(ValueError, match=f"{name} is on meta, expected cpu, the device of mask_logits"):
+            arguments = {"mask_logits": mask, "masks": mask, "boxes": boxes}
+            InterInstanceMaskLoss()(**{**arguments, name: arguments[name].to("meta")})
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_one_read_back_for_all_ranges(check: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each read-back waits for a GPU."""
+    read = []
+    for name in ("tolist", "item", "__bool__", "__int__", "__float__"):
+        function = getattr(Tensor, name)
+        monkeypatch.setattr(Tensor, name, lambda x, function=function: (read.append(x), function(x))[1])
+    _, masks, boxes, clip_index = scene(4)
+    loss = InterInstanceMaskLoss(check_values=check)
+    loss(torch.zeros(masks.shape), masks, boxes, clip_index, matched=torch.arange(4))
+    assert len(read) == check
 
 
 @pytest.mark.parametrize("options", [{"alpha": 0}, {"iou_threshold": 1.0}, {"iou_threshold": -0.1}])
