@@ -22,8 +22,8 @@ from mdqe.cli.options import (
     several,
     whole,
 )
+from mdqe.cli.run_settings import FIELDS, read_settings, write_settings
 from mdqe.errors import InputError
-from mdqe.files import read_json, whole_file
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +40,7 @@ EXAMPLE = (
     "  torchrun --nproc-per-node 8 -m mdqe train --preset r50_ovis_360 --init imagenet --data synthetic -o run"
 )
 SETTINGS = "run.json"
-UNSAVED = ("output", "resume", "run", "command", "memory_hint")
+UNSAVED = ("output", "resume", "run", "command", "memory_hint", "fields")
 AMP = ("bf16", "fp16")
 PARTS = ("backbone", "encoder", "decoder")
 LOSSES = ("class", "box", "giou", "mask", "dice", "init_sem", "init_reid", "init_reid_aux")
@@ -140,11 +140,13 @@ def run(args: argparse.Namespace) -> int:
         first = rank() == 0
         log = say if first else _silent
         trainer = build(args, device, log)
-        if first:
-            save_options(args, trainer.model.config.to_dict())
         if args.resume:
             start = f"{args.output} has no checkpoint: starting a new run"
             log(f"resumed after step {trainer.done}" if trainer.resume() else start)
+        if first:  # not before the options fit the checkpoint
+            args.output.mkdir(parents=True, exist_ok=True)
+            options = {name: value for name, value in vars(args).items() if name not in UNSAVED}
+            write_settings(args.output / SETTINGS, options, trainer.model.config.to_dict())
         try:
             trainer.train()
         except NonFiniteLossError as error:
@@ -281,18 +283,16 @@ def resolve_options(args: argparse.Namespace) -> argparse.Namespace:
     path = args.output / SETTINGS
     stored: dict[str, Any] = {}
     if args.resume and path.is_file():
-        stored = read_json(path)
-        if not isinstance(stored, dict):
-            raise InputError(f"{path} is not an object of settings")
+        parser = argparse.ArgumentParser(add_help=False)
+        add_arguments(parser)
+        replaced = args.preset or args.config  # another model replaces the stored one
+        stored = read_settings(path, parser, ("preset", "config", FIELDS) if replaced else ())
     elif not args.resume and args.output.exists() and (not args.output.is_dir() or any(args.output.iterdir())):
         raise FileExistsError(f"{args.output} is in use; choose a new folder, or continue the run with --resume")
-    if args.preset or args.config:  # another model replaces the stored one
-        stored = {name: value for name, value in stored.items() if name not in ("preset", "config", "fields")}
-    resolved = argparse.Namespace(**vars(args), fields=stored.get("fields"))
+    resolved = argparse.Namespace(**vars(args), fields=stored.get(FIELDS))
     for name, value in vars(args).items():
         if value is None:
-            known = stored.get(name, DEFAULTS.get(name))
-            setattr(resolved, name, tuple(known) if isinstance(known, list) else known)
+            setattr(resolved, name, stored.get(name, DEFAULTS.get(name)))
     if resolved.preset and resolved.config:
         raise InputError("--preset and --config exclude each other")
     if args.resume and not path.is_file() and not args.data:
@@ -300,15 +300,6 @@ def resolve_options(args: argparse.Namespace) -> argparse.Namespace:
     if not resolved.data:
         raise InputError("--data is missing; expected a training set")
     return resolved
-
-
-def save_options(args: argparse.Namespace, fields: dict[str, Any]) -> None:
-    """Write the options of a run and the fields of its configuration into its folder."""
-    args.output.mkdir(parents=True, exist_ok=True)
-    values = {name: value for name, value in vars(args).items() if name not in UNSAVED}
-    values["fields"] = fields
-    with whole_file(args.output / SETTINGS) as partial:
-        partial.write_text(json.dumps(values, indent=2, default=str) + "\n", encoding="utf-8")
 
 
 def _assignment(text: str) -> tuple[str, Any]:
