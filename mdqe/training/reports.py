@@ -13,10 +13,58 @@ from typing import Any
 
 from tqdm import tqdm
 
+from mdqe.distributed import gather
 from mdqe.errors import InputError
 from mdqe.files import whole_file
 
 SHOWN_LOSSES = ("loss", "class", "box", "mask", "dice")
+
+
+class Interval:
+    """Sums over the steps since the last row of metrics. A checkpoint contains them, so that a resumed run has the rows
+    of an uninterrupted one.
+
+    Args:
+        state: a result of `state_dict`; None: no steps yet.
+
+    Raises:
+        InputError: an invalid state.
+    """
+
+    def __init__(self, state: Any = None) -> None:
+        self.steps = 0
+        self.losses: dict[str, float] = {}
+        self.grad_norm = self.seconds = self.waiting = 0.0
+        if state is not None:
+            self._load(state)
+
+    def add(self, losses: dict[str, float], grad_norm: float, seconds: float, waiting: float) -> None:
+        """Add a step, which took `seconds`, of which it waited for clips for `waiting` seconds."""
+        self.steps += 1
+        self.losses = {name: self.losses.get(name, 0.0) + value for name, value in losses.items()}
+        self.grad_norm += grad_norm
+        self.seconds += seconds
+        self.waiting += waiting
+
+    def means(self) -> dict[str, float]:
+        """Averages over the steps and the losses also over the processes; every process must call this."""
+        state = self.state_dict()
+        losses = {name: value / self.steps for name, value in state["losses"].items()}
+        times = {name: state[name] / self.steps for name in ("grad_norm", "seconds", "waiting")}
+        return {"loss": sum(losses.values()), **losses, **times}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums, the losses averaged over the processes; every process must call this."""
+        every = gather(self.losses)
+        losses = {name: sum(one[name] for one in every) / len(every) for name in self.losses}
+        return {**vars(self), "losses": losses}
+
+    def _load(self, state: Any) -> None:
+        sums = [state["losses"], {name: state[name] for name in ("grad_norm", "seconds", "waiting")}]
+        numbers = [value for one in sums for value in one.values()]
+        if type(state["steps"]) is not int or state["steps"] < 0 or not all(type(one) is float for one in numbers):
+            raise InputError(f"interval is {str(state)[:60]}, expected a number of steps and sums")
+        vars(self).update(steps=state["steps"], losses=dict(sums[0]), **sums[1])
 
 
 class CsvTable:

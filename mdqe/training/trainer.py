@@ -19,7 +19,7 @@ from mdqe.errors import InputError
 from mdqe.losses.criterion import Criterion
 from mdqe.model import MDQE
 from mdqe.training.optimizer import MovingAverage
-from mdqe.training.reports import Metrics, Progress
+from mdqe.training.reports import Interval, Metrics, Progress
 from mdqe.training.run_state import load_state, random_state, save_state, seed_all, set_random_state
 from mdqe.training.step import Batch, NonFiniteLossError, StepResult, TrainingStep, save_bad_batch
 
@@ -103,6 +103,7 @@ class Trainer:
         self.done = 0
         """Number of steps done so far."""
         self._random: dict[str, Any] | None = None
+        self._interval = Interval()
 
     def train(self) -> None:
         """Run the remaining steps, and save the model.
@@ -136,7 +137,7 @@ class Trainer:
         Raises:
             OSError: for example, the disk is full; the old checkpoint is unchanged.
         """
-        random = gather(random_state())
+        random, interval = gather(random_state()), self._interval.state_dict()
         if rank() != 0:
             return
         step = self.train_step
@@ -149,6 +150,7 @@ class Trainer:
             "scaler": step.scaler.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
             "random": random,
+            "interval": interval,
         }
         save_state(self.folder / CHECKPOINT, state)
 
@@ -195,6 +197,7 @@ class Trainer:
         if type(state["step"]) is not int or state["step"] < 0:
             raise InputError(f"step is {str(state['step'])[:40]!r}, expected a whole number from 0")
         self.done = state["step"]
+        self._interval = Interval(state.get("interval"))  # older checkpoints have none
         if not isinstance(state["random"], list):
             raise TypeError(f"random is {str(state['random'])[:40]!r}, expected a list of generator states")
         if len(state["random"]) == ranks():
@@ -211,25 +214,21 @@ class Trainer:
             group.update(own)
 
     def _loop(self, batches: Iterator[Batch], progress: Progress, metrics: Metrics | None) -> None:
-        recent: list[StepResult] = []
-        waited = spent = 0.0  # seconds since the last row of metrics
         while self.done < self.steps:
             start = time.perf_counter()
             parts = list(islice(batches, self.accumulate))
             loaded = time.perf_counter()
-            recent.append(self._step(parts, self.schedule(self.done)))
+            result = self._step(parts, self.schedule(self.done))
             self.done += 1
-            waited, spent = waited + loaded - start, spent + time.perf_counter() - start
+            self._interval.add(*result, seconds=time.perf_counter() - start, waiting=loaded - start)
             progress.advance()
             last = self.done == self.steps
             if self.done % self.log_every == 0 or last:
-                speed = {"seconds": spent / len(recent), "waiting": waited / len(recent)}
-                rate = self.train_step.optimizer.param_groups[0]["lr"]
-                values = {**_summary(recent), "lr": rate, **speed}
+                values = {**self._interval.means(), "lr": self.train_step.optimizer.param_groups[0]["lr"]}
                 if metrics is not None:
                     metrics.write("metrics", self.done, values)
                 progress.show(values)
-                recent, waited, spent = [], 0.0, 0.0
+                self._interval = Interval()
             if self.validate is not None and (self.done % self.validate_every == 0 or last):
                 self._validate(progress, metrics)
             if self.done % self.save_every == 0 or last:
@@ -276,13 +275,3 @@ class Trainer:
                 generator=torch.Generator(),  # seeds the workers; no clip depends on it
             )
         )
-
-
-def _summary(results: list[StepResult]) -> dict[str, float]:
-    """Average over steps and over the processes."""
-    names = list(results[0].losses)
-    own = {name: sum(r.losses[name] for r in results) / len(results) for name in names}
-    processes = gather(own)
-    losses = {name: sum(one[name] for one in processes) / len(processes) for name in names}
-    norm = sum(r.grad_norm for r in results) / len(results)
-    return {"loss": sum(losses.values()), **losses, "grad_norm": norm}

@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import tiny
 import torch
 from safetensors.torch import load_file
 
+import mdqe
 from mdqe import MDQE
 from mdqe.errors import InputError
 from mdqe.training import run_state
@@ -33,8 +35,10 @@ def one_thread():
 
 
 def run_program(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run tiny.py with the package of this process: its results are compared to the last bit."""
     command = [sys.executable, str(PROGRAM), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+    environment = {**os.environ, "PYTHONPATH": str(Path(mdqe.__file__).parents[1])}
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
 
 
 def test_a_killed_run_ends_with_the_same_bits(tmp_path, one_thread):
@@ -74,6 +78,35 @@ def assert_same(a, b, name="state"):
 def rows(path):
     with path.open(newline="") as file:
         return list(csv.reader(file))
+
+
+@pytest.mark.parametrize("stop", [1, 4, 5])
+def test_a_row_of_metrics_has_all_steps_since_the_last_row(tmp_path, one_thread, stop):
+    """The run stops between two rows, and its last checkpoint is older than the steps of the next row."""
+    options = {"log_every": 3, "save_every": 1, "steps": 7}
+    tiny.trainer(tmp_path / "whole", **options).train()
+    stopped = tiny.trainer(tmp_path / "stopped", **options)
+    tiny.fail_at(stopped, stop)
+    with pytest.raises(KeyboardInterrupt):
+        stopped.train()
+    resumed = tiny.trainer(tmp_path / "stopped", **options)
+    assert resumed.resume() and resumed.done == stop
+    resumed.train()
+    first, second = (rows(tmp_path / name / "metrics.csv") for name in ("whole", "stopped"))
+    assert [row[0] for row in first] == ["step", "3", "6", "7"]
+    measured = [name not in ("seconds", "waiting") for name in first[0]]
+    assert [list(compress(row, measured)) for row in first] == [list(compress(row, measured)) for row in second]
+
+
+def test_a_checkpoint_without_the_sums_of_metrics(tmp_path):
+    tiny.trainer(tmp_path, steps=1).train()
+    state = load_state(tmp_path / "checkpoint.pt")
+    del state["interval"]
+    save_state(tmp_path / "checkpoint.pt", state)
+    resumed = tiny.trainer(tmp_path, steps=2)
+    assert resumed.resume()
+    resumed.train()
+    assert [row[0] for row in rows(tmp_path / "metrics.csv")] == ["step", "1", "2"]
 
 
 def test_dropout_makes_the_random_state_matter(tmp_path, one_thread):
@@ -280,6 +313,13 @@ def test_the_file_is_on_the_disk_before_it_replaces_the_old_one(tmp_path, monkey
         ("step", 2.0, "step is '2.0', expected a whole number"),
         ("optimizer", {"state": {}, "param_groups": []}, "is damaged"),
         ("batch", "2", "clips per step"),
+        ("interval", {"steps": -1}, "no entry 'losses'"),
+        ("interval", {"steps": -1, "losses": {}, "grad_norm": 0.0, "seconds": 0.0, "waiting": 0.0}, "interval is"),
+        (
+            "interval",
+            {"steps": 1, "losses": {"box": "1"}, "grad_norm": 0.0, "seconds": 0.0, "waiting": 0.0},
+            "interval is",
+        ),
     ],
 )
 def test_a_forged_checkpoint_is_one_error(tmp_path, key, value, message):

@@ -47,6 +47,16 @@ def die_at(run: Trainer, step: int) -> None:
     run.model.decoder.register_forward_pre_hook(die)
 
 
+def fail_at(run: Trainer, step: int) -> None:
+    """Interrupt the process in the middle of a step."""
+
+    def interrupt(module: Any, arguments: Any) -> None:
+        if run.done == step:
+            raise KeyboardInterrupt
+
+    run.model.decoder.register_forward_pre_hook(interrupt)
+
+
 if __name__ == "__main__":  # python tiny.py FOLDER STEP: train until the process is killed in that step
     torch.set_num_threads(1)
     killed = trainer(Path(sys.argv[1]), average_decay=0.9)
