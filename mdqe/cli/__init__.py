@@ -25,6 +25,8 @@ import mdqe
 from mdqe.errors import MDQEError, is_out_of_memory
 
 T = TypeVar("T")
+BAR_FORMAT = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}]"
+"""tqdm's, except that it always shows items per second, also below one."""
 COMMANDS = (
     "segment", "demo", "app", "train", "evaluate", "view", "submit", "split", "make-data", "import", "convert",
     "export", "info",
@@ -130,23 +132,50 @@ def progress(items: Iterable[T], doing: str, total: int | None, unit: str = "fra
         total: the expected number of items; None if unknown.
         unit: the name of one item.
     """
-    from tqdm import tqdm
+    with Progress(doing, total, unit) as bar:
+        yield from bar.follow(items)
 
-    start, number = time.monotonic(), 0
-    columns, rows = shutil.get_terminal_size((100, 24))  # tqdm draws no bar if the terminal reports no size
-    several, line = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) > 1, int(os.environ.get("LOCAL_RANK", 0))
-    place: dict[str, Any] = {"position": line, "leave": False} if several else {}
-    bar = tqdm(items, doing, total, unit=unit, file=sys.stderr, disable=None, ncols=columns, nrows=rows, **place)
-    silent = bar.disable or several  # `close` changes `disable`
-    try:
-        for item in bar:
+
+class Progress:
+    """The bar of `progress` for work that continues after its last item.
+
+    Use it as a context manager around the whole work. Arguments as in `progress`.
+
+    Attributes:
+        seconds: time from the beginning to the end of the block.
+    """
+
+    def __init__(self, doing: str, total: int | None, unit: str = "frame") -> None:
+        self.doing, self.total, self.unit = doing, total, unit
+        self.seconds = 0.0
+
+    def follow(self, items: Iterable[T]) -> Iterator[T]:
+        """Iterate over items. An item counts when the next one is requested."""
+        for item in items:
             yield item
-            number += 1
-    finally:
-        bar.close()
-        if silent:
-            seconds = time.monotonic() - start
-            say(f"{doing}: {number} {unit}s in {seconds:.1f} s ({number / max(seconds, 1e-9):.2f} {unit}s/s)")
+            self._number += 1
+            self._bar.update()
+
+    def __enter__(self) -> "Progress":
+        from tqdm import tqdm
+
+        self._start, self._number = time.monotonic(), 0
+        columns, rows = shutil.get_terminal_size((100, 24))  # tqdm draws no bar if the terminal reports no size
+        several, line = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) > 1, int(os.environ.get("LOCAL_RANK", 0))
+        place: dict[str, Any] = {"position": line, "leave": False} if several else {}
+        self._bar = tqdm(
+            desc=self.doing, total=self.total, unit=f" {self.unit}s", bar_format=BAR_FORMAT, file=sys.stderr,
+            disable=None, ncols=columns, nrows=rows, **place,
+        )  # fmt: skip
+        self._silent = self._bar.disable or several  # `close` changes `disable`
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.seconds = time.monotonic() - self._start
+        self._bar.close()
+        if self._silent:
+            speed = self._number / max(self.seconds, 1e-9)
+            say(f"{self.doing}: {self._number} {self.unit}s in {self.seconds:.1f} s ({speed:.2f} {self.unit}s/s)")
 
 
 def _parser() -> argparse.ArgumentParser:

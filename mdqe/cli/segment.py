@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     Opened = tuple[str, Path, Frames]  # the name, the folder and the frames of a video
 
-HELP = "segment and track the objects of videos"
+HELP = "segment and track the objects of videos and images"
 EXAMPLE = (
     "mdqe segment street.mp4 -o results --model models/r50_ovis --start 10 --end 20\n"
     "  torchrun --nproc-per-node 8 -m mdqe segment --videos-from list.txt -o results --skip-done"
@@ -50,7 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("videos", metavar="VIDEO", nargs="*", help=videos)
     option(parser, "--videos-from", "LIST", Path, "a text file with more videos, one on each line")
     add_output(parser, "DIR", "output folder, in which each video gets a folder with its results")
-    add_score_threshold(parser, "minimum score of an instance, 0 to 1")
+    threshold = "minimum score of an instance, 0 to 1; mdqe evaluate counts instances above 0.05"
+    add_score_threshold(parser, threshold)
     group = parser.add_argument_group("many videos")
     flag(group, "--skip-done", "skip videos with complete results of the same model and settings, to continue a run")
     flag(group, "--skip-bad", "skip videos that cannot be opened; otherwise they stop the command before any work")
@@ -60,7 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     option(group, "--start", "SECONDS", number(0, 1e9), "process frames from this time on")
     option(group, "--end", "SECONDS", number(0, 1e9), "process frames before this time")
     group = parser.add_argument_group("pictures")
-    flag(group, "--no-video", "write no overlay video")
+    flag(group, "--no-video", "write no overlay")
+    flag(group, "--no-labels", "draw the instances without category, track id and score")
     show = "also draw queries (initial query positions), activation (class-activation map), or queries,activation"
     option(group, "--show", "WHAT", several(choice("queries", "activation")), show, default=())
     sheet = "indices of the frames on the contact sheet, such as 0,40,80 (default: 12 frames, evenly spaced)"
@@ -71,6 +73,7 @@ def run(args: argparse.Namespace) -> int:
     """Segment all videos, divided among the processes of torchrun, and print a table."""
     from mdqe import distributed as processes
     from mdqe.cli.segment_video import Interruption
+    from mdqe.weights.source import BUNDLED_PREFIX
 
     videos = args.videos + (read_list(args.videos_from) if args.videos_from else [])
     if not videos:
@@ -85,6 +88,9 @@ def run(args: argparse.Namespace) -> int:
         if problems and not args.skip_bad:
             return _refuse(problems, len(left))
         check_writable(args.output)
+        if left and processes.rank() == 0 and model_name(args).startswith(BUNDLED_PREFIX):
+            shapes = f"{len(config.categories)} synthetic shapes ({', '.join(config.categories)})"
+            say(f"{model_name(args)} finds only {shapes}; --model names a model for other objects")
         # Ctrl-C reaches all processes: those that segment stop, those that wait continue to wait.
         with Interruption() as interruption:
             interrupted = _segment_all(args, opened, outcomes, interruption)
@@ -155,16 +161,18 @@ def is_done(folder: Path, wanted: dict[str, Any], *, overlay: bool) -> bool:
     Args:
         folder: the folder of the video.
         wanted: the `notes` of the results.
-        overlay: whether an overlay video is needed.
+        overlay: whether an overlay is needed.
     """
     results = folder / "instances.json"
-    is_stream = is_address(wanted["source"])  # without an overlay, a stream has no sheet
-    pictures = [] if is_stream else [folder / "sheet.png"]
-    pictures += [folder / "overlay.mp4", folder / "sheet.png"] if overlay else []
+    pictures: list[tuple[str, ...]] = [("overlay.mp4", "overlay.png")] * overlay
+    if overlay or not is_address(wanted["source"]):  # without an overlay, a stream has no sheet
+        pictures.append(("sheet.png",))
     try:
         written = results.stat().st_mtime_ns
-        if any(path.stat().st_mtime_ns < written for path in pictures):  # older: the last run did not draw them
-            return False
+        for names in pictures:
+            found = [folder / name for name in names if (folder / name).is_file()]
+            if not any(path.stat().st_mtime_ns >= written for path in found):  # the last run did not draw it
+                return False
         document = read_json(results)
         return document["complete"] is True and _origin(document) == _origin(json.loads(json.dumps(wanted)))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # missing or damaged
@@ -235,7 +243,8 @@ def _segment_all(
             for video, folder, frames in opened:
                 frames.ahead = model.config.window_length
                 origin = _notes(args, model.config, video, str(model.device))
-                job = Job(args.score_threshold, args.show, not args.no_video, args.sheet, origin)
+                drawing = {"overlay": not args.no_video, "labels": not args.no_labels, "show": args.show}
+                job = Job(args.score_threshold, sheet=args.sheet, notes=origin, **drawing)
                 outcomes.append(_segment_one(model, frames, folder, job, args.memory_hint))
                 if outcomes[-1].interrupted:
                     return True
@@ -247,11 +256,15 @@ def _segment_all(
 def _segment_one(model: "MDQE", frames: "Frames", folder: Path, job: "Job", memory_hint: str) -> "Outcome":
     """Segment one video. Any error, also a bug, is reported, and the other videos are segmented."""
     from mdqe.cli.segment_video import Outcome, segment_video
+    from mdqe.inference.postprocess import BENCHMARK_SCORE
 
     try:
         outcome = segment_video(model, frames, folder, job)
     except Exception as error:
         return Outcome(frames.name, folder, status=report("segment", error, hint=memory_hint), failed=True)
+    if outcome.found and outcome.found[0] == 0:
+        nothing = f"no instance has a score of at least {job.score_threshold:g}; --score-threshold sets this minimum"
+        outcome.remarks.append(f"{nothing}, and mdqe evaluate counts instances above {BENCHMARK_SCORE}")
     for remark in outcome.remarks:
         say(f"{frames.name}: {remark}")
     return outcome
@@ -263,4 +276,5 @@ def _notes(args: argparse.Namespace, config: "MDQEConfig", video: str, device: s
     settings = {
         name: getattr(args, name) for name in ("score_threshold", "dtype", "every", "start", "end", "show", "sheet")
     }
+    settings["labels"] = not args.no_labels
     return notes(video, model_name(args), device, shorter_edge=config.test_shorter_edge, **settings)

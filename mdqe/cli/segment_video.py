@@ -1,4 +1,4 @@
-"""One video from its frames to its folder of results: instances.json, overlay.mp4 and sheet.png.
+"""One video from its frames to its folder of results: instances.json, an overlay and sheet.png.
 
 A first pass segments the video, a second pass draws the results. The score of a track is known only at the end of the
 video, so drawing has to wait. The second pass decodes the frames again, so that memory does not grow with the length of
@@ -7,7 +7,6 @@ the video. A camera or a stream cannot be read twice: the first pass records its
 
 import signal
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -19,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mdqe import __version__
-from mdqe.cli import progress, say
+from mdqe.cli import Progress, progress, say
 from mdqe.files import partial_path
 from mdqe.video import overlay
-from mdqe.video.read import Frames, VideoFile
+from mdqe.video.images import ImageFrames
+from mdqe.video.read import Frames, TimedFrame, VideoFile
 from mdqe.video.write import VideoWriter
 
 if TYPE_CHECKING:
@@ -40,14 +40,16 @@ class Job:
     Attributes:
         score_threshold: minimum score of an instance.
         show: "activation" and "queries" are drawn in addition to the instances.
-        video: whether to write an overlay video.
+        overlay: whether to write overlay.mp4, or overlay.png for a single image.
+        labels: whether to draw category, track id and score of the instances.
         sheet: indices of the frames on the contact sheet; None selects twelve.
         notes: additional entries of instances.json.
     """
 
     score_threshold: float = 0.3
     show: Sequence[str] = ()
-    video: bool = True
+    overlay: bool = True
+    labels: bool = True
     sheet: Sequence[int] | None = None
     notes: dict[str, Any] = field(default_factory=dict)
 
@@ -119,7 +121,7 @@ def notes(video: str, model: str, device: str, **settings: Any) -> dict[str, Any
 
 
 def segment_video(model: "MDQE", frames: Frames, folder: Path, job: Job) -> Outcome:
-    """Segment a video and write instances.json, overlay.mp4 and sheet.png into a folder.
+    """Segment a video and write instances.json, overlay.mp4 (overlay.png for one image) and sheet.png into a folder.
 
     Ctrl-C ends a camera or a stream normally. For a video, the outcome is `interrupted`, and instances.partial.json has
     the results so far, or overlay.partial.mp4 the frames that are drawn.
@@ -129,14 +131,12 @@ def segment_video(model: "MDQE", frames: Frames, folder: Path, job: Job) -> Outc
         VideoError: the frames cannot be used.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    recording = folder / "recording.mp4" if job.video and not frames.repeatable else None
+    recording = folder / "recording.mp4" if job.overlay and not frames.repeatable else None
     outcome = Outcome(frames.name, folder)
-    start = time.monotonic()
     views: list[FrameView] = []
     try:
         with Interruption() as interruption:
-            result = _first_pass(model, frames, job, views, interruption, recording)
-        outcome.seconds = time.monotonic() - start
+            result, outcome.seconds = _first_pass(model, frames, job, views, interruption, recording)
         outcome.frames, outcome.found = result.num_frames, (len(result), _categories(result))
         if frames.damage:
             outcome.status = 1
@@ -171,7 +171,7 @@ def render(
     views: "Sequence[FrameView]" = (),
     audio_from: Path | None = None,
 ) -> list[str]:
-    """Write overlay.mp4, if the job asks for it, and sheet.png into a folder.
+    """Write overlay.mp4 or overlay.png, if the job asks for an overlay, and sheet.png into a folder.
 
     Args:
         frames: the frames of the result; larger ones are cropped to its size.
@@ -188,21 +188,33 @@ def render(
         OSError: a file cannot be written.
     """
     chosen = overlay.choose_frames(result.num_frames) if job.sheet is None else job.sheet
-    start, fps = frames.start or 0, frames.fps or IMAGES_PER_SECOND
+    video = job.overlay and not is_picture(frames, result)
     remarks, pictures, captions = [], [], []
     if missing := [str(i) for i in chosen if i >= result.num_frames]:
         remarks.append(f"not on the contact sheet: {', '.join(missing)}; frames are 0 to {result.num_frames - 1}")
+    writer, origin = None, Fraction(0)
     with ExitStack() as stack:
-        writer = None
-        if job.video:
-            writer = VideoWriter(folder / "overlay.mp4", fps, audio_from=audio_from, audio_start=start)
-            stack.enter_context(writer)
-        for i, time_, image in _drawn(frames, result, job.show, views, None if job.video else chosen):
+        for i, frame in _drawn(frames, result, job, views, range(result.num_frames) if job.overlay else chosen):
+            if video and writer is None:
+                origin = frame.time or origin
+                writer = VideoWriter(
+                    folder / "overlay.mp4",
+                    frames.fps or IMAGES_PER_SECOND,
+                    pixel_aspect=frames.pixel_aspect,
+                    audio_from=audio_from,
+                    audio_start=origin,
+                    audio_end=frames.end,
+                )
+                stack.enter_context(writer)
             if writer is not None:
-                writer.write(image, time_)
+                writer.write(frame.image, None if frame.time is None else frame.time - origin)
+            elif job.overlay:
+                overlay.save_png(frame.image, folder / "overlay.png")
             if i in chosen:
-                pictures.append(overlay.shrink(image))
-                captions.append(f"frame {i}" if time_ is None else f"frame {i}, {float(time_ + start):.2f} s")
+                pictures.append(overlay.shrink(frame.image, pixel_aspect=frames.pixel_aspect))
+                captions.append(f"frame {i}" if frame.time is None else f"frame {i}, {float(frame.time):.2f} s")
+        if writer is not None and frames.finish is not None:
+            writer.end = frames.finish - origin
     if pictures:
         overlay.save_png(overlay.contact_sheet(pictures, captions), folder / "sheet.png")
     if writer is not None:
@@ -212,6 +224,11 @@ def render(
     return remarks
 
 
+def is_picture(frames: Frames, result: "VideoInstances") -> bool:
+    """Whether the frames are a single image, whose overlay is an image as well."""
+    return isinstance(frames, ImageFrames) and result.num_frames == 1
+
+
 def _first_pass(
     model: "MDQE",
     frames: Frames,
@@ -219,31 +236,39 @@ def _first_pass(
     views: "list[FrameView]",
     interruption: Interruption,
     recording: Path | None,
-) -> "VideoInstances":
-    """Segment the frames, up to an interruption, and collect their views if the job shows them."""
+) -> "tuple[VideoInstances, float]":
+    """Segment the frames, up to an interruption, and collect their views if the job shows them.
+
+    Returns:
+        The result, and the seconds that it took.
+    """
     from mdqe.inference.session import segment
 
     def images() -> Iterator[np.ndarray]:
-        origin = writer = None
+        writer, origin = None, Fraction(0)
         with ExitStack() as stack:
             for frame in stack.enter_context(closing(frames.timed())):
                 if recording is not None:
                     if writer is None:  # the frame rate is known after the stream is open
-                        writer = VideoWriter(recording, frames.fps or 25, quality=12, preset="ultrafast")
+                        options: dict[str, Any] = {"quality": 12, "preset": "ultrafast"}
+                        writer = VideoWriter(recording, frames.fps or 25, pixel_aspect=frames.pixel_aspect, **options)
                         stack.enter_context(writer)
-                        origin = frame.time
-                    writer.write(frame.image, None if origin is None or frame.time is None else frame.time - origin)
+                        origin = frame.time or origin
+                    writer.write(frame.image, None if frame.time is None else frame.time - origin)
                 yield frame.image
                 if interruption.asked:
                     return
+            if writer is not None and frames.finish is not None:
+                writer.end = frames.finish - origin
 
-    result = segment(
-        model,
-        progress(images(), frames.name, frames.count),
-        score_threshold=job.score_threshold,
-        on_frame=(lambda view: views.append(_compact(view))) if job.show else None,
-    )
-    return replace(result, fps=None if frames.fps is None else float(frames.fps))
+    with Progress(frames.name, frames.count) as bar:
+        result = segment(
+            model,
+            bar.follow(images()),
+            score_threshold=job.score_threshold,
+            on_frame=(lambda view: views.append(_compact(view))) if job.show else None,
+        )
+    return replace(result, fps=None if frames.fps is None else float(frames.fps)), bar.seconds
 
 
 def _compact(view: "FrameView") -> "FrameView":
@@ -257,29 +282,28 @@ def _compact(view: "FrameView") -> "FrameView":
 def _drawn(
     frames: Frames,
     result: "VideoInstances",
-    show: Sequence[str],
+    job: Job,
     views: "Sequence[FrameView]",
-    wanted: Sequence[int] | None,
-) -> Iterator[tuple[int, Fraction | None, np.ndarray]]:
-    """Yield index, seconds since the first frame, and drawing of every frame, or of the wanted frames only."""
+    wanted: Sequence[int],
+) -> Iterator[tuple[int, TimedFrame]]:
+    """Yield the indices and the drawings of the wanted frames."""
     height, width = result.size
-    origin = None
     with closing(frames.timed()) as source:
         for i, frame in enumerate(progress(source, f"drawing {frames.name}", result.num_frames)):
             if i == result.num_frames:  # the first pass was stopped here
                 return
-            origin = frame.time if origin is None else origin
-            if wanted is not None and i not in wanted:
+            if i not in wanted:
                 continue
             image = frame.image[:height, :width]
-            if "activation" in show:
+            if "activation" in job.show:
                 image = overlay.draw_activation(image, views[i].activation / np.float32(255))
             image = overlay.draw_result(image, result, i, labels=False)
-            if "queries" in show:
+            if "queries" in job.show:
                 kept = np.isin(views[i].track_ids, result.track_ids)
                 image = overlay.draw_queries(image, views[i].points, np.where(kept, views[i].track_ids, -1))
-            image = overlay.draw_labels(image, result, i)  # last, so that they are readable
-            yield i, None if frame.time is None or origin is None else frame.time - origin, image
+            if job.labels:
+                image = overlay.draw_labels(image, result, i)  # last, so that they are readable
+            yield i, frame._replace(image=image)
 
 
 def _categories(result: "VideoInstances") -> str:

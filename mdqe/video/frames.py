@@ -51,6 +51,9 @@ class Frames:
         size: (H, W) of the frames; None until the first frame if it is not known before.
         fps: selected frames per second, on average; None if the source has no times.
         count: number of selected frames, an estimate for video files; None if unknown.
+        pixel_aspect: width of a pixel divided by its height. It is 1 if the file does not say it, and for images and
+            arrays. Frames are not scaled by it: they have the stored pixels.
+        finish: after an iteration, the time at which the last selected frame ends; None if the source has no times.
         damage: after an iteration, one line on what was missing or could not be decoded; None if there was no damage.
     """
 
@@ -72,6 +75,8 @@ class Frames:
         self.size: tuple[int, int] | None = None
         self.fps: Fraction | None = None
         self.count: int | None = None
+        self.pixel_aspect = Fraction(1)
+        self.finish: Fraction | None = None
         self.damage: str | None = None
 
     def __iter__(self) -> Iterator[np.ndarray]:
@@ -80,7 +85,7 @@ class Frames:
 
     def timed(self) -> Generator[TimedFrame, None, None]:
         """Iterate over the selected frames with their times."""
-        self.damage = None
+        self.damage = self.finish = None
         return read_ahead(self._selected(), self.ahead) if self.threaded else self._selected()
 
     def _items(self, start: Fraction) -> Iterable[tuple[Fraction | None, Any]]:

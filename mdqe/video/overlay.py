@@ -4,6 +4,7 @@ Images are (H, W, 3) uint8 RGB. The functions return new images and do not chang
 """
 
 from collections.abc import Sequence
+from fractions import Fraction
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -247,14 +248,21 @@ def contact_sheet(images: Sequence[np.ndarray], captions: Sequence[str], *, widt
     return np.array(sheet)
 
 
-def shrink(image: np.ndarray, width: int = 520) -> np.ndarray:
-    """Scale an image down to at most this width, so that the images of a sheet take little memory."""
+def shrink(image: np.ndarray, width: int = 520, pixel_aspect: float | Fraction = 1) -> np.ndarray:
+    """Scale an image to square pixels and at most this width, so that the images of a sheet take little memory.
+
+    Args:
+        image: (H, W, 3) uint8.
+        width: the maximum width.
+        pixel_aspect: width of a pixel of the image divided by its height.
+    """
     from PIL import Image
 
-    height, breadth = image.shape[:2]
-    if breadth <= width:
+    height, breadth = image.shape[0], image.shape[1] * pixel_aspect
+    wide = min(width, max(1, round(breadth)))
+    size = (wide, max(1, round(height * wide / breadth)))
+    if size == image.shape[1::-1]:
         return image
-    size = (width, max(1, round(height * width / breadth)))
     return np.array(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
 
 

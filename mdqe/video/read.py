@@ -18,6 +18,7 @@ from mdqe.video.images import ImageFrames, is_image
 __all__ = ["Frames", "LiveStream", "TimedFrame", "UntrustedVideo", "VideoError", "VideoFile", "open_frames"]
 
 OPEN_SECONDS, READ_SECONDS = 20.0, 60.0  # timeouts of network streams
+MAX_ASPECT = 16  # pixels that are wider or higher than this are an error of the file
 TEXT_ART = ("tty", "bin", "xbin", "adf", "idf")  # libav renders text files with certain names as terminal output
 CONTAINERS = ("mov", "mp4", "matroska", "webm", "avi", "mpegts", "mpeg", "mpegvideo", "flv", "asf", "ogg", "gif")
 """Demuxers of files that contain their own frames. Others, such as playlists, make libav open further files and
@@ -81,8 +82,9 @@ class VideoFile(Frames):
     """A video file in any container and codec that PyAV decodes.
 
     Frames are rotated and mirrored by the file's display matrix and converted to 8-bit RGB. Transparency is ignored.
-    Times come from the file, so a variable frame rate is kept. Frames that cannot be decoded are skipped; `damage`
-    then reports them. `damage` also reports a file that ends before its announced length.
+    Frames with non-square pixels have their stored size; `pixel_aspect` is the ratio at which they are displayed.
+    Times come from the file, so a variable frame rate is kept. Frames that cannot be decoded are skipped; `damage` then
+    reports them. `damage` also reports a file that ends before its announced length.
     """
 
     container_options: ClassVar[dict[str, str]] = {}
@@ -149,6 +151,8 @@ class VideoFile(Frames):
                     continue
                 time = time + period if frame.pts is None else frame.pts * frame.time_base - origin
                 reached = time + (frame.duration * frame.time_base if frame.duration else period)
+                self.finish = reached if self.end is None else min(reached, self.end)
+                self.pixel_aspect = _pixel_aspect(stream, frame)
                 damaged += bool(frame.is_corrupt)
                 yield time, frame
         except av.FFmpegError as error:
@@ -294,19 +298,32 @@ def _seek(container: Any, stream: Any, seconds: Fraction) -> bool:
     return True
 
 
+def _pixel_aspect(stream: Any, frame: Any) -> Fraction:
+    """Width of a pixel of the upright frame divided by its height; 1 if the file does not say it."""
+    aspect = Fraction(stream.sample_aspect_ratio or 1)
+    if not Fraction(1, MAX_ASPECT) <= aspect <= MAX_ASPECT:
+        return Fraction(1)
+    return 1 / aspect if _turn(frame)[0] else aspect
+
+
 def _upright(frame: Any) -> np.ndarray:
     """A decoded frame as (H, W, 3) uint8 RGB, rotated and mirrored by its display matrix."""
     # The conversion uses the frame's own colour space and range. It uses one thread: with several threads, a forked
     # process blocks forever when it frees the converter.
     image = frame.to_ndarray(format="rgb24", threads=1)
+    transposed, right, down = _turn(frame)
+    if transposed:
+        image = image.transpose(1, 0, 2)
+    return np.ascontiguousarray(image[::down, ::right])
+
+
+def _turn(frame: Any) -> tuple[bool, int, int]:
+    """The display matrix of a frame: whether rows become columns, and then the steps (1 or -1) along x and y."""
     side_data = frame.side_data.get("DISPLAYMATRIX")
     if side_data is None:
-        return image
+        return False, 1, 1
     # The matrix shows a pixel at (x, y) at (a x + c y, b x + d y), up to a shift.
-    a, b, _, c, d = np.frombuffer(bytes(side_data), np.int32)[:5]
-    if abs(int(b)) > abs(int(a)):
-        image, right, down = image.transpose(1, 0, 2), c, b
-    else:
-        right, down = a, d
-    image = image[:: -1 if down < 0 else 1, :: -1 if right < 0 else 1]
-    return np.ascontiguousarray(image)
+    a, b, _, c, d = (int(value) for value in np.frombuffer(bytes(side_data), np.int32)[:5])
+    transposed = abs(b) > abs(a)
+    right, down = (c, b) if transposed else (a, d)
+    return transposed, -1 if right < 0 else 1, -1 if down < 0 else 1

@@ -13,6 +13,7 @@ from mdqe.errors import InputError
 from mdqe.files import partial_path, regular_target
 from mdqe.video import local_file, require_av
 
+AUDIBLE = Fraction(1, 10)  # seconds; encoders add shorter ones before the first sample
 COPIED_CODECS = ("aac", "mp3", "mp3float")  # browsers play them in an MP4 file; others are transcoded to AAC
 
 
@@ -25,13 +26,17 @@ class VideoWriter:
     Args:
         path: the file, ending in .mp4.
         fps: frames per second, exact for frames that are written without a time.
+        pixel_aspect: width of a pixel divided by its height. Players stretch the frames by this ratio.
         audio_from: a media file whose first audio stream is added: copied if browsers play it in MP4, otherwise
             transcoded to AAC. The file may have no audio.
         audio_start: time in seconds of that file that corresponds to the first frame.
+        audio_end: time in seconds of that file at which the audio ends; None: its end, even if it is after the last
+            frame.
         quality: x264's constant rate factor; a lower value means better quality and a larger file.
         preset: x264's preset.
 
     Attributes:
+        end: seconds since the first frame at which the last frame ends; None: one frame period after its time.
         notes: one line for each difference from the source: rows or columns added to make the size even, audio that
             could not be kept.
     """
@@ -41,8 +46,10 @@ class VideoWriter:
         path: str | Path,
         fps: Fraction | float,
         *,
+        pixel_aspect: Fraction = Fraction(1),
         audio_from: str | Path | None = None,
         audio_start: Fraction | float = 0,
+        audio_end: Fraction | float | None = None,
         quality: int = 20,
         preset: str = "veryfast",
     ) -> None:
@@ -51,14 +58,18 @@ class VideoWriter:
         self.path, self._target = Path(path), regular_target(path)
         self.partial = partial_path(self._target)
         self.fps = Fraction(fps).limit_denominator(1 << 20)
+        self.end: Fraction | None = None
         self.notes: list[str] = []
+        self._pixel_aspect = pixel_aspect
         self._audio_from, self._audio_start = audio_from, Fraction(audio_start)
+        self._audio_end = None if audio_end is None else Fraction(audio_end) - self._audio_start
         self._options = {"crf": str(quality), "preset": preset}
         self._container: Any = None
         self._stream: Any = None
         self._audio: AudioTrack | None = None
         self._size: tuple[int, int] | None = None
-        self._written, self._last, self._end = 0, -1, Fraction(0)
+        self._written, self._last, self._time = 0, -1, Fraction(0)
+        self._held: Any = None  # the last packet, whose duration is known at the end
 
     def write(self, image: np.ndarray, time: Fraction | None = None) -> None:
         """Add a frame.
@@ -84,9 +95,9 @@ class VideoWriter:
             time = self._written / self.fps if time is None else time
             frame.time_base = self._stream.codec_context.time_base
             frame.pts = self._last = max(self._last + 1, round(time / frame.time_base))
-            self._container.mux(self._stream.encode(frame))
+            self._mux(self._stream.encode(frame))
             self._written += 1
-            self._end = time + 1 / self.fps
+            self._time = time
             if self._audio is not None:
                 self._audio.write_until(time)
 
@@ -98,7 +109,7 @@ class VideoWriter:
     ) -> None:
         try:
             if kind is None or issubclass(kind, KeyboardInterrupt):
-                self._finish()
+                self._finish(interrupted=kind is not None)
         except BaseException:
             self._discard()
             raise
@@ -121,21 +132,34 @@ class VideoWriter:
         stream.height, stream.width = even
         stream.pix_fmt = "yuv420p"
         context = stream.codec_context
+        context.max_b_frames = 0  # with them, the last packet is not the last frame, whose duration the file needs
         # A whole number of ticks per frame at the constant rate, and a fine resolution for other times.
         context.time_base = Fraction(1, self.fps.numerator * max(1, round(90_000 / self.fps.numerator)))
         context.colorspace = context.color_primaries = context.color_trc = 1  # BT.709
         context.color_range = 1  # 16..235
+        if self._pixel_aspect != 1:
+            context.sample_aspect_ratio = self._pixel_aspect
         self._stream = stream
         if self._audio_from is not None:
             self._audio = AudioTrack.open(self._audio_from, self._audio_start, self._container, self.notes)
 
-    def _finish(self) -> None:
+    def _mux(self, packets: list[Any]) -> None:
+        for packet in packets:
+            if self._held is not None:
+                self._container.mux(self._held)
+            self._held = packet
+
+    def _finish(self, interrupted: bool) -> None:
         if self._container is None:
             return
+        end = self._time + 1 / self.fps if self.end is None else self.end
         with _named_errors(self.path):
-            self._container.mux(self._stream.encode(None))
+            self._mux(self._stream.encode(None))
+            if self._held is not None:
+                self._held.duration = max(1, round(end / self._held.time_base) - self._held.pts)
+                self._container.mux(self._held)
             if self._audio is not None:
-                self._audio.write_until(self._end)
+                self._audio.write_until(end if interrupted else self._audio_end)
                 self._audio.close()
             self._container.close()
 
@@ -177,6 +201,9 @@ class AudioTrack:
         origin = Fraction(0)
         for video in container.streams.video[:1]:
             origin = (video.start_time or 0) * video.time_base
+            early = origin - (source.start_time or 0) * source.time_base
+            if start == 0 and early > AUDIBLE:
+                notes.append(f"the first {float(early):.2f} s of audio, before the first frame, are not kept")
         if start > 0:
             with suppress(av.FFmpegError):
                 container.seek(int((origin + start) / source.time_base), stream=source)
@@ -187,9 +214,9 @@ class AudioTrack:
             container.close()
             return None
 
-    def write_until(self, seconds: Fraction) -> None:
-        """Write the audio up to this time of the output."""
-        while self.next is not None and self.next[0] < seconds:
+    def write_until(self, seconds: Fraction | None) -> None:
+        """Write the audio up to this time of the output; None: up to the end of the audio."""
+        while self.next is not None and (seconds is None or self.next[0] < seconds):
             time, piece = self.next
             if self.copied:
                 offset = round(self.shift / piece.time_base)

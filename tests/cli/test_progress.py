@@ -3,17 +3,18 @@
 import os
 import re
 import sys
+import time
 
 import pytest
 
-from mdqe.cli import progress
+from mdqe.cli import Progress, progress
 
 pty = pytest.importorskip("pty", reason="this system has no pseudo-terminals")
 PROGRAM = """
 import time
 from mdqe.cli import progress
-for _ in progress(range(30), "clip.mp4", 30):
-    time.sleep(0.02)
+for _ in progress(range({count}), "clip.mp4", {count}):
+    time.sleep({seconds})
 """
 
 
@@ -36,8 +37,21 @@ def in_terminal(program: str) -> str:
 
 
 def test_a_terminal_shows_speed_and_time_left():
-    written = in_terminal(PROGRAM)
-    assert re.search(r"clip\.mp4: +\d+%.*30 \[\d\d:\d\d<\d\d:\d\d, +[\d.]+frame/s\]", written)
+    written = in_terminal(PROGRAM.format(count=30, seconds=0.02))
+    assert re.search(r"clip\.mp4: +\d+%.*30 \[\d\d:\d\d<\d\d:\d\d, +[\d.]+ frames/s\]", written)
+
+
+def test_slow_work_is_shown_in_frames_per_second_too():
+    written = in_terminal(PROGRAM.format(count=2, seconds=1.3))
+    assert re.search(r"2/2 \[\d\d:\d\d<\d\d:\d\d, +0\.7\d frames/s\]", written)
+
+
+def test_work_after_the_last_item_counts(capsys):
+    with Progress("clip.mp4", 3) as bar:
+        assert list(bar.follow([1, 2, 3])) == [1, 2, 3]
+        time.sleep(0.3)
+    assert 0.3 <= bar.seconds < 3
+    assert f"({3 / bar.seconds:.2f} frames/s)" in capsys.readouterr().err
 
 
 def test_without_a_terminal_it_prints_one_line_at_the_end(capsys):

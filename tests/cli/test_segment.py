@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from mdqe import MDQE
-from mdqe.cli.segment_video import _drawn
+from mdqe.cli.segment_video import Job, _drawn
 from mdqe.data.synthetic import draw_video
 from mdqe.inference.views import FrameView
 from mdqe.results.instances import VideoInstances
@@ -111,7 +111,8 @@ def test_labels_are_drawn_over_queries():
     image = np.full((60, 90, 3), 90, np.uint8)
     y, x = np.mgrid[0.05:0.95:12j, 0.05:0.95:12j]
     view = FrameView(0, np.stack([x, y], -1).reshape(-1, 2), np.full(144, 4), np.zeros((8, 12), np.uint8))
-    ((_, _, drawn),) = _drawn(open_frames(image[None]), result, ("queries",), [view], None)
+    ((_, frame),) = _drawn(open_frames(image[None]), result, Job(show=("queries",)), [view], [0])
+    drawn = frame.image
     without = draw_result(image, result, 0)
     label = (without != draw_result(image, result, 0, labels=False)).any(axis=2)
     assert np.array_equal(drawn[label], without[label])

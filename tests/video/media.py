@@ -42,8 +42,14 @@ def write_video(
     audio: str | None = None,
     options: dict[str, str] | None = None,
     codec_options: dict[str, str] | None = None,
-    sizes: list[tuple[int, int]] | None = None,
+    pixel_aspect: Fraction | None = None,
+    last: float | None = None,
+    seconds: float | None = None,
 ) -> Path:
+    """Write a file of `picture`s.
+
+    `times` are those of the frames in seconds, `last` is the duration of the last one, `seconds` that of the audio.
+    """
     with av.open(str(path), "w", options=options or {}) as container:
         stream = container.add_stream(codec, rate=rate, options=codec_options or {})
         stream.height, stream.width = size
@@ -51,15 +57,22 @@ def write_video(
         stream.codec_context.gop_size = 8
         if times is not None:
             stream.codec_context.time_base = Fraction(1, 1000)
+        if pixel_aspect is not None:
+            stream.codec_context.sample_aspect_ratio = pixel_aspect
+        if last is not None:
+            stream.codec_context.max_b_frames = 0  # the last packet is the last frame
         sound = container.add_stream(audio, rate=44100, layout="mono") if audio else None
         for i in range(frames):
             frame = av.VideoFrame.from_ndarray(picture(i, size), format="rgb24").reformat(format=pix_fmt)
             if times is not None:
                 frame.time_base, frame.pts = Fraction(1, 1000), round(times[i] * 1000)
             container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
+        packets = stream.encode(None)
+        if last is not None:
+            packets[-1].duration = round(last / packets[-1].time_base)
+        container.mux(packets)
         if sound is not None:
-            _add_tone(container, sound, seconds=frames / float(rate))
+            _add_tone(container, sound, seconds=frames / float(rate) if seconds is None else seconds)
     return path
 
 

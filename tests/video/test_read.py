@@ -102,6 +102,49 @@ def test_variable_frame_rate_keeps_its_times(make_video):
     assert frames.damage is None
 
 
+@pytest.mark.parametrize("last", [0.04, 2.0])
+@pytest.mark.parametrize("every", [1, 3])
+def test_the_end_of_the_last_frame(make_video, last, every):
+    path = make_video("x.mp4", frames=5, times=[0.0, 0.04, 0.08, 0.12, 3.0], last=last)
+    frames = open_frames(path, every=every)
+    assert frames.finish is None or frames.finish > 0
+    list(frames)
+    assert float(frames.finish) == pytest.approx(3 + last, abs=2e-3)
+    assert frames.damage is None
+    until = open_frames(path, end=1.0)
+    list(until)
+    assert until.finish == 1
+    before = open_frames(path, start=0.05, end=9.0)
+    list(before)
+    assert float(before.finish) == pytest.approx(3 + last, abs=2e-3)
+
+
+def test_images_and_arrays_have_no_end():
+    frames = open_frames(np.stack([picture(0)]))
+    list(frames)
+    assert (frames.finish, frames.pixel_aspect) == (None, 1)
+
+
+@pytest.mark.parametrize(("name", "codec"), [("x.mp4", "libx264"), ("x.mkv", "libx264"), ("x.ts", "mpeg2video")])
+def test_non_square_pixels(make_video, name, codec):
+    # MPEG-2 stores the ratio of the picture's sides: 4:3, 16:9 or 2.21:1
+    aspect = Fraction(32, 27) if codec == "mpeg2video" else Fraction(2)
+    frames = open_frames(make_video(name, codec=codec, pixel_aspect=aspect, frames=5))
+    assert (frames.pixel_aspect, frames.size) == (aspect, (64, 96))
+    assert [number_of(image) for image in frames] == [0, 1, 2, 3, 4]
+    assert open_frames(make_video(f"square-{name}", codec=codec, frames=5)).pixel_aspect == 1
+
+
+def test_non_square_pixels_of_a_rotated_video(make_video):
+    path = turn(make_video("x.mp4", pixel_aspect=Fraction(2), frames=2), 0, 1, -1, 0)
+    frames = open_frames(path)
+    assert (frames.pixel_aspect, frames.size) == (Fraction(1, 2), (96, 64))
+
+
+def test_an_impossible_shape_of_pixels_is_ignored(make_video):
+    assert open_frames(make_video("x.mp4", pixel_aspect=Fraction(60_000, 7), frames=2)).pixel_aspect == 1
+
+
 @pytest.mark.parametrize("name", ["x.mp4", "x.mkv", "x.ts", "x.avi", "x.webm"])
 def test_stride_and_time_range(make_video, name):
     codec = {"avi": "mpeg4", "ebm": "libvpx-vp9"}.get(name[-3:], "libx264")

@@ -121,7 +121,8 @@ def test_audio_is_kept(make_video, tmp_path, name, codec, kept):
 @pytest.mark.parametrize(("name", "codec"), [("s.mp4", "aac"), ("s.mkv", "pcm_s16le")])
 def test_audio_of_a_time_range(make_video, tmp_path, name, codec):
     source = make_video(name, frames=50, audio=codec)
-    with VideoWriter(tmp_path / "x.mp4", 25, audio_from=source, audio_start=Fraction(4, 5)) as writer:
+    choices = {"audio_from": source, "audio_start": Fraction(4, 5), "audio_end": Fraction(7, 5)}
+    with VideoWriter(tmp_path / "x.mp4", 25, **choices) as writer:
         for i in range(20, 35):  # 0.8 s to 1.4 s
             writer.write(picture(i), Fraction(i, 25) - Fraction(4, 5))
     _, first, samples = audio_of(tmp_path / "x.mp4")
@@ -129,6 +130,70 @@ def test_audio_of_a_time_range(make_video, tmp_path, name, codec):
     assert len(samples) / 44100 == pytest.approx(0.6, abs=0.06)
     for seconds in (0.15, 0.45):
         assert pitch_at(samples, seconds - first) == pytest.approx(400 + 200 * int((seconds + 0.8) * 10), abs=15)
+
+
+@pytest.mark.parametrize(("name", "codec"), [("s.mp4", "aac"), ("s.mkv", "pcm_s16le")])
+def test_audio_after_the_last_frame_is_kept(make_video, tmp_path, name, codec):
+    source = make_video(name, frames=10, audio=codec, seconds=3)
+    assert write(tmp_path / "x.mp4", 10, audio_from=source).notes == []
+    _, first, samples = audio_of(tmp_path / "x.mp4")
+    assert first + len(samples) / 44100 == pytest.approx(3, abs=0.06)
+    assert pitch_at(samples, 2.85 - first) == pytest.approx(400 + 200 * 28, abs=15)
+    with av.open(str(tmp_path / "x.mp4")) as container:
+        video = container.streams.video[0]
+        assert float(video.duration * video.time_base) == pytest.approx(0.4)
+
+
+def test_audio_before_the_first_frame_is_a_note(tmp_path):
+    source = tmp_path / "late.mkv"
+    with av.open(str(source), "w") as container:
+        video, sound = container.add_stream("mpeg4", rate=25), container.add_stream("pcm_s16le", rate=8000)
+        video.height, video.width, video.pix_fmt = 64, 96, "yuv420p"
+        for i in range(20):
+            samples = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format="s16", layout="mono")
+            samples.sample_rate, samples.pts, samples.time_base = 8000, 800 * i, Fraction(1, 8000)
+            container.mux(sound.encode(samples))
+        for i in range(25):
+            frame = av.VideoFrame.from_ndarray(picture(i), format="rgb24").reformat(format="yuv420p")
+            frame.pts, frame.time_base = 20 + i, Fraction(1, 25)
+            container.mux(video.encode(frame))
+        container.mux(video.encode(None))
+    note = "the first 0.80 s of audio, before the first frame, are not kept"
+    assert write(tmp_path / "x.mp4", 25, audio_from=source).notes == [note]
+    assert write(tmp_path / "y.mp4", 5, audio_from=source, audio_start=Fraction(1, 5)).notes == []
+
+
+@pytest.mark.parametrize("aspect", [Fraction(2), Fraction(1, 2), Fraction(64, 45), Fraction(10, 11)])
+def test_the_shape_of_pixels_is_kept(tmp_path, aspect):
+    write(tmp_path / "x.mp4", 3, pixel_aspect=aspect)
+    with av.open(str(tmp_path / "x.mp4")) as container:
+        stream = container.streams.video[0]
+        assert (stream.width, stream.height) == (96, 64)
+        assert (stream.sample_aspect_ratio, stream.display_aspect_ratio) == (aspect, aspect * Fraction(96, 64))
+    assert open_frames(tmp_path / "x.mp4").pixel_aspect == aspect
+
+
+@pytest.mark.parametrize("last", [Fraction(1, 25), Fraction(2)])
+@pytest.mark.parametrize("rate", [25, Fraction(5, 3)])
+def test_the_last_frame_ends_when_it_should(tmp_path, last, rate):
+    times = [Fraction(t, 100) for t in (0, 4, 8, 12, 300)]
+    with VideoWriter(tmp_path / "x.mp4", rate) as writer:
+        for i, time in enumerate(times):
+            writer.write(picture(i), time)
+        writer.end = times[-1] + last
+    with av.open(str(tmp_path / "x.mp4")) as container:
+        stream = container.streams.video[0]
+        assert float(stream.duration * stream.time_base) == pytest.approx(float(3 + last), abs=1e-3)
+        assert container.duration / 1e6 == pytest.approx(float(3 + last), abs=2e-3)
+        durations = [float(frame.duration * frame.time_base) for frame in container.decode(stream)]
+    assert durations == pytest.approx([0.04, 0.04, 0.04, 2.88, float(last)], abs=1e-3)
+
+
+def test_without_a_given_end_the_last_frame_lasts_one_period(tmp_path):
+    with VideoWriter(tmp_path / "x.mp4", 10) as writer:
+        for i, time in enumerate((Fraction(0), Fraction(3))):
+            writer.write(picture(i), time)
+    assert av.open(str(tmp_path / "x.mp4")).duration / 1e6 == pytest.approx(3.1, abs=2e-3)
 
 
 def test_a_source_without_audio_and_a_missing_source(make_video, tmp_path):
