@@ -107,12 +107,21 @@ def _shape(record: Record, size: tuple[int, int], notes: Problems) -> Shape | No
     if form == "mask":
         return Shape(identity, label, _mask(record, points, size))
     if form == "rectangle":
-        (left, top), (right, bottom) = points[:2]
-        points = [[left, top], [right, top], [right, bottom], [left, bottom]]
+        points = _corners(record, points)
     try:
         return Shape(identity, label, polygon_rle([[one for point in points for one in point]], size))
     except InputError as error:
         record.fail("points", f"invalid: {error}")
+
+
+def _corners(record: Record, points: list[list[float]]) -> list[list[float]]:
+    """The corners of a rectangle in order. LabelMe writes two opposite ones; X-AnyLabeling writes all four."""
+    if len(points) == 4:
+        return points
+    if len(points) != 2:
+        record.fail("points", f"a list of {len(points)}; expected the 2 opposite or all 4 corners of a rectangle")
+    (left, top), (right, bottom) = points
+    return [[left, top], [right, top], [right, bottom], [left, bottom]]
 
 
 def _points(record: Record, minimum: int) -> list[list[float]]:

@@ -40,6 +40,9 @@ def test_labelme(tmp_path):
             ]
             shapes.append(shape("dog", 7, square, "rectangle"))  # another part of it
             masks[2, t] |= truths.filled([[2, 3], [11, 3], [11, 9], [2, 9]])
+            turned = [[40, 20], [52, 26], [48, 34], [36, 28]]
+            shapes.append(shape("dog", 7, turned, "rectangle"))
+            masks[2, t] |= truths.filled(turned)
             shapes += [shape("cat", None, square, "rectangle"), shape("cat", 1, square, "circle")]
             (tmp_path / name / image).with_suffix(".json").write_text(labelme(shapes, image))
         files[name] = [f"{name}/{image}" for image in names]
@@ -50,7 +53,7 @@ def test_labelme(tmp_path):
     assert document["categories"] == [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
     listed = "\n".join(notes.lines())
     assert "images without annotations, left out (2): first/00004.jpg; second/00004.jpg" in listed
-    assert "shapes without a group_id, left out (8): " in listed and "first/00000.json: shape 4 (cat); " in listed
+    assert "shapes without a group_id, left out (8): " in listed and "first/00000.json: shape 5 (cat); " in listed
     assert "shapes other than polygons, rectangles and masks, left out (8): " in listed and "(circle)" in listed
     truths.assert_loads(document, tmp_path, tmp_path / "annotations.json")
     assert import_annotations(tmp_path) == document, "the file that was written there is ignored"
@@ -78,6 +81,16 @@ def test_labelme_masks_in_one_folder_and_images_elsewhere(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "points", [[[4, 6], [30, 6], [30, 20], [4, 20]], [[30, 20], [4, 20], [4, 6], [30, 6]], [[30, 6], [4, 20]]]
+)
+def test_labelme_rectangles_of_two_and_four_corners(tmp_path, points):
+    (image,) = write_frames(tmp_path / "v", 1)
+    (tmp_path / "v" / "00000.json").write_text(labelme([shape("a", 1, points, "rectangle")], image))
+    (one,) = import_annotations(tmp_path)["annotations"]
+    assert one["bboxes"] == [[4, 6, 26, 14]] and one["areas"] == [26 * 14]
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"label": 5}, 'shape 0: "label" is a number; expected a string'),
@@ -87,6 +100,10 @@ def test_labelme_masks_in_one_folder_and_images_elsewhere(tmp_path):
         (
             {"points": [[1, 2], [3, 4], [5, 9e9]]},
             'shape 0: "points" is invalid: a polygon extends far beyond the frame',
+        ),
+        (
+            {"shape_type": "rectangle"},
+            'shape 0: "points" is a list of 3; expected the 2 opposite or all 4 corners of a rectangle',
         ),
         ({"shape_type": "mask"}, 'shape 0 has no "mask"'),
         ({"shape_type": "mask", "mask": "!"}, "shape 0: \"mask\" is '!'; expected a PNG image in base64"),
