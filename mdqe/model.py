@@ -45,7 +45,8 @@ class MDQE(PretrainedMixin, Network):
 
         Args:
             video: a path, glob, URL or camera that `mdqe.video.read.open_frames` opens; an array or tensor
-                (T, H, W, 3) uint8 RGB; or any iterable of (H, W, 3) frames. It is never held in memory as a whole.
+                (T, H, W, 3) uint8 RGB; or any iterable of frames, which are (H, W, 3) or paths of images. It is never
+                held in memory as a whole.
             score_threshold: minimum score of an instance.
             multi_label: use the benchmark protocol instead: return every (track, class) pair above 0.05, at least 10.
             output_size: (height, width) of the masks; None: the size of the frames.

@@ -120,38 +120,6 @@ class Frames:
         return image
 
 
-class ArrayFrames(Frames):
-    """Frames from memory: an array or tensor (T, H, W, 3), or any iterable of frames. They are not copied.
-
-    No thread reads them in advance.
-    """
-
-    threaded = False
-
-    def __init__(self, source: Any, name: str = "frames", **selection: Any) -> None:
-        super().__init__(name, **selection)
-        if self.start is not None or self.end is not None:
-            raise InputError("start and end are seconds; frames given as arrays have no times")
-        shape = getattr(source, "shape", None)
-        if shape is not None and (len(shape) != 4 or shape[-1] != 3):
-            raise VideoError(f"{name} have shape {tuple(shape)}; expected (T, H, W, 3)")
-        if shape is not None:
-            self.size = tuple(shape[1:3])
-        self.source = source
-        self.repeatable = not isinstance(source, Iterator)
-        self.count = -(-len(source) // self.every) if hasattr(source, "__len__") else None
-
-    def _items(self, start: Fraction) -> Iterator[tuple[None, Any]]:
-        for frame in self.source:
-            yield None, frame
-
-    def _load(self, item: Any) -> np.ndarray:
-        image = item.detach().cpu().numpy() if hasattr(item, "detach") else np.asarray(item)
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise VideoError(f"a frame is {image.dtype} of shape {image.shape}; expected uint8 of (H, W, 3), RGB")
-        return image
-
-
 def _seconds(value: float | None) -> Fraction | None:
     """The nearest simple fraction: 0.4 becomes 2/5, the exact time of frame 10 at 25 frames per second."""
     return None if value is None else Fraction(value).limit_denominator(1_000_000)

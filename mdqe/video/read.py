@@ -2,7 +2,7 @@
 
 import glob
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping, Set
 from contextlib import closing
 from fractions import Fraction
 from os import PathLike
@@ -12,13 +12,16 @@ from typing import Any, ClassVar
 import numpy as np
 
 from mdqe.video import is_address, local_file, require_av
-from mdqe.video.frames import ArrayFrames, Frames, TimedFrame, VideoError, require_regular
+from mdqe.video.arrays import ArrayFrames
+from mdqe.video.frames import Frames, TimedFrame, VideoError, require_regular
 from mdqe.video.images import ImageFrames, is_image
 
 __all__ = ["Frames", "LiveStream", "TimedFrame", "UntrustedVideo", "VideoError", "VideoFile", "open_frames"]
 
 OPEN_SECONDS, READ_SECONDS = 20.0, 60.0  # timeouts of network streams
 MAX_ASPECT = 16  # pixels that are wider or higher than this are an error of the file
+SOURCE = "a path, a URL, a camera number, an array (T, H, W, 3) uint8 or an iterable of frames"
+NO_FRAMES = (bytes, bytearray, memoryview, Mapping, Set)  # iterables whose items are no frames, or in no order
 TEXT_ART = ("tty", "bin", "xbin", "adf", "idf")  # libav renders text files with certain names as terminal output
 CONTAINERS = ("mov", "mp4", "matroska", "webm", "avi", "mpegts", "mpeg", "mpegvideo", "flv", "asf", "ogg", "gif")
 """Demuxers of files that contain their own frames. Others, such as playlists, make libav open further files and
@@ -32,18 +35,17 @@ def open_frames(
 
     Args:
         source: the path of a video file, of an image or of a folder of images (natural order); a glob of images; a
-            camera number; a URL; an array or tensor (T, H, W, 3) uint8 RGB; any iterable of (H, W, 3) uint8 frames; or
-            `Frames`, which are returned unchanged.
+            camera number; a URL; an array or tensor (T, H, W, 3) uint8 RGB; any iterable of frames, which are (H, W, 3)
+            uint8 RGB or paths of images, in this order; or `Frames`, which are returned unchanged.
         every: select every Nth frame.
         start, end: seconds from the beginning of the video; frames with start <= time < end are selected.
         ahead: the maximum number of frames that are decoded in advance.
 
     Raises:
         FileNotFoundError: there is no such file, or the glob matches no file.
-        VideoError: the source is not a video, or it contains no frames.
+        VideoError: the source is not a video, it contains no frames, or `source` has none of these types.
         InputError: an invalid selection, such as times for images.
         DependencyError: PyAV or pillow is not installed.
-        TypeError: `source` has none of these types.
     """
     selection: dict[str, Any] = {"every": every, "start": start, "end": end, "ahead": ahead}
     if isinstance(source, Frames):
@@ -51,8 +53,10 @@ def open_frames(
     if isinstance(source, int) and not isinstance(source, bool):
         return camera(source, **selection)
     if not isinstance(source, str | PathLike):
-        if not hasattr(source, "__iter__") and not hasattr(source, "__getitem__"):
-            raise TypeError(f"video is {type(source).__name__}; expected a path, an array or an iterable of frames")
+        iterable = hasattr(source, "__iter__") or hasattr(source, "__getitem__")
+        if not iterable or hasattr(source, "readline") or isinstance(source, NO_FRAMES):
+            single = "; segment_image takes a single image" if hasattr(source, "__array_interface__") else ""
+            raise VideoError(f"video is {type(source).__name__}; expected {SOURCE}{single}")
         return ArrayFrames(source, **selection)
     text, path = str(source), Path(source)
     if is_address(text):

@@ -1,7 +1,10 @@
 """Frames from images and arrays, and reading in advance."""
 
+import io
 import os
+import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -104,6 +107,68 @@ def test_frames_in_memory_pass_through(kind):
     assert frames.count == (None if kind == "generator" else 4)
     assert frames.size == (64, 96)
     assert open_frames(frames) is frames
+
+
+@pytest.mark.parametrize("kind", [list, tuple, iter])
+@pytest.mark.parametrize("as_path", [str, Path])
+def test_paths_of_images_are_read_in_their_order(tmp_path, kind, as_path):
+    for i in range(3):
+        Image.fromarray(picture(i)).save(tmp_path / f"{i}.png")
+    frames = open_frames(kind([as_path(tmp_path / f"{i}.png") for i in (2, 0, 1)]))
+    assert [number_of(image) for image in frames] == [2, 0, 1]
+
+
+def test_paths_that_are_no_images_are_named(tmp_path):
+    (tmp_path / "text.png").write_text("no image")
+    with pytest.raises(VideoError, match=r"text\.png cannot be read: not an image"):
+        list(open_frames([tmp_path / "text.png"]))
+    with pytest.raises(FileNotFoundError, match=r"none\.png"):
+        list(open_frames([tmp_path / "none.png"]))
+    with pytest.raises(VideoError, match="cannot be read"):
+        list(open_frames([tmp_path]))
+
+
+def test_pil_images_are_frames():
+    assert [number_of(image) for image in open_frames([Image.fromarray(picture(i)) for i in range(4)])] == [0, 1, 2, 3]
+
+
+SOURCE = r"; expected a path, a URL, a camera number, an array \(T, H, W, 3\) uint8 or an iterable of frames"
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        (b"the content of a file", f"^video is bytes{SOURCE}$"),
+        (bytearray(8), f"^video is bytearray{SOURCE}$"),
+        (memoryview(b"x"), f"^video is memoryview{SOURCE}$"),
+        (io.BytesIO(b"x"), f"^video is BytesIO{SOURCE}$"),
+        (io.StringIO("x"), f"^video is StringIO{SOURCE}$"),
+        ({"a.png": 1}, f"^video is dict{SOURCE}$"),
+        ({"a.png"}, f"^video is set{SOURCE}$"),
+        (1.5, f"^video is float{SOURCE}$"),
+        (True, f"^video is bool{SOURCE}$"),
+        (None, f"^video is NoneType{SOURCE}$"),
+        (Image.new("RGB", (8, 8)), f"^video is Image{SOURCE}; segment_image takes a single image$"),
+        (np.zeros((8, 9, 3), np.uint8), r"\(8, 9, 3\); expected \(T, H, W, 3\); segment_image takes a single image$"),
+        (torch.zeros(8, 9, 3, dtype=torch.uint8), "segment_image takes a single image$"),
+        ([b"a.png"], r"^a frame is bytes; expected uint8 of \(H, W, 3\), RGB, or the path of an image$"),
+        ([None], "^a frame is NoneType; expected uint8"),
+        ([[[1, 2, 3]], [[4, 5]]], "^a frame is list; expected uint8"),
+        (iter([open]), "^a frame is builtin_function_or_method; expected uint8"),
+    ],
+)
+def test_other_sources_are_one_line(source, says):
+    with pytest.raises(VideoError, match=says):
+        list(open_frames(source))
+
+
+def test_an_open_file_is_not_a_path(tmp_path):
+    Image.fromarray(picture(0)).save(tmp_path / "a.png")
+    for mode in ("rb", "r"):
+        with open(tmp_path / "a.png", mode) as file, pytest.raises(VideoError, match="expected a path"):
+            open_frames(file)
+    with tempfile.NamedTemporaryFile() as file, pytest.raises(VideoError, match="expected a path"):
+        open_frames(file)
 
 
 @pytest.mark.parametrize(
