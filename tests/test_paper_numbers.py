@@ -36,7 +36,7 @@ TOPICS = {
 }
 FILES = {
     "mdqe/modeling/query_init.py": ["query initialisation"],
-    "mdqe/modeling/decoder.py": ["decoder"],
+    "mdqe/modeling/decoder*.py": ["decoder"],
     "mdqe/modeling/preprocess.py": ["experiments"],
     "mdqe/modeling/*": ["architecture"],
     "mdqe/ops/attention.py": ["architecture", "decoder"],

@@ -16,7 +16,8 @@ import mdqe
 HEAVY = ("torch", "torchvision", "timm", "av", "scipy", "numpy", "safetensors", "huggingface_hub", "einops")
 # Others write against these names; removing one requires a new version of the library.
 PUBLIC = {
-    "mdqe": "MDQE MDQEConfig QueryInitializer O2IDecoderLayer TemporalCrossAttention InterInstanceMaskLoss ClipTargets "
+    "mdqe": "MDQE MDQEConfig QueryInitializer FrameQueries O2IDecoderLayer LayerValues Decoder DecoderState "
+    "TemporalCrossAttention InterInstanceMaskLoss ClipTargets "
     "ClipTracker VideoInstances MDQEImageProcessor "
     "checkpoint data errors evaluation export inference losses ops training video",
     "mdqe.data": "VideoClips PseudoClips SyntheticClips ClipAugmentation ClipSource MixedClips StepSampler collate "
@@ -24,7 +25,7 @@ PUBLIC = {
     "mdqe.evaluation": "evaluate evaluate_coco",
     "mdqe.export": "export_model",
     "mdqe.inference": "VideoSession ClipTracker MDQEImageProcessor",
-    "mdqe.losses": "Criterion DynamicMatcher InterInstanceMaskLoss PlainMaskLoss",
+    "mdqe.losses": "Criterion DynamicMatcher InterInstanceMaskLoss PlainMaskLoss scale_targets",
     "mdqe.ops": "KernelStatus MultiScaleDeformableAttention deform_attn deform_attn_fused kernel_status ms_deform_attn",
     "mdqe.training": "Trainer TrainingStep NonFiniteLossError StepDecay MovingAverage adamw initial_model "
     "recompute_activations replay synthetic_validation annotated_validation",

@@ -7,6 +7,7 @@ _HOME = {
     "DynamicMatcher": "mdqe.losses.matcher",
     "InterInstanceMaskLoss": "mdqe.losses.mask",
     "PlainMaskLoss": "mdqe.losses.mask",
+    "scale_targets": "mdqe.losses.targets",
 }
 
 __all__ = [*_HOME]

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from mdqe.boxes import refine, union
 from mdqe.modeling.encoder import SpatialShapes
 from mdqe.modeling.layers import MLP, Dropout
+from mdqe.modeling.shapes import check_levels, check_shapes
 from mdqe.ops.attention import MultiScaleDeformableAttention
 from mdqe.ops.library import deform_attn_fused
 
@@ -70,7 +71,14 @@ class TemporalCrossAttention(MultiScaleDeformableAttention):
 
         Returns:
             (B, Q, C).
+
+        Raises:
+            TypeError: an argument is not a tensor, or spatial_shapes is one.
+            ValueError: shapes that do not fit together; the message names the argument.
         """
+        sizes = {"C": (dim := self.output_proj.in_features), "H": self.num_heads, "C/H": dim // self.num_heads}
+        check_shapes(sizes, query=(query, "B Q C"), reference=(reference, "B Q 4"), value=(value, "B T′ N H C/H"))
+        check_levels(spatial_shapes, value.shape[2], "value")
         offsets, logits = self.sampling(query, reference)
         # The operator sees T·L levels, one per frame and scale; it finds each by its first row in value. The softmax
         # over L copies of the logits divides each weight by L, which averages over the scales.
@@ -90,10 +98,10 @@ class TemporalCrossAttention(MultiScaleDeformableAttention):
 
 
 class DecoderState(NamedTuple):
-    """The queries between two layers."""
+    """The queries before or after a layer: `layer(*state, …)`."""
 
     frame_queries: Tensor
-    """(B, T, Q, C)."""
+    """(B, T, Q, C); query k of every frame is the same object."""
     clip_queries: Tensor
     """(B, Q, C)."""
     boxes: Tensor
@@ -137,15 +145,17 @@ class O2IDecoderLayer(nn.Module):
         temporal: use temporal cross-attention (TCA); without it the clip queries only add the fused frame queries.
 
     Example:
-        Two clips of four frames with 100 queries, and tokens of two levels:
+        Two clips of four frames with 100 queries, and tokens of two levels. `Decoder` runs several layers and refines
+        the boxes between them.
 
         >>> import torch
-        >>> from mdqe import O2IDecoderLayer
+        >>> from mdqe import DecoderState, O2IDecoderLayer
         >>> layer, position_proj = O2IDecoderLayer(64, num_levels=2), torch.nn.Linear(2, 64)
         >>> shapes = ((12, 20), (6, 10))
-        >>> values = layer.project_values(torch.randn(2, 4, 12 * 20 + 6 * 10, 64))
-        >>> queries = torch.randn(2, 4, 100, 64), torch.randn(2, 100, 64)
-        >>> frame_queries, clip_queries = layer(*queries, torch.rand(2, 4, 100, 4), values, shapes, position_proj)
+        >>> tokens = torch.randn(2, 4, 12 * 20 + 6 * 10, 64)  # (B, T, N, C)
+        >>> boxes = torch.rand(2, 4, 100, 4)  # (B, T, Q, 4), cxcywh in [0, 1]
+        >>> state = DecoderState(torch.randn(2, 4, 100, 64), torch.randn(2, 100, 64), boxes)
+        >>> frame_queries, clip_queries = layer(*state, layer.project_values(tokens), shapes, position_proj)
         >>> frame_queries.shape, clip_queries.shape
         (torch.Size([2, 4, 100, 64]), torch.Size([2, 100, 64]))
     """
@@ -170,7 +180,13 @@ class O2IDecoderLayer(nn.Module):
         self.time_weights = nn.Linear(dim, 1)
 
     def project_values(self, memory: Tensor, padding_mask: Tensor | None = None) -> LayerValues:
-        """Project tokens (B, T, N, C) to this layer's values; padding_mask (B, N) is True where padded."""
+        """Project tokens (B, T, N, C) to this layer's values; padding_mask (B, N) is True where padded.
+
+        Raises:
+            TypeError, ValueError: arguments of another type or shape; the message names the argument.
+        """
+        optional = {} if padding_mask is None else {"padding_mask": (padding_mask, "B N")}
+        check_shapes({"C": self.time_weights.in_features}, memory=(memory, "B T N C"), **optional)
         mask = None if padding_mask is None else padding_mask[:, None]  # (B, 1, N)
         spatial = self.frame.cross_attn.project_value(memory, mask)
         tca = self.clip.cross_attn
@@ -192,14 +208,19 @@ class O2IDecoderLayer(nn.Module):
             clip_queries: (B, Q, C), from the layer before.
             boxes: (B, T, Q, 4), cxcywh in [0, 1] of the padded image.
             values: from `project_values`, of the same frames.
-            spatial_shapes: (h, w) of each level.
+            spatial_shapes: (h, w) of each of the L levels; their areas sum to N.
             position_proj: embeds box centres (…, 2) as positions (…, C); all layers share it.
 
         Returns:
             The new frame queries (B, T, Q, C) and clip queries (B, Q, C).
+
+        Raises:
+            TypeError: an argument is not a tensor, or spatial_shapes is one.
+            ValueError: shapes that do not fit together; the message names the argument.
         """
+        self._check(frame_queries, clip_queries, boxes, values, spatial_shapes)
         frame, clip, tca, clips = self.frame, self.clip, self.clip.cross_attn, boxes.shape[:2]  # clips = (B, T)
-        position = _embed_centers(position_proj, boxes).flatten(0, 1)  # (B·T, Q, C)
+        position = embed_centers(position_proj, boxes).flatten(0, 1)  # (B·T, Q, C)
         boxes = boxes.detach()  # a gradient reaches the boxes through their position embedding alone
 
         # Frame cross-attention: each frame query samples the tokens of its frame around its box. (B·T, Q, C)
@@ -220,7 +241,7 @@ class O2IDecoderLayer(nn.Module):
 
         # Clip cross-attention (TCA): each fused query samples the clip around the union of its boxes. (B, Q, C)
         box = self.clip_box(boxes)  # (B, Q, 4)
-        position = _embed_centers(position_proj, box)  # (B, Q, C)
+        position = embed_centers(position_proj, box)  # (B, Q, C)
         attended = fused if tca is None else tca(fused + position, box, values.temporal, spatial_shapes)
         x = clip.cross_norm(clip_queries + clip.dropout(attended))
 
@@ -231,63 +252,24 @@ class O2IDecoderLayer(nn.Module):
         # Clip MLP. (B, Q, C)
         return frame_queries, clip.mlp_norm(x + clip.dropout(clip.mlp(x)))
 
+    def _check(
+        self, frame_queries: Tensor, clip_queries: Tensor, boxes: Tensor, values: LayerValues, shapes: SpatialShapes
+    ) -> None:
+        """Check the shapes of the arguments of `forward`."""
+        attention = self.frame.cross_attn
+        dim, heads = self.time_weights.in_features, attention.num_heads
+        sizes = {"C": dim, "H": heads, "C/H": dim // heads}
+        queries = {"frame_queries": (frame_queries, "B T Q C"), "clip_queries": (clip_queries, "B Q C")}
+        named = {f"values.{name}": (x, "B T N H C/H") for name, x in values._asdict().items() if x is not None}
+        check_shapes(sizes, **queries, boxes=(boxes, "B T Q 4"), **named)
+        check_levels(shapes, values.spatial.shape[2], "values.spatial", attention.num_levels)
+
     def clip_box(self, boxes: Tensor) -> Tensor:
         """Return the union (B, Q, 4) of boxes (B, T, Q, 4) over the reference frames of TCA, or over all frames."""
         tca = self.clip.cross_attn
         if tca is not None:
             boxes = boxes[:, tca.reference_frames(boxes.shape[1], boxes.device)]
         return union(boxes, 1)
-
-
-class I2ODecoderLayer(O2IDecoderLayer):
-    """Instance to object, the baseline of the ablation: clip queries first, then the frames (paper Fig. 2a, Table 1a).
-
-    The parts are those of `O2IDecoderLayer` in another order. The frame level has no self-attention, and its queries
-    are copies of the clip queries: no frame query enters a layer. Arguments and call as in `O2IDecoderLayer`.
-    """
-
-    def __init__(self, dim: int = 256, **options: Any) -> None:
-        super().__init__(dim, **options)
-        del self.frame.self_attn, self.frame.self_norm
-
-    def forward(
-        self,
-        frame_queries: Tensor,
-        clip_queries: Tensor,
-        boxes: Tensor,
-        values: LayerValues,
-        spatial_shapes: SpatialShapes,
-        position_proj: nn.Linear,
-    ) -> tuple[Tensor, Tensor]:
-        """As `O2IDecoderLayer.forward`."""
-        frame, clip, tca, clips = self.frame, self.clip, self.clip.cross_attn, boxes.shape[:2]  # clips = (B, T)
-        frame_position = _embed_centers(position_proj, boxes)  # (B, T, Q, C)
-        boxes = boxes.detach()  # a gradient reaches the boxes through their position embedding alone
-        box = self.clip_box(boxes)  # (B, Q, 4)
-        position = _embed_centers(position_proj, box)  # (B, Q, C)
-
-        # Clip self-attention: the queries of a clip attend to each other. (B, Q, C)
-        query = clip_queries + position
-        attended = clip.self_attn(query, query, clip_queries, need_weights=False)[0]
-        clip_queries = clip.self_norm(clip_queries + clip.dropout(attended))
-
-        # Frame cross-attention: a copy of each clip query samples the tokens of every frame. (B·T, Q, C)
-        x, value = clip_queries[:, None].expand_as(frame_position).flatten(0, 1), values.spatial.flatten(0, 1)
-        attended = frame.cross_attn(x + frame_position.flatten(0, 1), boxes.flatten(0, 1), value, spatial_shapes)
-        sampled = frame.cross_norm(x + frame.dropout(attended)).unflatten(0, clips)  # (B, T, Q, C)
-
-        # Frame MLP. (B, T, Q, C)
-        frame_queries = frame.mlp_norm(sampled + frame.dropout(frame.mlp(sampled)))
-
-        # Fusion over time: as in the released code, the new queries weigh those after the cross-attention. (B, Q, C)
-        fused = (self.time_weights(frame_queries).softmax(1) * sampled).sum(1)
-
-        # Clip cross-attention (TCA): each fused query samples the clip around the union of its boxes. (B, Q, C)
-        attended = fused if tca is None else tca(fused + position, box, values.temporal, spatial_shapes)
-        x = clip.cross_norm(clip_queries + clip.dropout(attended))
-
-        # Clip MLP. (B, Q, C)
-        return frame_queries, clip.mlp_norm(x + clip.dropout(clip.mlp(x)))
 
 
 class Decoder(nn.Module):
@@ -298,6 +280,19 @@ class Decoder(nn.Module):
     Args:
         layers: each an `O2IDecoderLayer`, or each an `I2ODecoderLayer`.
         dim: channels [C].
+
+    Example:
+        Queries of two clips of four frames, from one level of tokens; `states[-1].boxes` are the boxes of the objects:
+
+        >>> import torch
+        >>> from mdqe import Decoder, O2IDecoderLayer, QueryInitializer
+        >>> query_init = QueryInitializer(64, num_classes=3, grid_size=5)
+        >>> decoder = Decoder([O2IDecoderLayer(64, num_levels=1) for _ in range(2)], 64)
+        >>> tokens, shapes = torch.randn(2, 4, 12 * 20, 64), ((12, 20),)
+        >>> queries = query_init(tokens, shapes)
+        >>> states = decoder(queries.content, queries.coords, decoder.project_values(tokens), shapes)
+        >>> len(states), states[-1].boxes.shape
+        (3, torch.Size([2, 4, 25, 4]))
     """
 
     def __init__(self, layers: list[O2IDecoderLayer], dim: int = 256) -> None:
@@ -327,7 +322,14 @@ class Decoder(nn.Module):
 
         Returns:
             The state after the warm-up and after each layer.
+
+        Raises:
+            TypeError: an argument is not a tensor.
+            ValueError: shapes that do not fit together, or not one entry of `values` per layer.
         """
+        check_shapes({"C": self.position_proj.out_features}, content=(content, "B T Q C"), coords=(coords, "B T Q 2"))
+        if len(values) != len(self.layers):
+            raise ValueError(f"values has {len(values)} entries, expected one for each of {len(self.layers)} layers")
         boxes = F.pad(coords, (0, 2), value=0.1)  # (B, T, Q, 4): a tenth of the image, around the point
         center = (content.shape[1] - 1) // 2
         states = [DecoderState(content, content[:, center], self._refine(boxes, content))]
@@ -341,6 +343,6 @@ class Decoder(nn.Module):
         return refine(boxes, self.box_head(self.norm(frame_queries)).to(boxes.dtype))
 
 
-def _embed_centers(position_proj: nn.Linear, boxes: Tensor) -> Tensor:
+def embed_centers(position_proj: nn.Linear, boxes: Tensor) -> Tensor:
     """Embed the centres of boxes (…, 4) as positions (…, C). Boxes are float32 beside activations of any type."""
     return position_proj(boxes[..., :2].to(position_proj.weight.dtype))

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from mdqe.config import MDQEConfig
 from mdqe.modeling.backbone import Backbone
-from mdqe.modeling.decoder import Decoder, DecoderState, I2ODecoderLayer, LayerValues, O2IDecoderLayer
+from mdqe.modeling.decoder import Decoder, DecoderState, LayerValues, O2IDecoderLayer
+from mdqe.modeling.decoder_i2o import I2ODecoderLayer
 from mdqe.modeling.encoder import Encoder, SpatialShapes, Tokens
 from mdqe.modeling.layers import MLP
 from mdqe.modeling.mask_head import MaskHead, mask_logits

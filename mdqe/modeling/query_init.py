@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from mdqe.modeling.encoder import SpatialShapes
 from mdqe.modeling.layers import MLP
+from mdqe.modeling.shapes import check_levels, check_shapes
 from mdqe.ops.library import deform_attn
 from mdqe.ops.reference import widen
 
@@ -23,9 +24,9 @@ class FrameQueries(NamedTuple):
     coords: Tensor
     """(B, T, Q, 2), xy in [0, 1] of the padded image."""
     embeddings: Tensor | None
-    """(B, T, Q, E), which association compares; None for learned queries."""
+    """(B, T, Q, E), which association compares; None for learned queries. `init_reid`, `init_reid_aux` train them."""
     activation: Tensor | None
-    """(B, T, K, h, w) class logits at stride 8; None for learned queries."""
+    """(B, T, K, h, w) class logits of the first level; None for learned queries. `init_sem` trains them."""
 
 
 class QueryInitializer(nn.Module):
@@ -35,6 +36,10 @@ class QueryInitializer(nn.Module):
     is sampled there from the encoder's tokens. `associate` then aligns the queries of a clip's frames, so that query k
     of every frame is the same object.
 
+    Both outputs that choose queries need losses of their own, because no gradient passes through the choice: `init_sem`
+    trains `activation`, and `init_reid` and `init_reid_aux` train `embeddings`.
+    `mdqe.losses.Criterion.query_init_losses` computes all three.
+
     Args:
         dim: channels of the tokens [C].
         num_classes: categories of the activation map [K].
@@ -43,6 +48,18 @@ class QueryInitializer(nn.Module):
 
     Attributes:
         plain_operator: sample with standard operators, as in `MultiScaleDeformableAttention`.
+
+    Example:
+        Two clips of four frames, with tokens of two levels:
+
+        >>> import torch
+        >>> from mdqe import QueryInitializer
+        >>> query_init = QueryInitializer(64, num_classes=3, grid_size=5, embed_dim=16)
+        >>> queries = query_init(torch.randn(2, 4, 12 * 20 + 6 * 10, 64), ((12, 20), (6, 10)))
+        >>> queries.content.shape, queries.coords.shape
+        (torch.Size([2, 4, 25, 64]), torch.Size([2, 4, 25, 2]))
+        >>> queries.embeddings.shape, queries.activation.shape
+        (torch.Size([2, 4, 25, 16]), torch.Size([2, 4, 3, 12, 20]))
     """
 
     plain_operator = False
@@ -57,12 +74,31 @@ class QueryInitializer(nn.Module):
     def forward(
         self, memory: Tensor, spatial_shapes: SpatialShapes, association_window: float | None = 2.5
     ) -> FrameQueries:
-        """Tokens (B, T, N, C) → queries associated across the T frames, or not associated if the window is None."""
+        """Select queries, and associate them across the T frames unless the window is None.
+
+        Args:
+            memory: tokens (B, T, N, C) of all levels.
+            spatial_shapes: (h, w) of each level, the finest first; their areas sum to N.
+            association_window: cells that an object may move per frame.
+
+        Returns:
+            The queries; embeddings and activation are those before the association.
+
+        Raises:
+            TypeError, ValueError: as in `select`.
+        """
         queries = self.select(memory, spatial_shapes)
         return queries if association_window is None else self.associate(queries, association_window)
 
     def select(self, memory: Tensor, spatial_shapes: SpatialShapes) -> FrameQueries:
-        """Select the queries of each frame from tokens (B, T, N, C), the stride-8 level first."""
+        """Select the queries of each frame from tokens (B, T, N, C), the finest level first (in MDQE, stride 8).
+
+        Raises:
+            TypeError: memory is not a tensor, or spatial_shapes is one.
+            ValueError: shapes that do not fit together; the message names the argument.
+        """
+        check_shapes({"C": self.embedding_head.last.in_features}, memory=(memory, "B T N C"))
+        check_levels(spatial_shapes, memory.shape[2], "memory")
         h, w = spatial_shapes[0]
         tokens = rearrange(memory, "b t n c -> (b t) n c")
         logits = self.activation_head(tokens[:, : h * w])  # (B·T, h·w, K)
@@ -101,11 +137,16 @@ class QueryInitializer(nn.Module):
             Queries with the content and coords of the matches; embeddings and activation are those of `queries`.
 
         Raises:
-            ValueError: the queries have no embeddings.
+            ValueError: the queries have no embeddings, or another shape than those of `select`.
         """
         embeddings = queries.embeddings
         if embeddings is None:
             raise ValueError("queries have no embeddings, expected those of QueryInitializer.select")
+        parts = {"content": "B T Q C", "coords": "B T Q 2", "embeddings": "B T Q E"}
+        check_shapes(
+            {"Q": self.grid_size**2},
+            **{f"queries.{name}": (getattr(queries, name), axes) for name, axes in parts.items()},
+        )
         frames = embeddings.shape[1]
         center = (frames - 1) // 2
         similarity = torch.einsum("btqe,bke->btkq", embeddings, embeddings[:, center])  # (B, T, k, q)

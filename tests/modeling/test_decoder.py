@@ -12,7 +12,8 @@ from torch.nn import functional as F
 import mdqe.modeling.decoder
 from mdqe import O2IDecoderLayer, TemporalCrossAttention
 from mdqe.boxes import inverse_sigmoid, union
-from mdqe.modeling.decoder import Decoder, DecoderState, I2ODecoderLayer
+from mdqe.modeling.decoder import Decoder, DecoderState
+from mdqe.modeling.decoder_i2o import I2ODecoderLayer
 
 SHAPES = ((4, 6), (2, 3))
 TOKENS = 4 * 6 + 2 * 3

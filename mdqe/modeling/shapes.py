@@ -1,0 +1,54 @@
+"""Checks of the shapes of arguments, for parts that are used outside of the network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def check_shapes(sizes: dict[str, int], **tensors: tuple[Any, str]) -> None:
+    """Check that the sizes of tensors fit together. Compiled code does not check them.
+
+    Args:
+        sizes: the known sizes by the names of the axes. The sizes of other axes are those of the first tensor that has
+            them; they are added.
+        **tensors: the tensors with the names of their axes, such as `boxes=(boxes, "B T Q 4")`.
+
+    Raises:
+        TypeError: an argument is not a tensor.
+        ValueError: a tensor has another shape; the message names the tensor.
+    """
+    if torch.compiler.is_compiling():
+        return
+    for name, (x, axes) in tensors.items():
+        names = axes.split()
+        form = f"({', '.join(names)})"
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{name} is a {type(x).__name__}, expected a tensor {form}")
+        expected = [int(axis) if axis.isdigit() else sizes.get(axis, axis) for axis in names]
+        if x.ndim != len(names) or any(e not in (axis, s) for e, axis, s in zip(expected, names, x.shape, strict=True)):
+            known = f"({', '.join(map(str, expected))})"
+            raise ValueError(f"{name} is {tuple(x.shape)}, expected {form}{'' if known == form else f' = {known}'}")
+        sizes.update(zip(names, x.shape, strict=True))
+
+
+def check_levels(spatial_shapes: Any, tokens: int, name: str, num_levels: int | None = None) -> None:
+    """Check the (h, w) of each level against the number of tokens of the tensor `name`. Compiled code does not.
+
+    Raises:
+        TypeError: spatial_shapes is a tensor.
+        ValueError: another number of levels than `num_levels`, or of tokens.
+    """
+    if torch.compiler.is_compiling():
+        return
+    if isinstance(spatial_shapes, Tensor):
+        raise TypeError("spatial_shapes is a tensor, expected a tuple of (h, w), whole numbers")
+    if num_levels is not None and len(spatial_shapes) != num_levels:
+        raise ValueError(f"spatial_shapes has {len(spatial_shapes)} levels, expected num_levels={num_levels}")
+    total = sum(h * w for h, w in spatial_shapes)
+    if total != tokens:
+        raise ValueError(
+            f"spatial_shapes {tuple(spatial_shapes)} adds up to {total} tokens, but {name} has N = {tokens}"
+        )
