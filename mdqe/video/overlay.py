@@ -112,6 +112,7 @@ def draw_queries(image: np.ndarray, points: np.ndarray, track_ids: np.ndarray) -
     draw = ImageDraw.Draw(canvas)
     height, width = image.shape[:2]
     radius = max(3.0, min(height, width) / 80)
+    ring = max(1.0, radius / 5)
     for i in np.argsort(track_ids >= 0, kind="stable"):
         x, y = float(points[i, 0]) * width, float(points[i, 1]) * height
         if not (0 <= x < width and 0 <= y < height):
@@ -119,8 +120,8 @@ def draw_queries(image: np.ndarray, points: np.ndarray, track_ids: np.ndarray) -
         led = track_ids[i] >= 0
         color, reach = (track_color(int(track_ids[i])), radius) if led else (GREY, radius * 0.5)
         if led:
-            draw.circle((x, y), reach + 2.0, fill=(0, 0, 0))
-            draw.circle((x, y), reach + 1.0, fill=(255, 255, 255))
+            draw.circle((x, y), reach + 2 * ring, fill=(0, 0, 0))
+            draw.circle((x, y), reach + ring, fill=(255, 255, 255))
         draw.circle((x, y), reach, fill=color)
     return np.array(canvas)
 
@@ -193,7 +194,8 @@ def draw_names(
     canvas = Image.fromarray(image)
     draw = ImageDraw.Draw(canvas)
     height, width = image.shape[:2]
-    face = font(max(11, round(min(height, width) / 30)))
+    edge = min(height, width)
+    face = font(max(8, min(11, edge // 13), round(edge / 30)))  # 11 pixels, or less where these cover too much
     ascent, descent = face.getmetrics()
     tall, margin = ascent + descent + 2, max(2, ascent // 5)
     taken: list[tuple[float, float, float, float]] = []

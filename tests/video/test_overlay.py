@@ -134,6 +134,30 @@ def test_labels_stay_inside_and_apart():
         assert painted[top:bottom, left:right].mean() > 0.5
 
 
+def drawn_sizes(height: int) -> dict[str, int]:
+    """Heights in pixels of what is drawn on a frame of 16:9: the label, the outline, and the dot of a query."""
+    size = (height, height * 16 // 9)
+    mask = np.zeros((1, 1, *size), bool)
+    mask[..., height // 2 : height // 4 * 3, height // 2 : height] = True
+    result = VideoInstances.from_masks([0.9], [0], [3], mask, categories=("dog",))
+    image = np.zeros((*size, 3), np.uint8)
+    plain, named = draw_result(image, result, 0, labels=False), draw_result(image, result, 0)
+    label = np.flatnonzero((named != plain).any(axis=(1, 2)))
+    column = (plain[:, height * 3 // 4] == track_color(3)).all(axis=1)
+    dots = overlay.draw_queries(image, np.array([[0.5, 0.5]]), np.array([3]))
+    return {"label": len(label), "outline": int(column.sum()) // 2, "dot": int((dots != 0).any(axis=(1, 2)).sum())}
+
+
+def test_marks_scale_with_the_frame():
+    normal, large = drawn_sizes(360), drawn_sizes(2160)
+    assert {name: large[name] / normal[name] for name in normal} == pytest.approx(
+        {"label": 6, "outline": 6, "dot": 6}, rel=0.2
+    )
+    assert 0.035 < normal["label"] / 360 < 0.06
+    assert 8 <= drawn_sizes(64)["label"] < 16
+    assert drawn_sizes(120)["label"] / 120 < 0.12, "on a small frame, labels are readable and cover little"
+
+
 def test_labels_name_category_track_and_score(monkeypatch):
     drawn = []
     monkeypatch.setattr(overlay, "draw_names", lambda image, names, *rest: drawn.extend(names) or image)
