@@ -15,7 +15,10 @@ from mdqe.video.frames import Frames, VideoError, require_regular
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".jp2", ".png", ".bmp", ".webp", ".tif", ".tiff", ".tga", ".ppm", ".pgm",
+    ".pnm",
+)  # fmt: skip
 
 
 def is_image(path: Path) -> bool:

@@ -6,6 +6,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -53,12 +54,68 @@ def test_images_of_every_mode_become_rgb(tmp_path, mode):
         assert np.abs(read.astype(int) - np.asarray(plain)).max() <= 2
 
 
-def test_the_exif_orientation_is_applied(tmp_path):
+ORIENTATIONS = {  # EXIF's number, and how the stored pixels become those that are displayed
+    1: lambda image: image,
+    2: lambda image: image[:, ::-1],
+    3: lambda image: image[::-1, ::-1],
+    4: lambda image: image[::-1],
+    5: lambda image: image.transpose(1, 0, 2),
+    6: lambda image: np.rot90(image, -1),
+    7: lambda image: image[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda image: np.rot90(image, 1),
+}
+
+
+@pytest.mark.parametrize("number", ORIENTATIONS)
+@pytest.mark.parametrize("name", ["x.png", "x.webp", "x.tif", "x.jpg", "x.jfif", "x.mpo"])
+def test_the_exif_orientation_is_applied(tmp_path, number, name):
     exif = Image.Exif()
-    exif[0x0112] = 6  # a quarter turn clockwise
-    Image.fromarray(picture(3)).save(tmp_path / "x.png", exif=exif)
+    exif[0x0112] = number
+    quality = {".png": {}, ".tif": {}, ".webp": {"lossless": True}}.get(name[1:], {"quality": 95, "subsampling": 0})
+    Image.fromarray(picture(3)).save(tmp_path / name, exif=exif, **quality)
+    (read,) = open_frames(tmp_path / name)
+    expected = ORIENTATIONS[number](picture(3))
+    assert read.shape == expected.shape
+    assert np.abs(read.astype(int) - expected).mean() < 4
+
+
+def test_colours_of_a_transparent_palette_are_kept(tmp_path):
+    image = Image.fromarray(picture(3)).quantize(4)
+    image.save(tmp_path / "x.png", transparency=0)
+    assert Image.open(tmp_path / "x.png").info == {"transparency": 0}
     (read,) = open_frames(tmp_path / "x.png")
-    assert np.array_equal(read, np.rot90(picture(3), -1))
+    assert np.array_equal(read, np.asarray(image.convert("RGB")))
+
+
+def test_sixteen_bits_per_colour_become_eight(tmp_path):
+    with av.open(str(tmp_path / "x.png"), "w", format="image2") as container:
+        stream = container.add_stream("png", rate=1)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "rgb48be"
+        frame = av.VideoFrame.from_ndarray(picture(3).astype(np.uint16) * 257, format="rgb48le")
+        container.mux(stream.encode(frame.reformat(format="rgb48be")))
+        container.mux(stream.encode(None))
+    assert (tmp_path / "x.png").read_bytes()[24] == 16  # bits in the header
+    (read,) = open_frames(tmp_path / "x.png")
+    assert np.abs(read.astype(int) - picture(3)).max() <= 1
+
+
+def test_previews_of_a_photograph_are_not_frames(tmp_path):
+    images = [Image.fromarray(picture(i)) for i in (3, 9)]
+    images[0].save(tmp_path / "x.jpg", format="MPO", save_all=True, append_images=images[1:], quality=95)
+    assert Image.open(tmp_path / "x.jpg").n_frames == 2
+    assert [number_of(image) for image in open_frames(tmp_path / "x.jpg")] == [3]
+
+
+@pytest.mark.parametrize("name", ["x.gif", "x.apng"])
+def test_animations_are_videos(tmp_path, name):
+    images = [Image.fromarray(picture(i)) for i in range(4)]
+    kind = {"x.gif": "GIF", "x.apng": "PNG"}[name]
+    images[0].save(tmp_path / name, format=kind, save_all=True, append_images=images[1:], duration=[100, 200, 500, 300])
+    frames = open_frames(tmp_path / name)
+    timed = list(frames.timed())
+    assert [number_of(frame.image) for frame in timed] == [0, 1, 2, 3]
+    assert [float(frame.time) for frame in timed] == pytest.approx([0, 0.1, 0.3, 0.8])
+    assert float(frames.finish) == pytest.approx(1.1)
 
 
 def test_images_of_changing_size_are_an_error_that_names_the_frame(tmp_path):
