@@ -7,7 +7,9 @@ limits the instruction set of the CPU kernels, as it does for PyTorch's own.
 
 import ctypes
 import json
+import multiprocessing
 import os
+import shlex
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,6 +83,19 @@ def _load_all() -> tuple[ctypes.CDLL | None, KernelStatus]:
     handle.mdqe_limit_cpu_kernels.restype = ctypes.c_char_p
     cuda, cuda_text = (False, "plain PyTorch (this torch has no CUDA)") if torch.version.cuda is None else _load("cuda")
     return handle, KernelStatus("", cuda_text, ("cpu", "cuda") if cuda else ("cpu",))
+
+
+def unexpected_fallback() -> str | None:
+    """A warning if kernels are not used although a user may expect them: a library that does not load, or sources in
+    which no build is on record. None if a user disabled them, or an installation without them reported why.
+    """
+    if "cpu" in _status.compiled or os.environ.get("MDQE_DISABLE_EXT") == "1":
+        return None
+    checkout = (PACKAGE.parent / "csrc").is_dir()
+    if find_library("_C_cpu") is None and not (checkout and not (PACKAGE / "_build.json").exists()):
+        return None
+    remedy = f"build them with: pip install -e {shlex.quote(str(PACKAGE.parent))}" if checkout else "install mdqe again"
+    return f"{PACKAGE} runs without compiled kernels, which is slow: {_status.cpu}; {remedy}"
 
 
 def limit_cpu(capability: str | None) -> str:
@@ -211,3 +226,5 @@ if _handle is not None:
     _registrations = _register()  # must live as long as the module, or PyTorch drops the rules
     _name = limit_cpu(os.environ.get("ATEN_CPU_CAPABILITY"))
     _status = KernelStatus(f"{_name} kernels ({why_not_built('cpu')})", _status.cuda, _status.compiled)
+if (_text := unexpected_fallback()) and multiprocessing.parent_process() is None:  # workers would repeat it
+    warnings.warn_explicit(_text, UserWarning, "mdqe", 1)  # one line, because "mdqe" has no source to show
