@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mdqe.errors import InputError
+from mdqe.video.frames import require_regular
 from mdqe.video.images import load_image
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def _problem(image: tuple[Path, tuple[int, int]]) -> tuple[str, str] | None:
 
     path, size = image
     try:
+        require_regular(path)
         with path.open("rb") as file, Image.open(file) as opened:
             width, height = opened.size
             if "exif" in opened.info and opened.getexif().get(0x112) in _TURNED:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from mdqe.annotations.files import DataFiles, find_data
@@ -37,6 +38,8 @@ class DataSet(NamedTuple):
 def split_ratio(name: str) -> tuple[str, float]:
     """The name of a set and the ratio in which it is drawn: "videos.json:0.75" → "videos.json", 0.75; 1 by default.
 
+    A number after a colon is not a ratio if it ends the name of a file or a folder, such as "2026-11-28T12:30".
+
     Raises:
         InputError: the ratio is not positive.
     """
@@ -45,7 +48,8 @@ def split_ratio(name: str) -> tuple[str, float]:
         ratio = float(tail)
     except ValueError:
         return name, 1.0
-    if not colon:
+    paths = (name, name.rpartition("@")[2])  # of the annotations, or of the images in FILE@IMAGES
+    if not colon or any(Path(path).expanduser().exists() for path in paths):
         return name, 1.0
     if not 0 < ratio < float("inf"):
         raise InputError(f"{name}: the ratio is {tail}, expected a positive number")

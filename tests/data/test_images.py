@@ -1,5 +1,7 @@
 """Image files of every kind that training meets, and the problems that are found beforehand."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -64,3 +66,13 @@ def test_problems(files, tmp_path):
     for name, message in (("cut.jpg", "truncated"), ("text.jpg", "not an image"), ("none.jpg", "is missing")):
         with pytest.raises(InputError, match=rf"{name} .*{message}"):
             read_image(tmp_path / name)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.skipif(os.name != "posix", reason="needs pipes of POSIX")
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (problem,) = image_problems([(tmp_path / "pipe.jpg", (40, 60))])
+    assert problem is not None and "is a device, a pipe or a socket" in problem[1]
+    with pytest.raises(InputError, match="is a device, a pipe or a socket"):
+        read_image(tmp_path / "pipe.jpg")

@@ -1,5 +1,7 @@
 """Data sets by name, their files, and the categories of several sets."""
 
+import os
+
 import annotated_sets as sets
 import pytest
 import torch
@@ -25,6 +27,20 @@ from mdqe.training.sources import Categories, find_annotations, open_data, split
 )
 def test_ratios(name, expected):
     assert split_ratio(name) == expected
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names that only POSIX allows")
+def test_a_number_at_the_end_of_a_path_is_no_ratio(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("2026-11-28T12:30", "run:1", "images:5"):
+        assert split_ratio(name) == (name.rpartition(":")[0], float(name.rpartition(":")[2]))
+        (tmp_path / name).mkdir()
+        assert split_ratio(name) == (name, 1.0)
+        assert split_ratio(f"{name}:0.5") == (name, 0.5)
+    assert split_ratio("a.json@images:5") == ("a.json@images:5", 1.0)
+    assert split_ratio("a.json@images:5:2") == ("a.json@images:5", 2.0)
+    sets.write_videos(tmp_path / "run:1", videos=1)
+    assert find_annotations("run:1").images.samefile(tmp_path / "run:1" / "JPEGImages")
 
 
 @pytest.mark.parametrize("name", ["a:0", "a:-1", "a:nan", "a:inf"])
