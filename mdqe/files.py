@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from mdqe.errors import InputError
 
@@ -75,6 +75,19 @@ def partial_path(path: str | Path) -> Path:
     return path.with_name(f"{path.stem}.partial{path.suffix}")
 
 
+def new_partial(path: str | Path) -> Path:
+    """The partial path of `path` for a new file. A file or link there, as of an interrupted run, is removed.
+
+    Raises:
+        OSError: there is a folder, a device, a pipe or a socket, or the file cannot be removed.
+    """
+    partial = partial_path(path)
+    if not partial.is_symlink():
+        regular_target(partial)
+    partial.unlink(missing_ok=True)  # writing through a link would change another file
+    return partial
+
+
 @contextmanager
 def whole_file(path: str | Path, *, durable: bool = False) -> Iterator[Path]:
     """Yield the partial path to write. Afterwards rename it to `path`, or remove it if the block raised an error.
@@ -88,7 +101,7 @@ def whole_file(path: str | Path, *, durable: bool = False) -> Iterator[Path]:
         OSError: the file cannot be written or renamed, or `path` is a folder, a device or a pipe; names `path`.
     """
     target = regular_target(path)
-    partial = partial_path(target)
+    partial = new_partial(target)
     try:
         yield partial
         if durable:
@@ -102,6 +115,27 @@ def whole_file(path: str | Path, *, durable: bool = False) -> Iterator[Path]:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def whole_binary_file(path: str | Path, *, durable: bool = False) -> Iterator[BinaryIO]:
+    """As `whole_file`, but yield the open file. For writers of torch, which raise a RuntimeError after an OSError."""
+    with whole_file(path, durable=durable) as partial, partial.open("wb") as file:
+        try:
+            yield file
+        except RuntimeError as error:
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
+
+
+@contextmanager
+def named_errors(path: str | Path) -> Iterator[None]:
+    """Add the path to an OSError of the block that names no file."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise type(error)(error.errno, error.strerror or str(error), str(path)) from error
 
 
 def regular_target(path: str | Path) -> Path:

@@ -1,5 +1,6 @@
 """Reading JSON files, and writing files through links, devices and pipes."""
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mdqe.errors import InputError
-from mdqe.files import parse_json, read_json, whole_file
+from mdqe.files import named_errors, parse_json, read_json, whole_binary_file, whole_file
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="needs POSIX")
 
@@ -103,3 +104,54 @@ def test_a_folder_is_no_file(tmp_path):
     with pytest.raises(IsADirectoryError, match="is a folder") as caught, whole_file(tmp_path) as partial:
         partial.write_text("x")
     assert caught.value.filename == str(tmp_path)
+
+
+@POSIX
+@pytest.mark.timeout(10)
+def test_a_link_or_a_pipe_at_the_partial_path(tmp_path):
+    """Writing through the link would change another file, and opening the pipe would wait for ever."""
+    other, partial = tmp_path / "other.txt", tmp_path / "file.partial.txt"
+    other.write_text("mine")
+    for link in (Path.symlink_to, Path.hardlink_to):
+        link(partial, other)
+        with whole_file(tmp_path / "file.txt") as path:
+            path.write_text("new")
+        assert other.read_text() == "mine" and (tmp_path / "file.txt").read_text() == "new"
+        assert sorted(os.listdir(tmp_path)) == ["file.txt", "other.txt"]
+    partial.symlink_to(tmp_path / "nowhere")
+    with whole_file(tmp_path / "file.txt") as path:
+        path.write_text("newer")
+    assert sorted(os.listdir(tmp_path)) == ["file.txt", "other.txt"]
+    os.mkfifo(partial)
+    with pytest.raises(OSError, match="a device, a pipe or a socket") as caught, whole_file(tmp_path / "file.txt"):
+        pass
+    assert caught.value.filename == str(partial) and stat.S_ISFIFO(partial.stat().st_mode)
+    assert (tmp_path / "file.txt").read_text() == "newer"
+
+
+def test_a_folder_at_the_partial_path(tmp_path):
+    (tmp_path / "file.partial.txt").mkdir()
+    with pytest.raises(IsADirectoryError) as caught, whole_file(tmp_path / "file.txt"):
+        pass
+    assert caught.value.filename == str(tmp_path / "file.partial.txt")
+
+
+def test_errors_get_the_name_of_the_file(tmp_path):
+    with pytest.raises(OSError, match="No space left") as caught, named_errors(tmp_path / "file.txt"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path / "file.txt"))
+    with pytest.raises(PermissionError) as denied, named_errors(tmp_path / "file.txt"):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "other.txt")
+    assert denied.value.filename == "other.txt"
+
+
+def test_a_writer_that_hides_the_error_of_the_system(tmp_path):
+    """torch's writer raises a RuntimeError while it closes a file after an OSError."""
+    with pytest.raises(OSError, match="No space left") as caught, whole_binary_file(tmp_path / "file.pt"):
+        try:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        finally:
+            raise RuntimeError("unexpected pos")
+    assert caught.value.filename == str(tmp_path / "file.pt") and os.listdir(tmp_path) == []
+    with pytest.raises(RuntimeError, match="a bug"), whole_binary_file(tmp_path / "file.pt"):
+        raise RuntimeError("a bug")

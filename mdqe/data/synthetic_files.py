@@ -11,7 +11,7 @@ from mdqe.annotations.masks import frame_lists
 from mdqe.data.scene import DIFFICULTIES, Difficulty
 from mdqe.data.synthetic import CATEGORIES, Drawing, draw_video
 from mdqe.errors import InputError
-from mdqe.files import partial_path
+from mdqe.files import named_errors, partial_path
 from mdqe.results import rle
 
 IMAGES, ANNOTATIONS, VIDEOS = "JPEGImages", "annotations.json", "videos"
@@ -108,7 +108,8 @@ def _write(
             parts = (draw(index, start) for start in range(0, video["length"], _PART))
             annotations += yield from _write_video(partial, video, parts, fps)
         document["annotations"] = _numbered(annotations)
-        (partial / ANNOTATIONS).write_text(json.dumps(document, separators=(",", ":")))
+        with named_errors(folder / ANNOTATIONS):
+            (partial / ANNOTATIONS).write_text(json.dumps(document, separators=(",", ":")))
         if folder.exists():
             folder.rmdir()  # it is empty; not every system can replace it by renaming
         partial.replace(folder)
@@ -138,7 +139,8 @@ def _write_video(
         for part in parts:
             annotated.append(_annotate(part))
             for frame, path in zip(part.frames, remaining, strict=False):
-                Image.fromarray(frame).save(folder / path, **options)
+                with named_errors(folder / path):
+                    Image.fromarray(frame).save(folder / path, **options)
                 if writer is not None:
                     writer.write(frame)
                 yield path

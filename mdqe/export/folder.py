@@ -15,7 +15,7 @@ import torch
 from mdqe import __version__
 from mdqe.errors import DependencyError, InputError
 from mdqe.export.programs import Traced, trace
-from mdqe.files import check_writable, whole_file
+from mdqe.files import check_writable, whole_binary_file, whole_file
 from mdqe.model import MDQE
 
 FORMATS = {"torch": ".pt2", "onnx": ".onnx"}
@@ -66,8 +66,8 @@ def export_model(
                     f"{folder / file} differs from the model by {max(errors.values()):.0e}: try another opset"
                 )
         else:
-            with whole_file(folder / file) as path:
-                torch.export.save(traced.program, path)
+            with whole_binary_file(folder / file) as opened:
+                torch.export.save(traced.program, opened)
         description[traced.name] = {"file": file, **_signature(traced)}
     with whole_file(folder / DESCRIPTION_FILE) as path:
         path.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from mdqe.errors import InputError
-from mdqe.files import whole_file
+from mdqe.files import whole_binary_file
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
@@ -22,11 +22,8 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
     Raises:
         OSError: for example, the disk is full; the message names the file.
     """
-    with whole_file(path, durable=True) as partial, partial.open("wb") as file:
-        try:
-            torch.save(state, file)
-        except RuntimeError as error:  # torch's writer raises it while it closes the file after an OSError
-            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
+    with whole_binary_file(path, durable=True) as file:
+        torch.save(state, file)
 
 
 def load_state(path: Path) -> dict[str, Any]:

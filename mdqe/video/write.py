@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mdqe.errors import InputError
-from mdqe.files import partial_path, regular_target
+from mdqe.files import new_partial, regular_target
 from mdqe.video import local_file, require_av
 
 AUDIBLE = Fraction(1, 10)  # seconds; encoders add shorter ones before the first sample
@@ -56,7 +56,7 @@ class VideoWriter:
         if fps <= 0:
             raise InputError(f"fps is {fps}; expected more than 0")
         self.path, self._target = Path(path), regular_target(path)
-        self.partial = partial_path(self._target)
+        self.partial = new_partial(self._target)
         self.fps = Fraction(fps).limit_denominator(1 << 20)
         self.end: Fraction | None = None
         self.notes: list[str] = []

@@ -115,7 +115,7 @@ def write_folder(model: nn.Module, config: MDQEConfig, folder: Path, source: str
 
 
 def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """Write contiguous tensors atomically as a safetensors file.
+    """Write contiguous tensors atomically as a safetensors file. The same tensors and metadata give the same bytes.
 
     Raises:
         OSError: the file cannot be written, or the disk is full.
@@ -127,7 +127,19 @@ def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, st
             save_file(tensors, partial, metadata=metadata)
         except SafetensorError as error:
             raise _as_os_error(error) from error
+        _sort_metadata(partial)
         partial.chmod(mode)  # safetensors creates a file that other users cannot read
+
+
+def _sort_metadata(path: Path) -> None:
+    """Sort the metadata in the header of a safetensors file. The library writes them in a random order."""
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        file.seek(8)
+        file.write(text.ljust(size))  # the format pads with spaces
 
 
 def _check_fit(found: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]], origin: str | Path) -> None:

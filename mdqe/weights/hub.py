@@ -13,6 +13,7 @@ from torch import nn
 from mdqe.checkpoint import inflate_temporal
 from mdqe.config import MDQEConfig
 from mdqe.errors import InputError
+from mdqe.files import whole_file
 from mdqe.weights.folder import CONFIG_FILE, WEIGHTS_FILE, SkipRandomInit, fill, read_config, read_weights, write_folder
 from mdqe.weights.source import PROGRAMMING_ERRORS, explain_hub_error, open_source
 
@@ -180,7 +181,8 @@ class PretrainedMixin(
     def _write(self, folder: Path, model_id: str, source: str | None) -> None:
         write_folder(self, self.config, folder, source)
         if not (folder / CARD_FILE).exists():
-            self.generate_model_card(model_id, source).save(folder / CARD_FILE)
+            with whole_file(folder / CARD_FILE) as partial:
+                self.generate_model_card(model_id, source).save(partial)
 
     def generate_model_card(self, model_id: str = "FOLDER", source: str | None = None) -> ModelCard:
         """The model card: a description of the model, its categories and its use."""

@@ -1,6 +1,9 @@
 """Saving models to folders, and strict loading."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +12,7 @@ from hub_client import SmallModel, digest
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
+import mdqe
 from mdqe import MDQE, MDQEConfig
 from mdqe.config import FORMAT_VERSION
 
@@ -289,3 +293,36 @@ def test_weights_that_are_not_finite_numbers(folder, value):
     save_file(tensors, folder / "model.safetensors")
     text = assert_rejected(folder, "has 2 tensors with complex, NaN or infinite values: ")
     assert all(name in text for name in names)
+
+
+WRITE = r"""
+import sys, torch
+from pathlib import Path
+from mdqe.weights.folder import write_tensors
+names = ["b", "a", "ü.weight", "c", "\x7f\x1b"]
+tensors = {name: torch.full((2, 3), float(len(name))) for name in (names if sys.argv[2] == "0" else names[::-1])}
+tensors |= {"half": torch.ones(3, dtype=torch.float16), "count": torch.tensor(3)}
+metadata = {"format": "pt", "source": "é\n\"x\"", "z": "1", "a": "2", "m": "3", "b": "4"}
+write_tensors(tensors, Path(sys.argv[1]), metadata if sys.argv[2] == "0" else dict(reversed(metadata.items())))
+"""
+
+
+def test_the_same_weights_are_the_same_bytes(tmp_path):
+    """In processes with other hash seeds, and from dictionaries in another order."""
+    written = []
+    for seed in ("0", "1", "7"):
+        path = tmp_path / f"{seed}.safetensors"
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(mdqe.__file__).parents[1])}
+        subprocess.run([sys.executable, "-c", WRITE, str(path), seed], check=True, env=environment)
+        written.append(path.read_bytes())
+    assert written[0] == written[1] == written[2]
+    with safe_open(path, "pt") as file:
+        assert file.metadata() == {"format": "pt", "source": 'é\n"x"', "z": "1", "a": "2", "m": "3", "b": "4"}
+        assert torch.equal(file.get_tensor("ü.weight"), torch.full((2, 3), 8.0)) and file.get_tensor("count") == 3
+
+
+def test_saving_twice_gives_the_same_bytes(model, tmp_path):
+    for name in ("one", "two"):
+        model.save_pretrained(tmp_path / name, source="a test")
+    one, two = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "two"))
+    assert one == two
