@@ -4,6 +4,7 @@ import json
 import os
 import re
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -101,6 +102,35 @@ def test_a_camera_keeps_the_shape_of_pixels(segment, tmp_path, monkeypatch):
     with av.open(str(tmp_path / "out" / "camera7" / "overlay.mp4")) as container:
         assert container.streams.video[0].sample_aspect_ratio == Fraction(4, 3)
         assert seconds_of(container.streams.video[0]) == pytest.approx(1.5, abs=2e-3)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names that only POSIX allows")
+def test_colons_in_relative_paths(segment, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_source(tmp_path / "2026-11-28T12:30:00.mp4", [0, 0.04, 0.08], 0.04, sound=1)
+    Image.fromarray(draw_video(0, frames=1, size=(64, 96)).frames[0]).save("a:1.png")
+    Path("list:1").write_text("2026-11-28T12:30:00.mp4\na:1.png\n")
+    status, _, stderr = segment("--videos-from", "list:1", "-o", "run:1")
+    assert status == 0 and "audio" not in stderr, stderr
+    assert sorted(os.listdir("run:1")) == ["2026-11-28T12_30_00", "a_1"]
+    with av.open("file:run:1/2026-11-28T12_30_00/overlay.mp4") as container:
+        assert len(container.streams.audio) == 1
+    assert Path("run:1/a_1/overlay.png").is_file()
+    results = "run:1/2026-11-28T12_30_00/instances.json"
+    status, _, stderr = run("view", results, "--frames", "2026-11-28T12:30:00.mp4", "-o", "page:1.html")
+    assert status == 0, stderr
+    assert Path("page:1.html").is_file()
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.skipif(os.name != "posix", reason="needs pipes of POSIX")
+@pytest.mark.parametrize("name", ["pipe.mp4", "pipe.png", "folder"])
+def test_a_pipe_is_refused(segment, tmp_path, name):
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / ("folder/a.png" if name == "folder" else name))
+    status, _, stderr = segment(tmp_path / name, "-o", tmp_path / "out")
+    assert status == 2 and stderr.count("\n") == 1
+    assert "is a device, a pipe or a socket; expected a file" in stderr
 
 
 # Images
