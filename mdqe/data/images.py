@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mdqe.errors import InputError
 from mdqe.video.frames import require_regular
-from mdqe.video.images import load_image
+from mdqe.video.images import load_image, require_one_image
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,6 +54,7 @@ def _problem(image: tuple[Path, tuple[int, int]]) -> tuple[str, str] | None:
     try:
         require_regular(path)
         with path.open("rb") as file, Image.open(file) as opened:
+            require_one_image(opened, path)
             width, height = opened.size
             if "exif" in opened.info and opened.getexif().get(0x112) in _TURNED:
                 width, height = height, width
@@ -65,7 +66,7 @@ def _problem(image: tuple[Path, tuple[int, int]]) -> tuple[str, str] | None:
     except UnidentifiedImageError:
         return "files are not images", str(path)
     except InputError as error:
-        return "images are damaged", str(error)
+        return "images cannot be used", str(error)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         return "images are damaged", f"{path} ({error})"
     if (height, width) != size:

@@ -64,8 +64,6 @@ def load_image(path: str | Path) -> np.ndarray:
         DependencyError: pillow is not installed.
     """
     with opened_image(path) as image:
-        if image.mode == "F":
-            raise VideoError(f"{path} has floating-point pixels, whose range is unknown; expected 8 or 16 bits")
         if image.mode.startswith("I"):  # 16-bit greyscale
             values = np.asarray(image).astype(np.int64)
             if values.size and not 0 <= values.min() <= values.max() < 2**16:
@@ -73,6 +71,15 @@ def load_image(path: str | Path) -> np.ndarray:
             grey = (values // 257).astype(np.uint8)
             return np.repeat(grey[..., None], 3, axis=2)
         return np.array(image.convert("RGB"))
+
+
+def require_one_image(image: "Image", path: str | Path | BinaryIO) -> None:
+    """Raise a VideoError if an opened file has more than one image, or pixels without a known range."""
+    count = getattr(image, "n_frames", 1)
+    if count > 1 and image.format != "MPO":  # the other images of an MPO file are previews of the first
+        raise VideoError(f"{path} contains {count} images; expected one image per file, or a video file")
+    if image.mode == "F":
+        raise VideoError(f"{path} has floating-point pixels, whose range is unknown; expected 8 or 16 bits")
 
 
 @contextmanager
@@ -90,9 +97,7 @@ def opened_image(path: str | Path | BinaryIO) -> Iterator["Image"]:
         if isinstance(path, str | Path):
             require_regular(Path(path))
         with Image.open(path) as opened:
-            count = getattr(opened, "n_frames", 1)
-            if count > 1 and opened.format != "MPO":  # the other images of an MPO file are previews of the first
-                raise VideoError(f"{path} contains {count} images; expected one image per file, or a video file")
+            require_one_image(opened, path)
             yield ImageOps.exif_transpose(opened)
     except (FileNotFoundError, VideoError):
         raise

@@ -55,7 +55,7 @@ def test_problems(files, tmp_path):
     names = ("cut.jpg", "longer.jpg", "text.jpg", "empty.jpg", "none.jpg", "rgb.png")
     found = list(image_problems([(tmp_path / name, (40, 61 if name == "rgb.png" else 60)) for name in names]))
     assert [problem and problem[0] for problem in found] == [
-        "images are damaged",
+        "images cannot be used",
         None,  # it can be decoded
         "files are not images",
         "files are not images",
@@ -76,3 +76,27 @@ def test_a_pipe_is_not_waited_for(tmp_path):
     assert problem is not None and "is a device, a pipe or a socket" in problem[1]
     with pytest.raises(InputError, match="is a device, a pipe or a socket"):
         read_image(tmp_path / "pipe.jpg")
+
+
+def test_files_of_several_images_and_unknown_ranges(files, tmp_path):
+    """The same rule as for inference: `read_image` and the check before training agree on every file."""
+    pages = [Image.fromarray(COLORS + shade) for shade in range(3)]
+    for name in ("moving.webp", "moving.png", "moving.gif", "pages.tiff"):
+        pages[0].save(tmp_path / name, save_all=True, append_images=pages[1:])
+    pages[0].save(tmp_path / "one.tiff")
+    pages[0].save(tmp_path / "one.gif")
+    pages[0].save(tmp_path / "preview.mpo", save_all=True, append_images=pages[1:])
+    Image.fromarray(np.ones((20, 30), np.float32)).save(tmp_path / "float.tiff")
+    messages = {
+        **dict.fromkeys(("moving.webp", "moving.png", "moving.gif", "pages.tiff"), "contains 3 images; expected one"),
+        "float.tiff": "has floating-point pixels",
+        **dict.fromkeys(("one.tiff", "one.gif", "preview.mpo"), None),
+    }
+    found = image_problems([(tmp_path / name, (20, 30)) for name in messages])
+    for (name, message), problem in zip(messages.items(), found, strict=True):
+        if message is None:
+            assert problem is None and read_image(tmp_path / name).shape == (20, 30, 3), name
+            continue
+        assert problem[0] == "images cannot be used" and f"{name} {message}" in problem[1]
+        with pytest.raises(InputError, match=f"{name} {message}"):
+            read_image(tmp_path / name)
