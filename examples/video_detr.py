@@ -34,7 +34,7 @@ class VideoDETR(nn.Module):
         maps = self.stem(clip.flatten(0, 1))  # (B·T, C, h, w)
         shapes = (tuple(maps.shape[-2:]),)  # one level
         tokens = self.encoder(maps.flatten(2).mT + self.position).unflatten(0, clip.shape[:2])  # (B, T, N, C)
-        queries = self.query_init(tokens, shapes)  # query k is the same object in every frame
+        queries = self.query_init(tokens, shapes, None)  # of each frame alone: to associate them, train the embeddings
         content, point = queries.content[:, T // 2], queries.coords[:, T // 2]  # (B, Q, C), (B, Q, 2)
         reference = torch.cat([point, torch.full_like(point, 0.5)], -1)  # (B, Q, 4): half the image around the point
         attended = self.time_attention(content, reference, self.time_attention.project_value(tokens), shapes)
