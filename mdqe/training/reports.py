@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import os
 import shutil
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -15,7 +17,7 @@ from tqdm import tqdm
 
 from mdqe.distributed import gather
 from mdqe.errors import InputError
-from mdqe.files import whole_file
+from mdqe.files import named_errors, whole_file
 
 SHOWN_LOSSES = ("loss", "class", "box", "mask", "dice")
 
@@ -84,14 +86,18 @@ class CsvTable:
             self._write(kept)
 
     def append(self, step: int, values: dict[str, float]) -> None:
-        """Append a row; earlier rows are empty in a new column."""
+        """Append a row; earlier rows are empty in a new column.
+
+        Raises:
+            OSError: the row cannot be written; names the file.
+        """
         new = [name for name in values if name not in self.columns]
         if new:
             rows = self._read()
             self.columns = [*(self.columns or ["step"]), *new]
             self._write([row + [""] * (len(self.columns) - len(row)) for row in rows])
         cells = {"step": step, **{name: f"{value:.6g}" for name, value in values.items()}}
-        with self.path.open("a", newline="", encoding="utf-8") as file:
+        with named_errors(self.path), self.path.open("a", newline="", encoding="utf-8") as file:
             csv.writer(file).writerow([cells.get(name, "") for name in self.columns])
 
     def _read(self) -> list[list[str]]:
@@ -113,6 +119,55 @@ class CsvTable:
             csv.writer(file).writerows([self.columns, *rows])
 
 
+class EventFile:
+    """A new file of TensorBoard with scalars.
+
+    TensorBoard's own writer has a thread, which prints a traceback if the disk is full. Here the caller gets the error.
+
+    Args:
+        folder: created if it does not exist.
+        start: number of steps already done; TensorBoard hides the later values of older files.
+
+    Raises:
+        ImportError: TensorBoard is not installed.
+        OSError: the file cannot be written; names the file.
+    """
+
+    def __init__(self, folder: Path, start: int = 0) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        self._event, self._summary = Event, Summary
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
+        with named_errors(self.path):
+            self._file = self.path.open("wb")
+        self._records = RecordWriter(self._file)
+        self._write(file_version="brain.Event:2")
+        if start:
+            self._write(step=start + 1, session_log=SessionLog(status=SessionLog.START))
+
+    def add(self, step: int, values: dict[str, float]) -> None:
+        """Add values by name.
+
+        Raises:
+            OSError: they cannot be written; names the file.
+        """
+        scalars = [self._summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        self._write(step=step, summary=self._summary(value=scalars))
+
+    def close(self) -> None:
+        """Close the file."""
+        with named_errors(self.path):
+            self._file.close()
+
+    def _write(self, **fields: Any) -> None:
+        with named_errors(self.path):
+            self._records.write(self._event(wall_time=time.time(), **fields).SerializeToString())
+            self._records.flush()
+
+
 class Metrics:
     """The tables of a run's folder: `metrics.csv` of training, `validation.csv`, and both in `tensorboard/`.
 
@@ -124,27 +179,24 @@ class Metrics:
 
     def __init__(self, folder: Path, start: int = 0, say: Callable[[str], None] = print) -> None:
         self.tables = {name: CsvTable(folder / f"{name}.csv", start) for name in ("metrics", "validation")}
-        self.board: Any = None
+        self.board: EventFile | None = None
         try:
-            from torch.utils.tensorboard import SummaryWriter
+            self.board = EventFile(folder / "tensorboard", start)
         except ImportError:
             say("metrics are written to CSV only; for TensorBoard: pip install 'mdqe[train]'")
-        else:
-            self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1 if start else None)
 
     def write(self, table: str, step: int, values: dict[str, float]) -> None:
         """Add measurements after `step` steps to "metrics" or "validation".
 
         Raises:
-            OSError: for example, the disk is full.
+            OSError: for example, the disk is full; names the file.
         """
         self.tables[table].append(step, values)
         if self.board is not None:
-            for name, value in values.items():
-                self.board.add_scalar(f"{table}/{name}", value, step)
+            self.board.add(step, {f"{table}/{name}": value for name, value in values.items()})
 
     def close(self) -> None:
-        """Flush and close the file of TensorBoard."""
+        """Close the file of TensorBoard."""
         if self.board is not None:
             self.board.close()
 

@@ -12,7 +12,7 @@ from mdqe import MDQE
 from mdqe.losses import PlainMaskLoss
 from mdqe.losses.criterion import build_criterion
 from mdqe.training.optimizer import MovingAverage
-from mdqe.training.reports import CsvTable, Progress
+from mdqe.training.reports import CsvTable, EventFile, Progress
 from mdqe.training.run_state import load_state
 from mdqe.training.step import NonFiniteLossError, TrainingStep, replay
 
@@ -64,8 +64,20 @@ def test_tensorboard_has_the_same(tmp_path):
     assert found == {int(row["step"]): pytest.approx(float(row["loss"]), rel=1e-4) for row in rows}
 
 
+def test_a_resumed_run_hides_later_values(tmp_path):
+    """TensorBoard shows the values of the resumed run for the steps that were repeated."""
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    for start, steps in ((0, (1, 2, 3, 4)), (2, (3, 4))):
+        board = EventFile(tmp_path, start)
+        for step in steps:
+            board.add(step, {"metrics/loss": 10.0 * start + step})
+        board.close()
+    read = event_accumulator.EventAccumulator(str(tmp_path)).Reload()
+    assert [(event.step, event.value) for event in read.Scalars("metrics/loss")] == [(1, 1), (2, 2), (3, 23), (4, 24)]
+
+
 def test_without_tensorboard_there_is_only_csv(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    monkeypatch.setitem(sys.modules, "tensorboard.compat.proto.event_pb2", None)
     tiny.trainer(tmp_path, steps=2).train()
     assert len(table(tmp_path / "metrics.csv")) == 1 and not (tmp_path / "tensorboard").exists()
     assert capsys.readouterr().err.count("pip install 'mdqe[train]'") == 1
