@@ -16,7 +16,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from keyword import iskeyword
 from typing import Any, NoReturn, TypeVar
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with _terminable():
             status = args.run(args)
-            sys.stdout.flush()
+            _flush()
             return status
     except Terminated:
         say(f"mdqe {args.command}: terminated")
@@ -59,10 +59,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(f"mdqe {args.command}: interrupted")
         return 1
     except BrokenPipeError:  # the reader of stdout has ended
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with suppress(OSError):
+            _flush()
         return 1
     except Exception as error:
+        try:
+            _flush()
+        except OSError as failure:
+            if isinstance(error, OSError) and error.filename is None:  # of a print
+                error = failure
         return report(args.command, error, hint=getattr(args, "memory_hint", ""))
+
+
+def _flush() -> None:
+    """Write what is buffered of stdout. If that fails, discard it: the interpreter would try again at its end.
+
+    Raises:
+        OSError: for example, stdout is a file on a full disk.
+    """
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise type(error)(error.errno, error.strerror, "standard output") from error
 
 
 @contextmanager

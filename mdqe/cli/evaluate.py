@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mdqe.cli import say
-from mdqe.cli.options import add_model_arguments, add_score_threshold, option, whole
+from mdqe.cli.options import add_model_arguments, add_score_threshold, option, output_path, whole
 from mdqe.errors import InputError
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "and report.html with the best and worst videos; with a model also results.json, and a file per video or "
         "image, from which an interrupted run continues"
     )
-    option(parser, "-o --output", "DIR", Path, output)
+    option(parser, "-o --output", "DIR", output_path, output)
     used = "HOTA, IDF1, identity switches, the score of a video and report.html"
     add_score_threshold(parser, f"minimum score of the results in {used}")
     option(parser, "--images", "DIR", Path, "the folder of the frames, as in FILE@IMAGES")

@@ -113,7 +113,28 @@ def test_the_command_as_a_module(tmp_path):
     assert (failed.returncode, failed.stderr) == (2, "mdqe segment: error: no such file: absent.mp4\n")
 
 
-@pytest.mark.parametrize("command", ["segment a.mp4", "import masks x", "convert a.pth", "split a.json", "view a.json"])
+EMPTY = (
+    "segment a.mp4", "demo", "train --data synthetic", "evaluate a.json --data b.json", "view a.json",
+    "submit a.json --data b.json", "split a.json", "make-data", "import masks", "convert a.pth", "export",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("command", EMPTY)
 def test_an_empty_output_is_no_path(run, command):
     status, out, err = run(*command.split(), "-o", "")
     assert (status, out) == (2, "") and "'' is not a path" in err and len(err.splitlines()) == 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs limits of POSIX")
+def test_results_that_cannot_be_printed_are_one_line(tmp_path):
+    """stdout is a file that cannot grow. The interpreter does not try again at its end."""
+    import resource
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
+
+    command = [sys.executable, "-m", "mdqe", "info"]
+    options = {"env": {**os.environ, "PYTHONUNBUFFERED": ""}, "preexec_fn": limit, "text": True, "timeout": 60}
+    with (tmp_path / "out.txt").open("wb") as file:
+        done = subprocess.run(command, stdout=file, stderr=subprocess.PIPE, **options)
+    assert (done.returncode, done.stderr) == (2, "mdqe info: error: standard output: File too large\n")
