@@ -3,14 +3,17 @@
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from mdqe.annotations.records import is_finite
 from mdqe.cli import is_fixable, one_line, say
+from mdqe.cli.app_guard import Calls
 from mdqe.cli.app_server import require_gradio
 from mdqe.cli.segment_video import Job, notes, segment_video
 from mdqe.errors import is_out_of_memory
@@ -20,6 +23,7 @@ from mdqe.video.read import TimedFrame, UntrustedVideo
 if TYPE_CHECKING:
     from mdqe.model import MDQE
 
+KEPT = 24 * 3600  # seconds for which uploads and results are kept
 COLUMNS = ("track", "category", "score", "first frame", "last frame", "visible frames")
 
 
@@ -81,6 +85,7 @@ class Service:
     def __init__(self, models: "Mapping[str, MDQE]", folder: Path) -> None:
         self.models, self.folder = dict(models), folder.resolve()
         self._jobs: dict[str, VisitorJob] = {}
+        self._in_use: list[Path] = []  # entries of the folder that a running segmentation uses
 
     def segment(
         self, path: str | None, name: str, score_threshold: float, visitor: str, on_frame: Callable[..., None]
@@ -95,6 +100,8 @@ class Service:
         self.leave(visitor)
         job = VisitorJob(Path(tempfile.mkdtemp(prefix="run-", dir=self.folder)), threading.Event())
         self._jobs[visitor] = job
+        used = [job.folder, self.folder / Path(path).resolve().relative_to(self.folder).parts[0]]
+        self._in_use += used
         try:
             return self._segment(Path(path), name, score_threshold, on_frame, job)
         except Stopped:
@@ -104,6 +111,9 @@ class Service:
                 raise
             say(f"mdqe app: {Path(path).name}: {one_line(error)}")
             return Response(_public_message(error))
+        finally:
+            for one in used:
+                self._in_use.remove(one)
 
     def _segment(
         self, path: Path, name: str, score_threshold: float, on_frame: Callable[..., None], job: VisitorJob
@@ -129,10 +139,34 @@ class Service:
         if visitor in self._jobs:
             shutil.rmtree(self._jobs.pop(visitor).folder, ignore_errors=True)
 
-    def stop_all(self) -> None:
-        """Stop the segmentations of all visitors."""
-        for visitor in list(self._jobs):
-            self.stop(visitor)
+    @contextmanager
+    def cleaning(self, every: float = 600, kept: float = KEPT) -> Iterator[None]:
+        """Delete old files every `every` seconds. At the end, stop the segmentations of all visitors."""
+        ended = threading.Event()
+
+        def clean() -> None:
+            while not ended.wait(every):
+                self.delete_old(kept)
+
+        threading.Thread(target=clean, name="mdqe-app-cleaning", daemon=True).start()
+        try:
+            yield
+        finally:
+            ended.set()
+            for visitor in list(self._jobs):
+                self.stop(visitor)
+
+    def delete_old(self, kept: float = KEPT) -> None:
+        """Delete uploads, unfinished uploads and results that are older than `kept` seconds and not in use."""
+        oldest = time.time() - kept
+        for entry in list(self.folder.iterdir()):
+            with suppress(FileNotFoundError):  # a visitor has left
+                newest = max(path.stat().st_mtime for path in (entry, *entry.rglob("*")))
+                if newest < oldest and entry not in self._in_use:
+                    shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        for visitor, job in list(self._jobs.items()):
+            if not job.folder.exists():
+                self._jobs.pop(visitor, None)
 
 
 def track_rows(result: VideoInstances) -> list[list[Any]]:
@@ -154,6 +188,30 @@ def _public_message(error: Exception) -> str:
     if isinstance(error, OSError):
         return "The results could not be written."
     return one_line(error)
+
+
+def calls(blocks: Any, models: Mapping[str, Any]) -> Calls:
+    """The requests of the page: to segment a file with one of the models, and to stop.
+
+    Args:
+        blocks: the page.
+        models: the models by their names.
+    """
+    numbers = {number: len(one.inputs) for number, one in blocks.fns.items() if one.targets[0][1] == "click"}
+
+    def inputs(number: Any, values: Any) -> list[Any] | None:
+        known = type(number) is int and isinstance(values, list) and numbers.get(number) == len(values)
+        if not known or not values:
+            return values if known else None
+        file, name, score = values
+        path = file.get("path") if isinstance(file, dict) else None
+        if not (file is None or isinstance(path, str)) or not (isinstance(name, str) and name in models):
+            return None
+        if not is_finite(score) or not 0 <= score <= 1:
+            return None
+        return [None if path is None else {"path": path, "meta": {"_type": "gradio.FileData"}}, name, score]
+
+    return Calls(inputs, lambda session: session in blocks._queue.pending_messages_per_session)
 
 
 def page(service: Service) -> Any:
@@ -191,7 +249,7 @@ def page(service: Service) -> Any:
     def leave(request: gr.Request) -> None:
         service.leave(visitor(request))
 
-    with gr.Blocks(title="MDQE", analytics_enabled=False, delete_cache=(3600, 86400)) as blocks:
+    with gr.Blocks(title="MDQE", analytics_enabled=False) as blocks:
         gr.Markdown("# MDQE\nDetects the objects of a video, with a mask in each frame and one id per object.")
         with gr.Row():
             with gr.Column(scale=2):

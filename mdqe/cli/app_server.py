@@ -1,31 +1,13 @@
-"""The server of `mdqe app`: a socket, and a filter in front of Gradio that passes only the requests of the page."""
+"""The server of `mdqe app`: its socket, and Gradio in it."""
 
-import json
 import signal
 import socket
 import threading
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from mdqe.errors import DependencyError, InputError
-
-API = "/gradio_api/"
-ALLOWED = ("/config", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt")
-ALLOWED_BELOW = ("/assets/", "/static/", API + "heartbeat/")
-ALLOWED_API = ("queue/join", "queue/data", "upload", "upload_progress")
-LONGEST_REQUEST = 64 * 1024  # bytes; uploads have a limit of their own
-POLICY = (  # content security policy: the browser loads nothing from other servers
-    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data: blob:; media-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' data: blob:; "
-    "worker-src 'self' blob:; object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'self'"
-)
-
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-Application = Callable[[Message, Receive, Send], Awaitable[None]]
 
 
 def require_gradio() -> None:
@@ -68,13 +50,13 @@ def listen(host: str, port: int) -> socket.socket:
     return made
 
 
-def serve(page: Any, listening: socket.socket, folder: Path, max_upload: int) -> None:
+def serve(page: Any, guard: Callable[[Any], Any], listening: socket.socket, max_upload: int) -> None:
     """Serve the page until Ctrl-C or SIGTERM.
 
     Args:
         page: Gradio Blocks.
+        guard: puts a filter in front of an ASGI application.
         listening: the socket from `listen`.
-        folder: the folder of uploads and results; files are served only from it.
         max_upload: maximum size of an upload in MB.
     """
     import gradio
@@ -99,7 +81,7 @@ def serve(page: Any, listening: socket.socket, folder: Path, max_upload: int) ->
         theme=gradio.themes.Default(**fonts),
         css=STYLE,
     )
-    config = uvicorn.Config(Guard(app, folder), log_level="warning", timeout_graceful_shutdown=2)
+    config = uvicorn.Config(_once_answered(guard(app)), log_level="warning", timeout_graceful_shutdown=2)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the temporary folder is deleted
     with suppress(KeyboardInterrupt):  # the normal end
@@ -112,106 +94,27 @@ STYLE = """
 """
 
 
-class Guard:
-    """An ASGI application in front of Gradio. It blocks the Gradio routes that the page does not use.
+def _once_answered(app: Any) -> Any:
+    """An ASGI application whose late responses are dropped.
 
-    Unused routes return status 404: Gradio's proxy, its fetching of URLs, direct calls, its editor. Only files of the
-    temporary folder are served and accepted as uploads. Other paths and URLs in a request return status 403; without
-    the filter, Gradio would read or fetch them.
+    Uvicorn responds itself with status 400 and closes the connection if the body of a request is malformed. The
+    application may be about to respond at this moment; Uvicorn then fails with a traceback.
     """
+    from h11 import LocalProtocolError
 
-    def __init__(self, app: Application, folder: Path) -> None:
-        self.app, self.folder = app, folder.resolve()
+    async def answering(scope: Any, receive: Any, send: Callable[[Any], Awaitable[None]]) -> None:
+        is_open = True
 
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await self.app(scope, receive, send)
-            return
-        if scope["type"] != "http":
-            await send({"type": "websocket.close"})
-            return
-        status = self._status(scope)
-        if status is None and scope["path"] == API + "queue/join":
-            body = await _body(receive)
-            status = 413 if body is None else None if all(map(self.serves, _files(body))) else 403
-            receive = _again(body or b"", receive)
-        if status is not None:
-            await _refuse(status, send)
-            return
-        await self.app(scope, receive, _with_policy(send))
+        async def send_if_open(message: Any) -> None:
+            nonlocal is_open
+            try:
+                if is_open:
+                    await send(message)
+            except LocalProtocolError as error:
+                if not str(error).endswith(("MUST_CLOSE", "CLOSED", "ERROR")):  # states of the connection
+                    raise
+                is_open = False
 
-    def _status(self, scope: Message) -> int | None:
-        """The status of a request that is rejected; None if the request is allowed."""
-        path = scope["path"]
-        if path in ("/", *ALLOWED) or path.startswith(ALLOWED_BELOW):
-            return 404 if ".." in path else None
-        if path.startswith(API + "file="):
-            file = Path(path.removeprefix(API + "file="))
-            return None if self.serves(file) else 403
-        return None if path.removeprefix(API) in ALLOWED_API and path.startswith(API) else 404
+        await app(scope, receive, send_if_open)
 
-    def serves(self, file: Path) -> bool:
-        """Whether a path is a file of the temporary folder."""
-        try:
-            return file.is_absolute() and file.resolve().is_relative_to(self.folder) and file.is_file()
-        except (OSError, ValueError):  # the path is too long or contains a null byte
-            return False
-
-
-async def _body(receive: Receive) -> bytes | None:
-    """The complete body of a request; None if it is too long."""
-    body = b""
-    while True:
-        message = await receive()
-        body += message.get("body", b"")
-        if len(body) > LONGEST_REQUEST:
-            return None
-        if message["type"] == "http.disconnect" or not message.get("more_body", False):
-            return body
-
-
-def _again(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that returns a body that has been read already."""
-    first: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
-
-    async def given() -> Message:
-        return first.pop() if first else await receive()
-
-    return given
-
-
-def _files(body: bytes) -> list[Path]:
-    """The paths of uploads in a request. A malformed body gives an empty path, which is rejected."""
-    files = []
-    try:
-        waiting = [json.loads(body)]
-    except (ValueError, RecursionError):
-        return [Path()]
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, dict):
-            files += [Path(str(value["path"]))] if "path" in value else []
-            waiting += value.values()
-        elif isinstance(value, list):
-            waiting += value
-    return files
-
-
-async def _refuse(status: int, send: Send) -> None:
-    text = {403: b"not allowed", 404: b"not found", 413: b"too long"}[status]
-    headers = [(b"content-type", b"text/plain"), (b"content-length", str(len(text)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": text})
-
-
-def _with_policy(send: Send) -> Send:
-    """A `send` that adds the content security policy."""
-
-    async def adding(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            added = [(b"content-security-policy", POLICY.encode()), (b"x-content-type-options", b"nosniff"),
-                     (b"referrer-policy", b"no-referrer")]  # fmt: skip
-            message["headers"] = [*message.get("headers", []), *added]
-        await send(message)
-
-    return adding
+    return answering

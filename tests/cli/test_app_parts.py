@@ -1,10 +1,11 @@
-"""The parts of `mdqe app` without Gradio: the guard in front of it, the service behind it, the command line."""
+"""The parts of `mdqe app` without Gradio: the service behind it and the command line."""
 
-import asyncio
 import json
+import os
 import socket
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -12,99 +13,7 @@ import pytest
 from mdqe import MDQE
 from mdqe.cli import app_page
 from mdqe.cli.app_page import COLUMNS, Response, Service, track_rows
-from mdqe.cli.app_server import LONGEST_REQUEST, Guard
 from mdqe.results.instances import VideoInstances
-
-# The guard.
-
-
-def ask(guard: Guard, path: str, body: bytes = b"", kind: str = "http") -> tuple[int | None, dict[bytes, bytes], bytes]:
-    """Status, headers and body of a request; (None, {}, b"") if the connection is closed."""
-    sent, pieces = [], [body[i : i + 5000] for i in range(0, len(body), 5000)] or [b""]
-
-    async def receive():
-        piece = pieces.pop(0)
-        return {"type": "http.request", "body": piece, "more_body": bool(pieces)}
-
-    async def send(message):
-        sent.append(message)
-
-    asyncio.run(guard({"type": kind, "path": path, "headers": []}, receive, send))
-    if sent[0]["type"] == "websocket.close":
-        return None, {}, b""
-    return sent[0]["status"], dict(sent[0]["headers"]), sent[1]["body"]
-
-
-async def echo(scope, receive, send):
-    """An application that returns the body of the request."""
-    body = (await receive())["body"]
-    await send({"type": "http.response.start", "status": 200, "headers": []})
-    await send({"type": "http.response.body", "body": body})
-
-
-@pytest.fixture
-def guard(tmp_path) -> Guard:
-    folder = tmp_path / "served"
-    (folder / "a").mkdir(parents=True)
-    (folder / "a" / "clip.mp4").write_bytes(b"clip")
-    (tmp_path / "secret").write_text("secret")
-    (folder / "link").symlink_to(tmp_path / "secret")
-    return Guard(echo, folder)
-
-
-def test_the_page_and_the_files_of_its_folder_are_served(guard):
-    for path in ("/", "/config", "/theme.css", "/assets/index.js", "/gradio_api/queue/data", "/gradio_api/upload"):
-        status, headers, _ = ask(guard, path)
-        assert status == 200
-        assert b"default-src 'self'" in headers[b"content-security-policy"]
-    assert ask(guard, f"/gradio_api/file={guard.folder}/a/clip.mp4")[0] == 200
-
-
-@pytest.mark.parametrize(
-    "file",
-    ["/etc/passwd", "//etc/passwd", "etc/passwd", "~/.ssh/id_rsa", "{}/../secret", "{}/a/../../secret", "{}/link", "{}",
-     "{}/a", "{}/none", "file:///etc/passwd", "http://127.0.0.1/", "{}/a/clip.mp4\0.jpg", "{}/" + "x" * 5000],
-)  # fmt: skip
-def test_no_other_file_is_served(guard, file):
-    assert ask(guard, "/gradio_api/file=" + file.format(guard.folder))[0] == 403
-
-
-@pytest.mark.parametrize(
-    "path",
-    ["/gradio_api/proxy=http://127.0.0.1/", "/gradio_api/run/predict", "/gradio_api/call/predict", "/proxy=x",
-     "/file=x", "/gradio_api/component_server", "/gradio_api/vibe-edit", "/gradio_api/deep_link", "/monitoring",
-     "/docs", "//", "/gradio_api/custom_component/a/b/c/d", "/gradio_api/queue/status", "/gradio_api", "queue/join",
-     "/gradio_api/queue/join/", "/static/../../secret", "/gradio_api/stream/a/1/2/playlist-file", "/gradio_api/mcp/"],
-)  # fmt: skip
-def test_routes_that_the_page_does_not_use_are_blocked(guard, path):
-    assert ask(guard, path)[0] == 404
-
-
-def test_there_is_no_websocket(guard):
-    assert ask(guard, "/", kind="websocket")[0] is None
-
-
-@pytest.mark.parametrize(
-    ("body", "status"),
-    [
-        ({"data": [{"path": "{}/a/clip.mp4", "url": "http://x/gradio_api/file={}/a/clip.mp4"}, "http://x", "/x"]}, 200),
-        ({"data": [{"path": "http://169.254.169.254/"}]}, 403),
-        ({"data": [{"path": "file:///etc/passwd"}]}, 403),
-        ({"data": [{"path": "{}/a/clip.mp4"}, {"path": "/etc/passwd"}]}, 403),
-        ({"data": [[{"a": {"video": {"path": "{}/../secret"}}}]]}, 403),
-        ({"data": [{"path": "{}/link"}]}, 403),
-        ({"data": [{"path": None}]}, 403),
-        (b"no JSON", 403),
-        (b"[" * 50_000, 403),
-        ({"data": ["x" * LONGEST_REQUEST]}, 413),
-    ],
-)
-def test_a_request_may_name_uploaded_files_only(guard, body, status):
-    sent = body if isinstance(body, bytes) else json.dumps(body).replace("{}", str(guard.folder)).encode()
-    answered, _, echoed = ask(guard, "/gradio_api/queue/join", sent)
-    assert answered == status
-    assert (echoed == sent) == (status == 200)
-
 
 # The service.
 
@@ -193,6 +102,48 @@ def test_the_last_result_of_a_visitor_is_kept(service, make_clip, tmp_path):
     assert [path.parent for path in tmp_path.glob("run-*/instances.json")] == [other.file.parent]
 
 
+def test_old_files_are_deleted(service, make_clip, tmp_path):
+    """Results of visitors who left without a word, finished uploads and interrupted ones; not what is in use."""
+    service.folder = tmp_path / "served"
+    for name in ("upload", "recent"):
+        (service.folder / name).mkdir(parents=True)
+        (service.folder / name / "clip.mp4").write_bytes(make_clip(frames=4).read_bytes())
+    (service.folder / "tmpabc").write_bytes(b"the beginning of an upload")
+    old, new = [service.segment(str(service.folder / "recent" / "clip.mp4"), "tiny", 0.3, who, ignore) for who in "ab"]
+
+    def age(*entries):
+        for entry in entries:
+            for path in (entry, *entry.rglob("*")):
+                os.utime(path, (time.time() - 2 * 86400,) * 2)
+
+    age(*(path for path in service.folder.iterdir() if path not in (service.folder / "recent", new.file.parent)))
+    used = []
+
+    def on_frame(*progress):
+        age(*(path for path in service.folder.iterdir() if path.name in ("upload", *used)))
+        used.extend({path.name for path in service.folder.glob("run-*")} - {old.file.parent.name, new.file.parent.name})
+        service.delete_old()
+
+    response = service.segment(str(service.folder / "upload" / "clip.mp4"), "tiny", 0.3, "c", on_frame)
+    kept = {path.name for path in service.folder.iterdir()}
+    assert response.file.exists(), "it was running"
+    assert kept == {"upload", "recent", new.file.parent.name, response.file.parent.name}
+    age(service.folder)
+    age(*service.folder.iterdir())
+    service.delete_old()
+    assert list(service.folder.iterdir()) == [] and service._jobs == {}
+
+
+def test_old_files_are_deleted_while_nobody_comes(service, tmp_path):
+    service.folder = tmp_path / "served"
+    (service.folder / "run-x").mkdir(parents=True)
+    with service.cleaning(every=0.02, kept=0.1):
+        deadline = time.monotonic() + 20
+        while (service.folder / "run-x").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+
 # The command line.
 
 
@@ -201,6 +152,8 @@ def test_the_last_result_of_a_visitor_is_kept(service, make_clip, tmp_path):
     [
         (("--port", "65536"), "'65536' is not a whole number from 0 to 65535"),
         (("--port", "web"), "'web' is not a whole number from 0 to 65535"),
+        (("--allow-host", "app:80"), "'app:80' is not a host name or an address, such as app.example.org"),
+        (("--allow-host", "*"), "'*' is not a host name"),
         (("--max-upload", "0"), "'0' is not a whole number from 1 to 1000000"),
         (("--host", "192.0.2.1"), "cannot listen on 192.0.2.1 port 0"),
         (("--host", ""), "--host is empty"),

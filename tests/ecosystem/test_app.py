@@ -2,23 +2,16 @@
 
 import json
 import os
-import re
 import shutil
 import signal
-import subprocess
-import sys
-import threading
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 from browser import chromium, requests
+from running_app import Server, ask, running_app, upload, wait_for
 
 pytest.importorskip("gradio", reason="Gradio is not installed: pip install 'mdqe[demo]'")
 
@@ -28,46 +21,11 @@ from mdqe.data.synthetic import demo_scene
 from mdqe.results.instances import VideoInstances
 from mdqe.video.write import VideoWriter
 
-# The command in a process that prints every connection to another machine and every host name that it resolves.
-PROGRAM = """
-import sys
-def note(event, arguments):
-    if event == "socket.getaddrinfo" and arguments[0] not in ("127.0.0.1", None):
-        print("NETWORK", arguments[0], file=sys.stderr, flush=True)
-    if event == "socket.connect" and isinstance(arguments[1], tuple) and arguments[1][0] not in ("127.0.0.1", "::1"):
-        print("NETWORK", arguments[1], file=sys.stderr, flush=True)
-sys.addaudithook(note)
-from mdqe.cli import main
-sys.exit(main(sys.argv[1:]))
-"""
-
-
-class Server(NamedTuple):
-    process: subprocess.Popen
-    address: str
-    errors: list[str]
-    folder: Path
-    """The folder of temporary folders."""
-
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("temporary")
-    command = [sys.executable, "-c", PROGRAM, "app", "--port", "0", "--max-upload", "1", "--device", "cpu"]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(folder)}
-    )
-    errors: list[str] = []
-    reader = threading.Thread(target=lambda: errors.extend(iter(process.stderr.readline, "")), daemon=True)
-    reader.start()
-    address = process.stdout.readline().strip()
-    try:
-        assert re.fullmatch(r"http://127\.0\.0\.1:\d+", address), "".join(errors)
-        wait_for(lambda: ask(f"{address}/config")[0] == 200)
-        yield Server(process, address, errors, folder)
-    finally:
-        process.kill()
-        process.wait()
+    with running_app(tmp_path_factory.mktemp("temporary")) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
@@ -77,36 +35,6 @@ def clip(tmp_path_factory) -> Path:
         for image in demo_scene(frames=8, size=(128, 192)).frames:
             writer.write(image)
     return path
-
-
-def wait_for(found: Callable[[], Any], seconds: float = 180) -> Any:
-    """The value of `found()`, as soon as it is true."""
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            if value := found():
-                return value
-        except Exception:
-            if time.monotonic() > deadline:
-                raise
-        assert time.monotonic() < deadline, "timeout"
-        time.sleep(0.2)
-
-
-def ask(url: str, data: bytes | None = None, kind: str = "application/json") -> tuple[int, bytes]:
-    request = urllib.request.Request(url, data, {"Content-Type": kind} if data is not None else {})
-    try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return answer.status, answer.read()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read()
-
-
-def upload(address: str, name: str, content: bytes) -> tuple[int, bytes]:
-    body = f'--edge\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'.encode()
-    return ask(
-        f"{address}/gradio_api/upload", body + content + b"\r\n--edge--\r\n", "multipart/form-data; boundary=edge"
-    )
 
 
 # The page in a browser.
