@@ -84,8 +84,8 @@ class FrameBuffer:
     """
 
     def __init__(self, clip_length: int, batch_size: int) -> None:
-        self._capacity = clip_length - 1 + max(batch_size, MIN_SPARE)
-        self._rows: EncodedFrames | None = None  # `_capacity` frames, allocated with the first ones
+        self.capacity = clip_length - 1 + max(batch_size, MIN_SPARE)  # in frames
+        self._rows: EncodedFrames | None = None  # `capacity` frames, allocated with the first ones
 
     @property
     def first(self) -> int:
@@ -94,14 +94,14 @@ class FrameBuffer:
 
     def restore(self, frames: EncodedFrames, first: int) -> None:
         """Put frames into the rows that they had in a buffer with this `first`."""
-        self._rows = frames.map(lambda x: x.new_empty(1, self._capacity, *x.shape[2:]))._replace(first=first)
+        self._rows = frames.map(lambda x: x.new_empty(1, self.capacity, *x.shape[2:]))._replace(first=first)
         _copy(frames, self._rows)
 
     def append(self, new: EncodedFrames, start: int) -> None:
         """Add frames after the last one. Frames before index `start` are no longer needed."""
         if self._rows is None:
             return self.restore(new, new.first)
-        if new.first + new.mask_features.shape[2] > self._rows.first + self._capacity:
+        if new.first + new.mask_features.shape[2] > self._rows.first + self.capacity:
             start = min(start, new.first)
             kept = self._rows.clip(start, new.first)
             if new.first - start > start - self._rows.first:  # the old and the new rows overlap
@@ -160,7 +160,7 @@ class FrameEncoder:
         """
         frame = as_frame(frame, self.num_frames, self.frame_size)
         if self.frame_size is None:
-            self._begin((frame.shape[0], frame.shape[1]))
+            self.begin((frame.shape[0], frame.shape[1]))
         self.frames.append(resize(frame.permute(2, 0, 1), self.size).clone())  # (3, H, W)
         self.num_frames += 1
 
@@ -178,16 +178,21 @@ class FrameEncoder:
 
     def drop_frames(self, next_clip: int) -> None:
         """Drop the resized frames before index `next_clip`, in whole batches."""
-        needed = next_clip // max(self.batch_size, 1) * self.batch_size
+        needed = first_kept(next_clip, self.batch_size)
         while self.num_frames - len(self.frames) < needed:
             self.frames.popleft()
 
+    def begin(self, frame_size: tuple[int, int]) -> None:
+        """Set the sizes that the first frame determines."""
+        c = self.model.config
+        self.frame_size = frame_size
+        self.size = resized_size(frame_size, c.test_shorter_edge, c.test_longer_edge)
+        self.batch_size = self.batch_size or default_batch_size(self.model.device, self.size)
+        self.clear()
+
     @torch.inference_mode()
-    def restore(
-        self, frame_size: tuple[int, int], frames: Sequence[Tensor], num_frames: int, num_encoded: int, first_row: int
-    ) -> None:
-        """Continue from the attributes of another encoder; `first_row` is `buffer.first`."""
-        self._begin(frame_size)
+    def restore(self, frames: Sequence[Tensor], num_frames: int, num_encoded: int, first_row: int) -> None:
+        """Continue from the attributes of another encoder, after `begin`; `first_row` is `buffer.first`."""
         self.frames.extend(frames)
         self.num_frames, self.num_encoded = num_frames, num_encoded
         first = num_frames - len(frames)
@@ -200,12 +205,10 @@ class FrameEncoder:
                 else:
                     self.buffer.append(encoded, first)
 
-    def _begin(self, frame_size: tuple[int, int]) -> None:
-        c = self.model.config
-        self.frame_size = frame_size
-        self.size = resized_size(frame_size, c.test_shorter_edge, c.test_longer_edge)
-        self.batch_size = self.batch_size or default_batch_size(self.model.device, self.size)
-        self.clear()
+
+def first_kept(next_clip: int, batch_size: int) -> int:
+    """Index of the first frame of the batch that contains the first frame of the next clip."""
+    return next_clip // max(batch_size, 1) * batch_size
 
 
 def default_batch_size(device: torch.device, size: tuple[int, int]) -> int:

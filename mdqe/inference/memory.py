@@ -5,12 +5,15 @@ Tensors that outlive a call are never changed in place. Calls inside and outside
 """
 
 import math
+import re
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from mdqe.inference.saved_state import MOST, SavedTensors
 
 AVERAGED_CLIPS = 3  # number of newest clips over which the embedding of a track is averaged
 CLIP_WEIGHT = 0.25  # log of the weight of a clip's embeddings relative to those of the previous clip
@@ -18,6 +21,7 @@ CLIP_WEIGHT = 0.25  # log of the weight of a clip's embeddings relative to those
 # Names of the tensors and numbers in `TrackMemory.state_dict`, which are also names of attributes.
 _TENSORS = ("last_seen", "embeddings", "class_sums", "class_counts", "carried")
 _NUMBERS = ("clips", "window_clips")
+_FRAME_IDS = re.compile(r"frames\.(0|[1-9][0-9]{0,15})\.ids", re.ASCII)
 
 
 class FrameSums(NamedTuple):
@@ -164,26 +168,33 @@ class TrackMemory:
         return state | {"no_masks": self._no_masks.sums}
 
     @classmethod
-    def from_state(cls, state: Mapping[str, Tensor], recent_clips: int) -> "TrackMemory":
+    def from_state(cls, state: SavedTensors, recent_clips: int) -> "TrackMemory":
         """Create the memory that had this `state_dict`.
 
         Raises:
-            KeyError: a tensor is missing; the argument of the exception is its name.
-            ValueError: a tensor has an unknown name.
+            InputError: a tensor is missing, unknown or does not fit the others; names it.
         """
-        left = dict(state)
-        memory = cls(left["class_sums"], left.pop("no_masks")[:, None], left["embeddings"], recent_clips)
-        for name in _TENSORS:
-            setattr(memory, name, left.pop(name))
-        for name in _NUMBERS:
-            setattr(memory, name, int(left.pop(name)))
-        frames = sorted({int(name.split(".")[1]) for name in left if name.startswith("frames.")})
-        memory.frames = {t: FrameSums(*(left.pop(f"frames.{t}.{name}") for name in FrameSums._fields)) for t in frames}
-        clips = sum(name.startswith("sightings.") for name in left) // len(ClipEmbeddings._fields)
-        for i in range(clips):
-            memory._recent.append(ClipEmbeddings(*(left.pop(f"sightings.{i}.{x}") for x in ClipEmbeddings._fields)))
-        if left:
-            raise ValueError(f"unknown tensors {', '.join(sorted(left))}")
+        no_masks = state.floats("no_masks", 0, None, None)
+        clips = state.integer("clips", 1)
+        last_seen = state.integers("last_seen", 1, clips, None)
+        number = len(last_seen)
+        embeddings, class_sums = (state.floats(name, number, None) for name in ("embeddings", "class_sums"))
+        memory = cls(class_sums, no_masks[:, None], embeddings, recent_clips)
+        memory.clips, memory.window_clips = clips, state.integer("window_clips", 0, clips)
+        memory.last_seen, memory.embeddings, memory.class_sums = last_seen, embeddings, class_sums
+        memory.class_counts = state.integers("class_counts", 0, memory.window_clips + 1, number)
+        memory.carried = state.ids("carried", number)
+        for frame in sorted(int(name.split(".")[1]) for name in state.names if _FRAME_IDS.fullmatch(name)):
+            ids = state.ids(f"frames.{frame}.ids", number)
+            sums = state.floats(f"frames.{frame}.sums", len(ids), *no_masks.shape[1:], like=no_masks)
+            memory.frames[frame] = FrameSums(ids, sums, state.integers(f"frames.{frame}.counts", 1, MOST, len(ids)))
+        for i in range(memory._recent.maxlen or 0):
+            if i and f"sightings.{i}.ids" not in state.names:
+                break
+            ids = state.ids(f"sightings.{i}.ids", number)
+            rows = state.floats(f"sightings.{i}.embeddings", len(ids), embeddings.shape[1], like=embeddings)
+            memory._recent.append(ClipEmbeddings(ids, rows))
+        state.finish()
         return memory
 
     def _class_means(self) -> Tensor:

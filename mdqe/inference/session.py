@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,17 @@ import torch
 from torch import Tensor
 
 from mdqe.errors import InputError
-from mdqe.inference.frame_buffer import FrameEncoder
+from mdqe.inference.frame_buffer import FrameEncoder, first_kept
 from mdqe.inference.postprocess import ScoreSums, filter_clip, rank_tracks, window_masks
-from mdqe.inference.session_file import SessionState, read_session, write_session
+from mdqe.inference.saved_state import SavedTensors, is_whole
+from mdqe.inference.session_file import OPTIONS, SessionState, read_session, write_session
+from mdqe.inference.session_progress import check_progress, is_size, read_progress
 from mdqe.inference.tracker import ClipTracker, WindowTracks
 from mdqe.inference.views import FrameView, frame_views
 from mdqe.modeling.network import Network, evaluation_mode
 from mdqe.results.instances import VideoInstances
 
-_OPTIONS = ("score_threshold", "multi_label", "output_size", "by_window", "keep_all")
+MOST_BATCHED = 1024
 
 
 class VideoSession:
@@ -38,7 +41,7 @@ class VideoSession:
         by_window: return whole windows of the configured length, each with the scores up to its end, instead of each
             frame as soon as it is final.
         encoder_batch_size: number of frames that are encoded together. 1 has the smallest delay; larger values are
-            faster on a GPU. None: 16 on a GPU; 1 on a CPU, or up to 4 if the frames are small.
+            faster on a GPU. At most 1024. None: 16 on a GPU; 1 on a CPU, or up to 4 if the frames are small.
         keep_all: results before the last one contain every track, for callers that select tracks by their final scores.
         on_frame: called with a `FrameView` of every frame, in order.
 
@@ -50,7 +53,7 @@ class VideoSession:
         frame_size: (height, width) of the frames; None before the first one.
 
     Raises:
-        InputError: a threshold outside [0, 1], or an invalid size or number.
+        InputError: a threshold outside [0, 1], or another option with an invalid value; names it.
     """
 
     def __init__(
@@ -65,16 +68,20 @@ class VideoSession:
         keep_all: bool = False,
         on_frame: Callable[[FrameView], None] | None = None,
     ) -> None:
-        if not 0 <= score_threshold <= 1:
-            raise InputError(f"score_threshold is {score_threshold}, expected a number from 0 to 1")
-        if output_size is not None and (len(output_size) != 2 or min(output_size) < 1):
-            raise InputError(f"output_size is {output_size}, expected (height, width) in pixels")
-        if encoder_batch_size is not None and encoder_batch_size < 1:
-            raise InputError(f"encoder_batch_size is {encoder_batch_size}, expected at least 1")
+        if isinstance(score_threshold, bool) or not isinstance(score_threshold, Real) or not 0 <= score_threshold <= 1:
+            raise InputError(f"score_threshold is {str(score_threshold)[:40]}, expected a number from 0 to 1")
+        if output_size is not None and not is_size(output_size):
+            raise InputError(f"output_size is {str(output_size)[:40]}, expected (height, width) in pixels")
+        if encoder_batch_size is not None and not is_whole(encoder_batch_size, 1, MOST_BATCHED):
+            given = str(encoder_batch_size)[:40]
+            raise InputError(f"encoder_batch_size is {given}, expected a whole number from 1 to {MOST_BATCHED}")
+        for name, value in (("multi_label", multi_label), ("by_window", by_window), ("keep_all", keep_all)):
+            if not isinstance(value, bool):
+                raise InputError(f"{name} is {str(value)[:40]!r}, expected True or False")
         c = self.config = model.config
         self.model = model
-        self.score_threshold, self.multi_label, self.keep_all = score_threshold, multi_label, keep_all
-        self.output_size = output_size and (output_size[0], output_size[1])
+        self.score_threshold, self.multi_label, self.keep_all = float(score_threshold), multi_label, keep_all
+        self.output_size = None if output_size is None else (int(output_size[0]), int(output_size[1]))
         self.by_window = by_window
         self.on_frame = on_frame
         clips = (c.test_clip_length, c.clip_stride, c.window_length)
@@ -159,7 +166,7 @@ class VideoSession:
         if self._scores.windows:
             tensors |= {"scores.total": self._scores.total, "scores.peak": self._scores.peak}
         description = {
-            "options": {name: getattr(self, name) for name in _OPTIONS}
+            "options": {name: getattr(self, name) for name in OPTIONS if name != "encoder_batch_size"}
             | {"encoder_batch_size": encoder.batch_size or None},
             "counts": {
                 "num_frames": encoder.num_frames,
@@ -174,19 +181,30 @@ class VideoSession:
         return SessionState(tensors, description)
 
     def load_state_dict(self, state: SessionState) -> None:
-        """Continue from the state of another session with the same options. This session must be new."""
-        description, counts = state.description, state.description["counts"]
-        if description["frame_size"] is None:
-            return
+        """Continue from the state of another session with the same options. This session must be new.
+
+        Raises:
+            InputError: an entry is missing, unknown or does not fit the others; names it.
+        """
+        progress = read_progress(state.description)
         tensors = {name: x.to(self.model.device) if x.is_floating_point() else x for name, x in state.tensors.items()}
-        tracker = {name.removeprefix("tracker."): x for name, x in tensors.items() if name.startswith("tracker.")}
-        self.tracker.load_state_dict(tracker)
-        if description["windows"]:
-            self._scores = ScoreSums(tensors["scores.total"], tensors["scores.peak"], description["windows"])
-        self._next_clip, self._num_viewed = counts["next_clip"], counts["viewed"]
-        height, width = description["frame_size"]
-        sizes = (counts["num_frames"], counts["num_encoded"], description["buffer_start"])
-        self._encoder.restore((height, width), list(tensors.get("frames", ())), *sizes)
+        saved = SavedTensors(tensors)
+        self.tracker.restore(saved.group("tracker."))
+        if progress.frame_size is not None:
+            self._encoder.begin(progress.frame_size)
+        check_progress(progress, self.config, self.tracker, self._encoder, self.by_window)
+        if progress.windows:
+            total = saved.floats("scores.total", None, self.config.num_classes, like=self.tracker.embeddings)
+            peak = saved.floats("scores.peak", *total.shape, like=total)
+            if len(total) > self.tracker.num_tracks:
+                tracks = f"{self.tracker.num_tracks} tracks"
+                raise InputError(f"the tensor 'scores.total' has {len(total)} rows, expected at most {tracks}")
+            self._scores = ScoreSums(total, peak, progress.windows)
+        kept = progress.num_frames - first_kept(progress.next_clip, self._encoder.batch_size)
+        frames = saved.take("frames", (torch.uint8,), kept, 3, *self._encoder.size) if kept else ()
+        saved.finish()
+        self._next_clip, self._num_viewed = progress.next_clip, progress.viewed
+        self._encoder.restore(list(frames), progress.num_frames, progress.num_encoded, progress.buffer_start)
 
     def _check_open(self) -> None:
         if self._ended:
@@ -232,7 +250,7 @@ class VideoSession:
         if self.on_frame is not None:
             cut = end - start < c.test_clip_length
             stop = end if cut else start + max((end - start - 1) // 2 + 1, c.clip_stride)
-            frames = range(self._num_viewed, stop)
+            frames = range(max(self._num_viewed, start), stop)
             for view in frame_views(clip, frames, queries.coords[0], embeddings, detections, ids):
                 self.on_frame(view)
                 self._num_viewed = view.frame + 1
@@ -288,8 +306,11 @@ class VideoSession:
 def load_session(model: Network, path: str | Path, on_frame: Callable[[FrameView], None] | None = None) -> VideoSession:
     """Continue a saved session; see `MDQE.resume`."""
     state = read_session(Path(path), model)
-    session = VideoSession(model, **state.description["options"], on_frame=on_frame)
-    session.load_state_dict(state)
+    try:
+        session = VideoSession(model, **state.description["options"], on_frame=on_frame)
+        session.load_state_dict(state)
+    except InputError as error:
+        raise InputError(f"{path} is not a valid session: {error}") from error
     return session
 
 

@@ -14,10 +14,15 @@ from torch import Tensor
 
 from mdqe.errors import InputError
 from mdqe.files import parse_json
+from mdqe.inference.saved_state import is_whole
 from mdqe.modeling.network import Network
 from mdqe.weights.folder import write_tensors
 
 FORMAT, VERSION = "mdqe-session", 1
+OPTIONS = ("score_threshold", "multi_label", "output_size", "by_window", "encoder_batch_size", "keep_all")
+_ENTRIES = {
+    "format", "version", "config", "dtype", "weights", "options", "counts", "frame_size", "windows", "buffer_start",
+}  # fmt: skip
 _OPTION_NAMES = {"encoder_batch_size": "frames_at_once"}  # options that have another name in the file
 
 
@@ -57,6 +62,8 @@ def read_session(path: Path, model: Network) -> SessionState:
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    if path.exists() and not path.is_file():  # reading a pipe could wait for ever
+        raise InputError(f"{path} is not a saved session: it is not a regular file")
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(FORMAT)
@@ -65,27 +72,48 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise InputError(f"{path} is not a saved session, or is truncated: {error}") from error
     if text is None:
         raise InputError(f"{path} is not a saved session: a safetensors file without the metadata {FORMAT!r}")
-    try:
-        description = parse_json(text, f"the description of {path}")
-        version, content = description["version"], description.pop("content")
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is not a saved session, or is damaged: its description is unreadable") from error
+    description = parse_json(text, f"the description of {path}")
+    if not isinstance(description, dict):
+        raise InputError(f"{path} is not a saved session: its description is {_short(description)}")
+    version = description.get("version")
+    if description.get("format") != FORMAT or not is_whole(version, 1):
+        raise InputError(f"{path} is not a saved session: its description has no format or no version")
     if version != VERSION:
         raise InputError(f"{path} is a saved session of version {version}; this mdqe reads version {VERSION}")
+    content = description.pop("content", None)
     if _content(description, tensors) != content:
         raise InputError(f"{path} is damaged: its tensors or its description have changed since it was saved")
+    _check_entries(description, _ENTRIES, path, "the description")
+    options = {_OPTION_NAMES.get(name, name) for name in OPTIONS}
+    _check_entries(description["options"], options, path, "'options'")
     return description, tensors
+
+
+def _check_entries(found: Any, names: set[str], path: Path, place: str) -> None:
+    """Check that an object has these entries and no others."""
+    if not isinstance(found, dict):
+        raise InputError(f"{path} is not a valid session: {place} is {_short(found)}, expected an object")
+    if different := sorted(names ^ found.keys()):
+        problem = "has no" if different[0] in names else "has the unknown entry"
+        raise InputError(f"{path} is not a valid session: {place} {problem} {_short(different[0])}")
 
 
 def _check_model(model: Network, description: Mapping[str, Any], path: Path) -> None:
     saved, given = description["config"], model.config.to_dict()
+    if not isinstance(saved, dict):
+        raise InputError(f"{path} is not a valid session: 'config' is {_short(saved)}, expected an object")
     different = [name for name in {**given, **saved} if saved.get(name) != given.get(name)]
     if different:
-        values = ", ".join(f"{name} was {saved.get(name)!r} and is {given.get(name)!r}" for name in different[:3])
+        names = {name: name if name in given else _short(name) for name in different[:3]}
+        values = ", ".join(
+            f"{shown} was {_short(saved.get(name))} and is {_short(given.get(name))}" for name, shown in names.items()
+        )
         more = f" and {len(different) - 3} more" if len(different) > 3 else ""
         raise InputError(f"{path} was saved by a model of another configuration: {values}{more}")
     if description["dtype"] != _name(model.dtype):
-        raise InputError(f"{path} was saved by a model in {description['dtype']}, this one is in {_name(model.dtype)}")
+        raise InputError(
+            f"{path} was saved by a model in {_short(description['dtype'])}, this one is in {_name(model.dtype)!r}"
+        )
     if description["weights"] != _digest(model.state_dict()):
         raise InputError(f"{path} was saved by a model of the same configuration with other weights")
 
@@ -108,3 +136,7 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
 
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
+
+
+def _short(value: Any) -> str:
+    return repr(value)[:60]

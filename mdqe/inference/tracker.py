@@ -14,16 +14,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mdqe.errors import InputError
 from mdqe.inference.association import match, memory_similarity, pooled_iou
 from mdqe.inference.memory import TrackMemory
+from mdqe.inference.saved_state import SavedTensors
 from mdqe.ops.reference import widen
 
 # Embeddings are compared up to so many frames after a track was last observed; the short memory is at least T. The
 # released code has these two numbers. The paper has one, T_mem = 10 clips (Sec. 3.4, Table 1d).
 LONG_MEMORY, SHORT_MEMORY = 15, 5
 
-# Position in the video: attributes in `ClipTracker.state_dict` and their types.
-_POSITION = {"window_start": int, "next_frame": int, "last_clip_start": int, "frames_end": int, "ended": bool}
+_NUMBERS = ("window_start", "next_frame", "last_clip_start", "frames_end")
+"""Attributes in `ClipTracker.state_dict`, in addition to `ended`."""
 
 
 class WindowTracks(NamedTuple):
@@ -104,6 +106,16 @@ class ClipTracker:
         """Number N of tracks so far; their ids are 0 … N-1, in order of first appearance."""
         return len(self._memory.last_seen) if self._memory else 0
 
+    @property
+    def num_clips(self) -> int:
+        """Number of clips so far."""
+        return self._memory.clips if self._memory else 0
+
+    @property
+    def formats(self) -> tuple[Tensor, ...]:
+        """Empty class scores (0, K), masks (0, h, w) and embeddings (0, E) as in the first clip; () before it."""
+        return self._memory.formats if self._memory else ()
+
     def observed_tracks(self) -> Tensor:
         """Ids (M,) int64 on the CPU, ascending, of the tracks observed in the current window or carried into it."""
         return self._memory.observed() if self._memory else torch.zeros(0, dtype=torch.int64)
@@ -139,8 +151,7 @@ class ClipTracker:
         """
         frames = [int(frame) for frame in frame_indices]
         self._check_frames(frames)
-        formats = self._memory.formats if self._memory else ()
-        _check_clip(len(frames), class_scores, mask_logits, embeddings, formats)
+        _check_clip(len(frames), class_scores, mask_logits, embeddings, self.formats)
         device = class_scores.device
         class_scores, mask_logits, embeddings = map(widen, (class_scores, mask_logits, embeddings))
         if self._memory is None:
@@ -218,7 +229,7 @@ class ClipTracker:
 
         Floating-point tensors are on the device of the clips, integer tensors on the CPU.
         """
-        state = {name: torch.tensor(getattr(self, name)) for name in _POSITION}
+        state = {name: torch.tensor(getattr(self, name)) for name in (*_NUMBERS, "ended")}
         memory = {} if self._memory is None else self._memory.state_dict()
         return state | {f"memory.{name}": tensor for name, tensor in memory.items()}
 
@@ -226,18 +237,31 @@ class ClipTracker:
         """Continue from the state of another tracker with the same arguments; later results are equal to the bit.
 
         Raises:
-            ValueError: a tensor is missing or unknown; names it. The state of the tracker does not change.
+            InputError: a tensor is missing, unknown or does not fit the others; names it. The tracker does not change.
         """
-        memory = {name.removeprefix("memory."): x for name, x in state.items() if name.startswith("memory.")}
-        unknown = sorted(state.keys() - _POSITION - {f"memory.{name}" for name in memory})
-        if unknown:
-            raise ValueError(f"unknown tensors {', '.join(unknown)}")
-        try:
-            position = {name: kind(state[name]) for name, kind in _POSITION.items()}
-            loaded = TrackMemory.from_state(memory, self._recent_clips) if memory else None
-        except KeyError as error:
-            raise ValueError(f"the tensor {error} is missing") from error
-        self._memory = loaded
+        self.restore(SavedTensors(state))
+
+    def restore(self, saved: SavedTensors) -> None:
+        """`load_state_dict` of all tensors in `saved`."""
+        ended = bool(saved.take("ended", (torch.bool,)))
+        position = {name: saved.integer(name, -1 if name == "last_clip_start" else 0) for name in _NUMBERS}
+        entries = saved.group("memory.")
+        memory = TrackMemory.from_state(entries, self._recent_clips) if entries.names else None
+        saved.finish()
+        start, end = position["window_start"], position["frames_end"]
+        covered = memory.frames if memory else {}
+        valid = {
+            "window_start": start % self.window_length == 0,
+            "next_frame": start <= position["next_frame"] <= max(start + self.window_length, end * ended),
+            "last_clip_start": position["last_clip_start"] < end if memory else position["last_clip_start"] == -1,
+            "frames_end": end == max(covered) + 1 if covered else end <= position["next_frame"],
+        }
+        if False in valid.values() or min(covered, default=end) < position["next_frame"]:
+            name = next((name for name, is_valid in valid.items() if not is_valid), "next_frame")
+            raise InputError(
+                f"the tensor {saved.prefix + name!r} is {position[name]}, which does not fit the other tensors"
+            )
+        self._memory, self.ended = memory, ended
         vars(self).update(position)
 
     def _open_memory(self) -> TrackMemory:

@@ -98,7 +98,7 @@ def other_weights() -> MDQE:
     [
         (lambda: small_model(window_length=7), r"another configuration: window_length was 6 and is 7$"),
         (lambda: small_model(num_classes=4), "num_classes was 3 and is 4"),
-        (lambda: small_model().float(), "saved by a model in float64, this one is in float32"),
+        (lambda: small_model().float(), "saved by a model in 'float64', this one is in 'float32'"),
         (other_weights, "saved by a model of the same configuration with other weights"),
     ],
 )
@@ -126,8 +126,11 @@ def damage(path: Path) -> None:
         (lambda p: p.write_bytes(b""), "is not a saved session, or is truncated"),
         (lambda p: p.write_text("{}" * 99), "is not a saved session, or is truncated"),
         (lambda p: save_file({"x": torch.zeros(1)}, p), "is not a saved session: a safetensors file without"),
-        (lambda p: save_file({"x": torch.zeros(1)}, p, metadata={"mdqe-session": "["}), "description is unreadable"),
-        (lambda p: save_file({"x": torch.zeros(1)}, p, metadata={"mdqe-session": "{}"}), "description is unreadable"),
+        (
+            lambda p: save_file({"x": torch.zeros(1)}, p, metadata={"mdqe-session": "["}),
+            "the description of .* is not JSON",
+        ),
+        (lambda p: save_file({"x": torch.zeros(1)}, p, metadata={"mdqe-session": "{}"}), "has no format or no version"),
         (lambda p: rewrite(p, version=2), "is a saved session of version 2; this mdqe reads version 1"),
         (damage, "is damaged: its tensors or its description have changed since it was saved"),
         (lambda p: rewrite(p, counts={}), "is damaged: its tensors or its description"),

@@ -95,10 +95,10 @@ def test_invalid_states_are_rejected_and_change_nothing():
     before = tracker.state_dict()
     for change, message in (
         (lambda s: s.pop("window_start"), "the tensor 'window_start' is missing"),
-        (lambda s: s.pop("memory.last_seen"), "the tensor 'last_seen' is missing"),
-        (lambda s: s.pop("memory.frames.5.sums"), r"the tensor 'frames\.5\.sums' is missing"),
-        (lambda s: s.update(colour=torch.zeros(1)), "unknown tensors colour"),
-        (lambda s: s.update({"memory.colour": torch.zeros(1)}), "unknown tensors colour"),
+        (lambda s: s.pop("memory.last_seen"), "the tensor 'memory.last_seen' is missing"),
+        (lambda s: s.pop("memory.frames.5.sums"), r"the tensor 'memory\.frames\.5\.sums' is missing"),
+        (lambda s: s.update(colour=torch.zeros(1)), "unknown tensors 'colour'"),
+        (lambda s: s.update({"memory.colour": torch.zeros(1)}), r"unknown tensors 'memory\.colour'"),
     ):
         state = dict(before)
         change(state)
