@@ -35,7 +35,8 @@ class Backbone(nn.Module):
         channels: channels of the three maps.
 
     Raises:
-        ValueError: an unknown model, a model without these strides, or `stride_in_1x1` for one without bottlenecks.
+        InputError: an unknown model or variant, a model without these strides, `stride_in_1x1` for one without
+            bottlenecks, or `drop_path` for one without stochastic depth.
     """
 
     def __init__(
@@ -139,15 +140,31 @@ def _feature_info(body: nn.Module) -> FeatureInfo:
 def _build(name: str, drop_path: float, pretrained: bool) -> nn.Module:
     if not timm.is_model(name):
         near = ", ".join(timm.list_models(f"*{name[:6]}*")[:5])
-        raise InputError(f"backbone {name!r} is not a timm model" + (f"; similar names: {near}" if near else ""))
-    with torch.device("meta"):  # for its feature information, without weights
-        info = _feature_info(timm.create_model(name, features_only=True, pretrained=False))
+        raise InputError(f"backbone {name[:60]!r} is not a timm model" + (f"; similar names: {near}" if near else ""))
+    try:
+        timm.get_pretrained_cfg(name)
+    except RuntimeError:  # the part after the dot, which names one of the model's trainings
+        model, _, variant = name.partition(".")
+        known = ", ".join(one.partition(".")[2] for one in timm.list_pretrained(f"{model}.*"))
+        raise InputError(
+            f"backbone {name[:60]!r}: timm has no variant {variant[:40]!r} of {model}"
+            + (f", only {known}" if known else "")
+        ) from None
+    options: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
+    try:
+        with torch.device("meta"):  # for its feature information, without weights
+            info = _feature_info(timm.create_model(name, features_only=True, pretrained=False, **options))
+    except TypeError as error:
+        if "drop_path_rate" not in str(error):
+            raise
+        raise InputError(
+            f"drop_path is {drop_path}, but backbone {name!r} has no stochastic depth; expected 0"
+        ) from None
     reductions = info.reduction()
     missing = [s for s in STRIDES if s not in reductions]
     if missing:
         raise InputError(f"backbone {name!r} has feature maps at strides {reductions}, expected {STRIDES}")
     indices = [info.out_indices[reductions.index(s)] for s in STRIDES]
-    options: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
     if name.startswith("swin"):
         options["strict_img_size"] = False
     return timm.create_model(name, features_only=True, out_indices=indices, pretrained=pretrained, **options)

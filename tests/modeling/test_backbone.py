@@ -217,6 +217,14 @@ def test_drop_path_in_training_only():
     [
         ({"name": "resnet5000"}, "backbone 'resnet5000' is not a timm model; similar names: .*resnet"),
         ({"name": "no such thing"}, "backbone 'no such thing' is not a timm model$"),
+        (
+            {"name": "resnet50.nonsense"},
+            "backbone 'resnet50.nonsense': timm has no variant 'nonsense' of resnet50, only a1",
+        ),
+        ({"name": "resnet50.a1_in1k.x"}, "timm has no variant 'a1_in1k.x' of resnet50"),
+        ({"name": "nonsense.a1_in1k"}, "backbone 'nonsense.a1_in1k' is not a timm model"),
+        ({"name": "resnet18.\x1b"}, r"timm has no variant '\\x1b' of resnet18"),
+        ({"name": "dla34", "drop_path": 0.1}, "drop_path is 0.1, but backbone 'dla34' has no stochastic depth"),
         ({"name": "vit_tiny_patch16_224"}, r"has feature maps at strides \[16, 16, 16\], expected \(8, 16, 32\)"),
         ({"name": "convnext_atto", "stride_in_1x1": True}, "stride_in_1x1 is True, but backbone 'convnext_atto' has"),
         ({"name": "resnet18", "stride_in_1x1": True}, "'resnet18' has no strided bottlenecks"),
