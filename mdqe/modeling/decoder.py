@@ -256,13 +256,13 @@ class O2IDecoderLayer(nn.Module):
         self, frame_queries: Tensor, clip_queries: Tensor, boxes: Tensor, values: LayerValues, shapes: SpatialShapes
     ) -> None:
         """Check the shapes of the arguments of `forward`."""
-        attention = self.frame.cross_attn
-        dim, heads = self.time_weights.in_features, attention.num_heads
+        dim, heads = self.time_weights.in_features, self.frame.cross_attn.num_heads
         sizes = {"C": dim, "H": heads, "C/H": dim // heads}
         queries = {"frame_queries": (frame_queries, "B T Q C"), "clip_queries": (clip_queries, "B Q C")}
-        named = {f"values.{name}": (x, "B T N H C/H") for name, x in values._asdict().items() if x is not None}
+        axes = {"spatial": "B T N H C/H", "temporal": "B T′ N H C/H"}  # exports select the frames of TCA beforehand
+        named = {f"values.{name}": (x, axes[name]) for name, x in values._asdict().items() if x is not None}
         check_shapes(sizes, **queries, boxes=(boxes, "B T Q 4"), **named)
-        check_levels(shapes, values.spatial.shape[2], "values.spatial", attention.num_levels)
+        check_levels(shapes, values.spatial.shape[2], "values.spatial", self.frame.cross_attn.num_levels)
 
     def clip_box(self, boxes: Tensor) -> Tensor:
         """Return the union (B, Q, 4) of boxes (B, T, Q, 4) over the reference frames of TCA, or over all frames."""

@@ -104,6 +104,18 @@ def test_other_parts_name_the_argument(call: Any, change: dict[str, Any], messag
         call(**change)
 
 
+def test_the_frames_of_tca_may_be_selected_beforehand() -> None:
+    """Exported programs do so, whatever the length of the clip."""
+    layer, position_proj = O2IDecoderLayer(C, num_heads=HEADS, num_levels=2, num_frames=4).eval(), nn.Linear(2, C)
+    state = DecoderState(torch.randn(B, T, Q, C), torch.randn(B, Q, C), torch.rand(B, T, Q, 4))
+    values = layer.project_values(tokens())
+    frames = list(layer.clip.cross_attn.frames(T))
+    assert frames == [0, 1, 2, 2]
+    selected = LayerValues(values.spatial, values.temporal[:, frames])
+    expected = layer(*state, values, SHAPES, position_proj)
+    torch.testing.assert_close(layer(*state, selected, SHAPES, position_proj), expected)
+
+
 def test_tensors_of_sizes_and_lists_of_numbers_are_named() -> None:
     with pytest.raises(TypeError, match=r"spatial_shapes is a tensor, expected a tuple of \(h, w\)"):
         select_call(spatial_shapes=torch.tensor(SHAPES))
