@@ -1,6 +1,7 @@
 """What a reader may do with a damaged file: accept it, or report one error that names the file, in limited time."""
 
 import random
+import re
 import signal
 import warnings
 from collections.abc import Callable, Iterator
@@ -67,3 +68,27 @@ def damaged_bytes(data: bytes, count: int, seed: int) -> Iterator[bytes]:
             data[:place] + noise + data[place:],
             data[: min(place, 200)] + noise + data[min(place, 200) + length :],  # in the header
         )[number % 5]
+
+
+VALUES = (
+    "", "-1", "0", "0.5", "nan", "inf", "1e999", str(2**31), str(2**70), "9" * 5000, "text", "é" * 5000, "\x00",
+    "\x1b[31m", "../../x", "&a;", "<x>", '"', ",", ";", " ", "\n",
+)  # fmt: skip
+TOKEN = re.compile(r'[^\s"<>;,=/]+')
+
+
+def damaged_texts(text: str, count: int, seed: int) -> Iterator[bytes]:
+    """Yield `count` damaged variants of a text file: other words, dropped and repeated lines, `damaged_bytes`."""
+    generator, data = random.Random(seed), text.encode()
+    words, lines = list(TOKEN.finditer(text)), text.splitlines(keepends=True)
+    broken = damaged_bytes(data, count, seed)
+    for number in range(count):
+        word, line, other = generator.choice(words), generator.randrange(len(lines)), next(broken)
+        yield (
+            (text[: word.start()] + generator.choice(VALUES) + text[word.end() :]).encode(),
+            (text[: word.start()] + VALUES[number % len(VALUES)] + text[word.end() :]).encode(),
+            "".join(lines[:line] + lines[line + 1 :]).encode(),
+            "".join(lines[:line] + lines[line:] + lines[line:]).encode(),
+            other,
+            (b"", data.decode().encode("utf-16"), b"\xef\xbb\xbf" + data, b"\xff\xfe" + data)[number // 6 % 4],
+        )[number % 6]

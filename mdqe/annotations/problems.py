@@ -39,7 +39,8 @@ class Problems:
 
     def add(self, kind: str, example: str) -> None:
         """Add a problem, such as "images are missing" and the path of the image."""
-        self.found.setdefault(kind, []).append(example)
+        # Names of a file may contain control characters, which a terminal would obey.
+        self.found.setdefault(kind, []).append("".join(c if c.isprintable() else ascii(c)[1:-1] for c in example))
 
     def add_error(self, error: RecordError) -> None:
         """Add the problem of an invalid record."""

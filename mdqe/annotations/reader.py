@@ -261,7 +261,7 @@ def _shrink_masks(entry: dict[str, Any]) -> Any:
 
 def _read_video(record: Record, layout: Layout, taken: Mapping[int, Video]) -> Video:
     number = record.unique("id", taken)
-    size = (record.integer("height", 1), record.integer("width", 1))
+    size = record.size()
     names = record.value.get(layout.files)
     if layout == IMAGES:
         if names is not None and not isinstance(names, str):

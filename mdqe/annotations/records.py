@@ -10,6 +10,8 @@ import numpy as np
 from mdqe.annotations.problems import RecordError
 
 _LIMIT = 2**63
+MOST_PIXELS = 2**28
+"""Of a frame. Pillow rejects images of more than 179 million pixels."""
 
 
 class Record:
@@ -69,6 +71,13 @@ class Record:
         path = PurePath(text)
         if not text or "\0" in text or path.drive or path.root or ".." in path.parts:
             self.fail(key, f"{short(text)}; expected a path inside the folder of the images")
+
+    def size(self, height: str = "height", width: str = "width") -> tuple[int, int]:
+        """H and W, of at most MOST_PIXELS pixels, so that no mask needs more memory."""
+        size = (self.integer(height, 1), self.integer(width, 1))
+        if size[0] * size[1] > MOST_PIXELS:
+            self.fail(width, f"{size[1]} and its height {size[0]}; expected at most {MOST_PIXELS} pixels")
+        return size
 
     def number(self, key: str) -> float:
         """A finite number."""

@@ -44,10 +44,11 @@ def image_problems(images: Iterable[tuple[Path, tuple[int, int]]]) -> Iterator[t
     images = iter(images)
     with ThreadPoolExecutor(_THREADS) as pool:
         while batch := list(islice(images, _PER_BATCH)):
-            yield from pool.map(_problem, batch)
+            yield from pool.map(image_problem, batch)
 
 
-def _problem(image: tuple[Path, tuple[int, int]]) -> tuple[str, str] | None:
+def image_problem(image: tuple[Path, tuple[int, int]]) -> tuple[str, str] | None:
+    """The problem of one file of `image_problems`."""
     from PIL import Image, UnidentifiedImageError  # torchvision brings it
 
     path, size = image

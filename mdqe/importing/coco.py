@@ -16,7 +16,7 @@ from mdqe.annotations.problems import Problems
 from mdqe.annotations.reader import IMAGES, mask_error, read_id, read_names
 from mdqe.annotations.records import Record, kind
 from mdqe.errors import InputError
-from mdqe.importing.source import Frame, Shape, Source, Video, compressed, image_root
+from mdqe.importing.source import Frame, Shape, Source, Video, check_image, compressed, image_root
 from mdqe.video.images import natural_key
 
 TRACK_KEYS = ("track_id", "instance_id")
@@ -74,7 +74,7 @@ def open_source(source: Path, images: Path | None, notes: Problems) -> Source:
     if notes.found and not any(image.shapes for image in known.values()):
         raise InputError("; ".join([f"{name}: no annotation is left", *notes.lines()]))
     root = image_root(images, source.parent / FRAMES, source.parent)
-    opened = [Video(video, len(one), _frames(name, one)) for (_, video), one in videos.items()]
+    opened = [Video(video, len(one), _frames(name, root, one)) for (_, video), one in videos.items()]
     return Source(root, opened, categories)
 
 
@@ -84,7 +84,7 @@ def _read_image(record: Record, titles: Mapping[int, str]) -> tuple[tuple[int | 
     if not isinstance(file, str):
         record.fail("file_name", f"{kind(file)}; expected a path")
     record.check_path("file_name", file)
-    size = (record.integer("height", 1), record.integer("width", 1))
+    size = record.size()
     number, video = None, PurePosixPath(file).parent.as_posix()
     if record.value.get("video_id") is not None:
         number = record.known("video_id", titles, "videos") if titles else record.integer("video_id")
@@ -118,8 +118,9 @@ def _read_annotation(
         image.shapes.append((record.label, tracks[0], category, record.flag("iscrowd"), mask))
 
 
-def _frames(name: str, images: list[_Image]) -> Iterator[Frame]:
+def _frames(name: str, root: Path, images: list[_Image]) -> Iterator[Frame]:
     for image in sorted(images, key=lambda one: one.place):
+        check_image(root / image.file, image.size)
         shapes = []
         masks = compressed([mask for *_, mask in image.shapes], image.size)
         for (label, track, category, is_crowd, _), counts in zip(image.shapes, masks, strict=True):

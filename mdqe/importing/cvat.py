@@ -25,6 +25,7 @@ from mdqe.importing.source import (
     Shape,
     Source,
     Video,
+    check_image,
     image_files,
     image_folder,
     image_root,
@@ -135,6 +136,7 @@ def _order(files: Mapping[str, str], task: Task, folder: Path) -> list[str]:
 def _frames(task: Task, files: list[str], root: Path, notes: Problems) -> Iterator[Frame]:
     size = task.size or image_size(root / files[0])
     for t, file in enumerate(files):
+        check_image(root / file, size)
         placed = task.shapes.pop(t, [])
         rles = [_rle(task, one, size) for one in placed]
         if len({one.order for one in placed}) > 1 and (cut := _cut(placed, rles, size)) != rles:

@@ -66,7 +66,8 @@ class DocumentBuilder:
         names = sorted({key.category for _, key, *_ in self._objects})
         ids = self._ids if self._ids is not None else {name: i for i, name in enumerate(names, 1)}
         if not self._objects:
-            raise InputError("; ".join([f"no object is left in {len(self._videos)} videos", *self.notes.lines()]))
+            text = f"{self.source.path}: no object is left in {len(self._videos)} videos"
+            raise InputError("; ".join([text, *self.notes.lines()]))
         annotations: list[dict[str, Any]] = []
         for number, key, size, masks in self._objects:
             head: dict[str, Any] = {"id": len(annotations) + 1, "video_id": number, "category_id": ids[key.category]}

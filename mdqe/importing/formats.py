@@ -74,7 +74,7 @@ def open_source(
     if ignore and name != "id-png":
         raise InputError(f"values to ignore are for id-png; {source} is read as {name}")
     options = {"ignore": ignore} if ignore else {}
-    opened = _module(name).open_source(source, images, notes, **options)
+    opened = _module(name).open_source(source, images, notes, **options)._replace(path=source)
     if not opened.videos:
         raise InputError(f"{source} has no video in the form {name}: {FORMATS[name]}")
     if videos is None:

@@ -21,6 +21,7 @@ from mdqe.importing.source import (
     Shape,
     Source,
     Video,
+    check_image,
     image_files,
     image_folder,
     image_root,
@@ -71,7 +72,8 @@ def _frames(paths: Sequence[Path], files: Mapping[str, str], root: Path, notes: 
         if None in sides:
             size = image_size(root / image)
         else:
-            size = (file.integer("imageHeight", 1), file.integer("imageWidth", 1))
+            size = file.size("imageHeight", "imageWidth")
+            check_image(root / image, size)
         shapes = []
         for i, one in enumerate(file.items("shapes")):
             record = Record(name, f"shape {i}", one)

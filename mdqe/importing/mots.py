@@ -16,6 +16,7 @@ from mdqe.importing.source import (
     Shape,
     Source,
     Video,
+    check_image,
     image_files,
     image_folder,
     image_root,
@@ -101,6 +102,8 @@ def _frames(path: Path, by_number: Mapping[int, str], root: Path, notes: Problem
         lines[number].append(line)
     size = next((part[0].size for part in lines.values()), None)
     for number, file in by_number.items():
+        if size is not None:
+            check_image(root / file, size)
         shapes = []
         for line in lines[number]:
             if line.size != size:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from mdqe.annotations.masks import Mask, decode, pack, read_mask
 from mdqe.annotations.problems import Problems
+from mdqe.data.images import image_problem
 from mdqe.errors import InputError
 from mdqe.results import rle
 from mdqe.video.images import is_image, natural_key
@@ -52,6 +53,8 @@ class Source(NamedTuple):
     videos: list[Video]
     categories: Mapping[int, str] | None = None
     """Names by id, if the format has them."""
+    path: Path = Path()
+    """What was opened."""
 
 
 def video_folders(source: Path, suffix: str) -> dict[Path, list[Path]]:
@@ -113,6 +116,16 @@ def note_unannotated(notes: Problems, files: Mapping[str, str], annotated: Colle
 def numbers(files: Mapping[str, str]) -> dict[int, str]:
     """The images, of `image_files`, whose names end in a number, by this number: 12 for "frame_000012"."""
     return {int(found[0]): file for stem, file in files.items() if (found := re.search(r"[0-9]+$", stem))}
+
+
+def check_image(path: Path, size: tuple[int, int]) -> None:
+    """Check the header of an image of H, W, before masks of that size are made.
+
+    Raises:
+        InputError: it is missing, damaged, or has another size.
+    """
+    if (problem := image_problem((path, size))) is not None:
+        raise InputError(": ".join(problem))
 
 
 def image_size(path: Path) -> tuple[int, int]:
