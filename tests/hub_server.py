@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import re
+import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
@@ -42,7 +43,11 @@ class HubServer:
         self.requests: list[tuple[str, str]] = []
         self.short: dict[str, int] = {}  # number of bytes after which a file ends, as its Content-Length also states
         self.cut: dict[str, list[int]] = {}  # numbers of bytes after which the connection breaks, one for each request
-        self.failing = False  # every request returns 503
+        self.broken: dict[str, bytes] = {}  # contents that are sent instead of those of files, of the same length
+        self.pauses: dict[str, float] = {}  # seconds between the bytes of a file
+        self.failing = 0  # the status of every request
+        self.failing_paths = ""  # beginning of the paths that fail
+        self.retry_after = ""  # a header of failures
 
     def __enter__(self) -> HubServer:
         handler = type("Handler", (_Handler,), {"hub": self})
@@ -125,8 +130,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _begin(self) -> str | None:
         path = urlsplit(self.path).path
         self.hub.requests.append((self.command, path))
-        if self.hub.failing:
-            self._send(503, {"error": "down"})
+        if self.hub.failing and path.startswith(self.hub.failing_paths):
+            headers = {"Retry-After": self.hub.retry_after} if self.hub.retry_after else {}
+            self._send(self.hub.failing, {"error": "down"}, headers)
             return None
         return path
 
@@ -173,17 +179,32 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_data(name, data, {**headers, "ETag": f'"{hashlib.sha1(data).hexdigest()}"'})
 
     def _send_data(self, name: str, data: bytes, headers: dict[str, str]) -> None:
+        data = self.hub.broken.get(name, data)
         status, data = 200, data[: self.hub.short.get(name, len(data))]
         if match := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", "")):
             status, first = 206, int(match[1])
             headers["Content-Range"] = f"bytes {first}-{len(data) - 1}/{len(data)}"
             data = data[first:]
         cuts = self.hub.cut.get(name)
-        if cuts and self.command == "GET":
+        if name in self.hub.pauses and self.command == "GET":
+            self._drip(name, data, headers)
+        elif cuts and self.command == "GET":
             self._send(status, data, headers, sent=cuts.pop(0))
             self.close_connection = True
         else:
             self._send(status, data, headers)
+
+    def _drip(self, name: str, data: bytes, headers: dict[str, str]) -> None:
+        self._send(200, data, headers, sent=0)
+        self.close_connection = True
+        for i in range(len(data)):
+            if name not in self.hub.pauses:
+                return
+            time.sleep(self.hub.pauses[name])
+            try:
+                self.wfile.write(data[i : i + 1])
+            except OSError:  # the client has gone
+                return
 
     def _refuse(self, status: int, code: str, message: str, headers: dict[str, str] | None = None) -> None:
         self._send(status, {"error": message}, {**(headers or {}), "X-Error-Code": code, "X-Error-Message": message})

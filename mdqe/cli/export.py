@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
     check_options(args.format, args.opset)
     name = model_name(args)
     check_writable(args.output)  # before the model is loaded
-    model = MDQE.from_pretrained(name)
+    model = MDQE.from_pretrained(name, force_download=args.force_download)
     check_backbone(model)
     say(f"{name}: exporting encoder and decoder, which takes minutes")
     errors = export_model(model, args.output, format=args.format, opset=args.opset, source=name)

@@ -138,10 +138,11 @@ def add_device(parser: Options) -> None:
 
 
 def add_model(parser: Options, *, several: bool = False) -> None:
-    """Add `--model`, which can be repeated if `several` is true."""
+    """Add `--model`, which can be repeated if `several` is true, and `--force-download`."""
     more = "; repeat the option to offer several models, the first of which is selected at the start"
     help = f"a folder, a Hub id (user/model) or a bundled model (mdqe:NAME){more if several else ''}"
     option(parser, "--model", "ID|FOLDER", str, help, action="append" if several else "store")
+    flag(parser, "--force-download", "download the files of a model on the Hub even if they are in the cache")
 
 
 def add_model_arguments(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
@@ -193,7 +194,8 @@ def load_model(args: argparse.Namespace, index: int = 0, number: int = 1) -> "MD
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // number))
         if args.device is None and torch.cuda.is_available():
             device = f"cuda:{index % torch.cuda.device_count()}"
-    return MDQE.from_pretrained(name, device=device, dtype=getattr(torch, args.dtype), **_overrides(args))
+    settings = {"device": device, "dtype": getattr(torch, args.dtype), "force_download": args.force_download}
+    return MDQE.from_pretrained(name, **settings, **_overrides(args))
 
 
 def load_models(args: argparse.Namespace) -> "dict[str, MDQE]":
@@ -215,7 +217,8 @@ def load_config(args: argparse.Namespace) -> "MDQEConfig":
     from mdqe.weights.folder import CONFIG_FILE, read_config
     from mdqe.weights.source import open_source
 
-    return read_config(open_source(model_name(args))(CONFIG_FILE)).replace(**_overrides(args))
+    fetch = open_source(model_name(args), force_download=args.force_download)
+    return read_config(fetch(CONFIG_FILE)).replace(**_overrides(args))
 
 
 def _overrides(args: argparse.Namespace) -> dict[str, Any]:

@@ -60,7 +60,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     except SafetensorError as error:
         size = path.stat().st_size
         raise OSError(
-            f"{path} is truncated or damaged ({size:,} bytes; {error}); download it again, with force_download=True"
+            f"{path} is truncated or damaged ({size:,} bytes; {error}); if it is in the cache of the Hub, download it "
+            "again with --force-download, in Python force_download=True"
         ) from error
 
 

@@ -95,7 +95,8 @@ class PretrainedMixin(
         Raises:
             FileNotFoundError: no such folder, model, revision or file, or not in the cache while offline.
             PermissionError: the Hub denied access, or the conditions of the model are not accepted.
-            ConnectionError: the Hub cannot be reached, or the download was interrupted.
+            ConnectionError: the Hub cannot be reached or reports a failure, or the download was interrupted or damaged,
+                or made no progress for the seconds of MDQE_DOWNLOAD_TIMEOUT (default: 300).
             ValueError: an invalid argument, the config of another model or of a newer version, missing or unexpected
                 tensors, or different shapes.
             OSError: the weights file is truncated or damaged.

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from http import HTTPStatus
 from pathlib import Path
+from typing import TypeVar
 
-from huggingface_hub import constants, hf_hub_download
+from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -19,6 +22,14 @@ from huggingface_hub.errors import (
 )
 
 from mdqe.errors import InputError
+from mdqe.weights.download import (
+    VARIABLE,
+    StalledError,
+    call_with_progress,
+    damage,
+    seconds_without_progress,
+    unfinished,
+)
 from mdqe.weights.folder import CONFIG_FILE
 
 BUNDLED_PREFIX = "mdqe:"  # Hub ids cannot contain a colon
@@ -26,6 +37,9 @@ BUNDLED_FOLDER = Path(__file__).parents[1] / "models"
 PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl")
 PROGRAMMING_ERRORS = (AssertionError, AttributeError, NameError, TypeError)
 """Errors that are bugs, here or in the Hub's client. They are not reported as failures of the network."""
+
+PROBE_SECONDS = 10.0  # for a request that asks a server why it sent nothing
+E = TypeVar("E", bound=BaseException)
 
 Fetch = Callable[[str], Path]
 """Returns the local path of one of a model's files, by its name. Downloads the file if necessary."""
@@ -91,23 +105,50 @@ class _Repository:
     commit: str | None = None  # of the first file; the other files are fetched from the same commit
 
     def fetch(self, filename: str) -> Path:
+        cache = Path(self.cache_dir or constants.HF_HUB_CACHE).expanduser()
+        began, seconds = time.time(), seconds_without_progress()
+        download = partial(
+            hf_hub_download,
+            self.repo_id,
+            filename,
+            revision=self.commit or self.revision,
+            token=self.token,
+            cache_dir=self.cache_dir,
+            local_files_only=self.local_files_only,
+            force_download=self.force_download,
+            library_name="mdqe",
+        )
         try:
-            path = hf_hub_download(
-                self.repo_id,
-                filename,
-                revision=self.commit or self.revision,
-                token=self.token,
-                cache_dir=self.cache_dir,
-                local_files_only=self.local_files_only,
-                force_download=self.force_download,
-                library_name="mdqe",
-            )
+            path = Path(call_with_progress(download, lambda: unfinished(cache, self.repo_id), seconds))
         except PROGRAMMING_ERRORS:
             raise
+        except StalledError as error:
+            raise self._stalled(filename, seconds) from error
         except Exception as error:  # the HTTP library below the client has errors of its own in every version
             raise self._explained(error, filename) from error
-        self.commit = Path(path).parent.name  # snapshots/COMMIT/FILE
-        return Path(path)
+        if problem := damage(path, began):
+            path.resolve().unlink()
+            path.unlink(missing_ok=True)
+            problem = f"{filename} of {self.repo_id!r} {problem}"
+            raise ConnectionError(f"{problem}; it was deleted from the cache: try again to download it anew")
+        self.commit = path.parent.name  # snapshots/COMMIT/FILE
+        return path
+
+    def _stalled(self, filename: str, seconds: float) -> Exception:
+        """The error of a download without progress. The client may have waited because of a status of the server."""
+        url = hf_hub_url(self.repo_id, filename, revision=self.commit or self.revision)
+        ask = partial(get_hf_file_metadata, url, token=self.token, timeout=PROBE_SECONDS)
+        problem = f"download of {filename} of {self.repo_id!r}"
+        try:
+            call_with_progress(ask, lambda: None, 1.5 * PROBE_SECONDS)
+        except PROGRAMMING_ERRORS:
+            raise
+        except HfHubHTTPError as error:
+            return explain_hub_error(error, problem)
+        except Exception as error:
+            problem += f" ({_first_line(error)})" if str(error) else ""
+        problem += f" made no progress for {seconds:g} s"
+        return ConnectionError(f"{problem}; try again, or set {VARIABLE} to more seconds")
 
     def _explained(self, error: Exception, filename: str) -> Exception:
         """The error of a download, with a message of one line."""
@@ -121,7 +162,12 @@ class _Repository:
             )
         # The client raises a ValueError with a cause if force_download is set and the Hub cannot be reached.
         if isinstance(error, LocalEntryNotFoundError) or (isinstance(error, ValueError) and error.__cause__):
-            return ConnectionError(f"cannot reach {constants.ENDPOINT} for {filename} of {repo}; is the network up?")
+            response = _cause(error, HfHubHTTPError)
+            if response is None:
+                reason = "" if error.__cause__ is None else f" ({_first_line(error.__cause__)})"
+                where = f"{constants.ENDPOINT} for {filename} of {repo}"
+                return ConnectionError(f"cannot reach {where}{reason}; is the network up?")
+            return explain_hub_error(response, f"download of {filename} of {repo}{at}")
         if isinstance(error, GatedRepoError):
             return PermissionError(
                 f"{repo} is gated: accept its conditions at {constants.ENDPOINT}, and pass a token "
@@ -152,11 +198,26 @@ def explain_hub_error(error: Exception, action: str) -> Exception:
         status = error.response.status_code if error.response is not None else None
         if status in (401, 403):
             return PermissionError(f"{action}: {constants.ENDPOINT} denied access (status {status}); check the token")
-        return ConnectionError(f"{action}: {constants.ENDPOINT} returned status {status}")
+        return ConnectionError(f"{action}: {constants.ENDPOINT} returned status {_described(status)}")
     if isinstance(error, OSError) and error.errno is not None:  # of this machine, such as a full disk
         return error
     return ConnectionError(f"{action} was interrupted, try again ({_first_line(error)})")
 
 
-def _first_line(error: Exception) -> str:
+def _described(status: int | None) -> str:
+    """A status of HTTP with its meaning and what to do."""
+    if status not in list(HTTPStatus):
+        return str(status)
+    advice = ": wait before you try again" if status == 429 else ": a fault of the server, try again later"
+    return f"{status} ({HTTPStatus(status).phrase}){advice if status == 429 or status >= 500 else ''}"
+
+
+def _cause(error: BaseException | None, kind: type[E]) -> E | None:
+    """The first error of a kind in the chain of causes."""
+    while error is not None and not isinstance(error, kind):
+        error = error.__cause__
+    return error
+
+
+def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]

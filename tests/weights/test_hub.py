@@ -4,12 +4,16 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from hub_client import SmallModel, digest
 from hub_server import READ_ONLY_TOKEN, TOKEN, HubServer
+
+from mdqe.errors import InputError
+from mdqe.weights.download import StalledError, call_with_progress, seconds_without_progress
 
 INTERRUPTED = "download of model.safetensors of 'someone/model' was interrupted, try again ("
 
@@ -75,7 +79,9 @@ def hub(server, files):
     server.requests.clear()
     server.short.clear()
     server.cut.clear()
-    server.failing = False
+    server.broken.clear()
+    server.pauses.clear()
+    server.failing, server.failing_paths, server.retry_after = 0, "", ""
     server.add("someone/model", files)
     return server
 
@@ -85,6 +91,21 @@ def client(process, tmp_path):
     """A client with an empty cache."""
     process.cache = str(tmp_path / "cache")
     return process
+
+
+@pytest.fixture(scope="module")
+def hasty_process(server, tmp_path_factory):
+    limits = {"MDQE_DOWNLOAD_TIMEOUT": "2", "HF_HUB_DOWNLOAD_TIMEOUT": "1"}
+    client = Client(server.endpoint, tmp_path_factory.mktemp("hasty"), **limits)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def hasty(hasty_process, tmp_path):
+    """A client that gives up soon, with an empty cache."""
+    hasty_process.cache = str(tmp_path / "cache")
+    return hasty_process
 
 
 # --- loading --------------------------------------------------------------------------------------------------------
@@ -209,8 +230,10 @@ def test_truncated_file_in_the_cache(hub, client):
     client.load()
     weights = next(Path(client.cache).rglob("model.safetensors")).resolve()
     weights.write_bytes(weights.read_bytes()[:1000])
+    os.utime(weights, (0, 0))
     message = client.error("OSError")
-    assert "truncated or damaged (1,000 bytes" in message and "force_download" in message
+    assert "truncated or damaged (1,000 bytes" in message
+    assert message.endswith("download it again with --force-download, in Python force_download=True")
     assert "digest" in client.load(force_download=True)
 
 
@@ -225,11 +248,83 @@ def test_local_files_only(hub, client, model):
     assert message == "force_download=True and local_files_only=True cannot be combined"
 
 
-def test_failing_hub(hub, client, model):
+@pytest.mark.parametrize(
+    ("status", "meaning"),
+    [
+        (429, "429 (Too Many Requests): wait before you try again"),
+        (500, "500 (Internal Server Error): a fault of the server, try again later"),
+        (502, "502 (Bad Gateway): a fault of the server, try again later"),
+        (503, "503 (Service Unavailable): a fault of the server, try again later"),
+        (504, "504 (Gateway Timeout): a fault of the server, try again later"),
+        (418, "418 (I'm a Teapot)"),
+        (599, "599"),
+    ],
+)
+def test_failing_hub(hub, client, model, status, meaning):
     client.load()
-    hub.failing = True
+    hub.failing = status
     assert client.load()["digest"] == digest(model), "from the cache"
-    assert client.error("ConnectionError", force_download=True).startswith("cannot reach http://127.0.0.1")
+    message = client.error("ConnectionError", force_download=True)
+    assert message == f"download of config.json of 'someone/model': {hub.endpoint} returned status {meaning}"
+
+
+def test_failing_host_of_large_files(hub, client, model):
+    hub.failing, hub.failing_paths = 503, "/cdn"
+    message = client.error("ConnectionError")
+    assert message.startswith("download of model.safetensors of 'someone/model'")
+    assert message.endswith("returned status 503 (Service Unavailable): a fault of the server, try again later")
+    hub.failing = 0
+    assert client.load()["digest"] == digest(model)
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_the_status_of_a_hub_that_asks_to_wait_for_an_hour(hub, hasty, status):
+    hub.failing, hub.retry_after = status, "3600"
+    start = time.monotonic()
+    assert f"{hub.endpoint} returned status {status} (" in hasty.error("ConnectionError")
+    assert time.monotonic() - start < 20
+    hub.failing = 0
+    assert "digest" in hasty.load()
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+@pytest.mark.parametrize("pause", [0.2, 30])
+def test_a_server_that_drips_or_stalls(hub, hasty, model, name, pause):
+    """The connection is given up after 2 s without progress here, and nothing of it prevents the next call."""
+    hub.pauses[name] = pause
+    start = time.monotonic()
+    message = hasty.error("ConnectionError")
+    assert time.monotonic() - start < 20
+    assert message.startswith(f"download of {name} of 'someone/model' made no progress for 2 s; try again, or set ")
+    hub.pauses.clear()
+    time.sleep(2 if pause > 1 else 0)  # until the client's own limit for a read ends the abandoned thread
+    assert hasty.load()["digest"] == digest(model)
+    assert list(Path(hasty.cache).rglob("*.incomplete")) == []
+
+
+def test_a_slow_download_with_progress_is_not_given_up(tmp_path):
+    sizes = iter(range(1000))
+    assert call_with_progress(lambda: time.sleep(1) or "done", lambda: next(sizes), 0.2) == "done"
+    with pytest.raises(StalledError):
+        call_with_progress(lambda: time.sleep(1), lambda: 0, 0.2)
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "soon", "nan", "1e3"])
+def test_invalid_limit(monkeypatch, value):
+    monkeypatch.setenv("MDQE_DOWNLOAD_TIMEOUT", value)
+    with pytest.raises(InputError, match=f"MDQE_DOWNLOAD_TIMEOUT is '{value}'; expected a number of seconds above 0"):
+        seconds_without_progress()
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_damaged_downloads_are_not_kept(hub, client, files, model, name):
+    content = files[name]
+    hub.broken[name] = content[: len(content) // 2] + bytes(len(content) - len(content) // 2)
+    message = client.error("ConnectionError")
+    assert message.startswith(f"{name} of 'someone/model' ") and "deleted from the cache: try again" in message
+    assert client.error("ConnectionError") == message
+    hub.broken.clear()
+    assert client.load()["digest"] == digest(model)
 
 
 def test_offline_machine(hub, client, model, tmp_path):
