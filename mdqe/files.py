@@ -5,6 +5,7 @@ A file is written beside its final path, under a name that marks it as partial (
 """
 
 import errno
+import io
 import json
 import os
 import stat
@@ -119,12 +120,31 @@ def whole_file(path: str | Path, *, durable: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def whole_binary_file(path: str | Path, *, durable: bool = False) -> Iterator[BinaryIO]:
-    """As `whole_file`, but yield the open file. For writers of torch, which raise a RuntimeError after an OSError."""
-    with whole_file(path, durable=durable) as partial, partial.open("wb") as file:
-        try:
-            yield file
-        except RuntimeError as error:
-            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
+    """As `whole_file`, but yield the open file, for writers of torch.
+
+    The file raises no OSError before the end of the block: after one, a writer of torch raises a RuntimeError or aborts
+    the process.
+    """
+    with whole_file(path, durable=durable) as partial:
+        file = _LateErrors(partial, "wb")
+        with io.BufferedWriter(file) as buffered:
+            yield buffered
+        if file.error is not None:
+            raise file.error
+
+
+class _LateErrors(io.FileIO):
+    """A file that keeps its first OSError, and from then on discards what is written."""
+
+    error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        if self.error is None:
+            try:
+                return super().write(data) or 0
+            except OSError as error:
+                self.error = error
+        return memoryview(data).nbytes
 
 
 @contextmanager

@@ -145,13 +145,25 @@ def test_errors_get_the_name_of_the_file(tmp_path):
     assert denied.value.filename == "other.txt"
 
 
-def test_a_writer_that_hides_the_error_of_the_system(tmp_path):
-    """torch's writer raises a RuntimeError while it closes a file after an OSError."""
-    with pytest.raises(OSError, match="No space left") as caught, whole_binary_file(tmp_path / "file.pt"):
-        try:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        finally:
-            raise RuntimeError("unexpected pos")
-    assert caught.value.filename == str(tmp_path / "file.pt") and os.listdir(tmp_path) == []
+@POSIX
+def test_errors_of_an_open_file_are_raised_at_the_end(tmp_path):
+    """A writer of torch would raise another error, or abort the process, if it met an OSError."""
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    (tmp_path / "file.pt").write_text("old")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught, whole_binary_file(tmp_path / "file.pt") as file:
+            for _ in range(100):
+                assert file.write(bytes(1000)) == 1000
+            done = True
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert done and caught.value.filename == str(tmp_path / "file.pt")
+    assert os.listdir(tmp_path) == ["file.pt"] and (tmp_path / "file.pt").read_text() == "old"
     with pytest.raises(RuntimeError, match="a bug"), whole_binary_file(tmp_path / "file.pt"):
         raise RuntimeError("a bug")
+    with whole_binary_file(tmp_path / "file.pt") as file:
+        file.write(b"n" * 30_000)
+    assert (tmp_path / "file.pt").read_bytes() == b"n" * 30_000
