@@ -18,6 +18,7 @@ from mdqe import __version__
 from mdqe import distributed as processes
 from mdqe.annotations.files import DataFiles
 from mdqe.annotations.reader import IMAGES, Annotations, Video
+from mdqe.annotations.records import short
 from mdqe.cli import progress, say
 from mdqe.cli.options import load_model, model_name
 from mdqe.errors import InputError
@@ -183,7 +184,7 @@ def _check_settings(args: argparse.Namespace, path: Path) -> None:
         for key, value in settings.items():
             if before.get(key) != value:
                 raise InputError(
-                    f"{args.output} contains results with {key} {before.get(key)!r}, now it is {value!r}: "
+                    f"{args.output} contains results with {key} {short(before.get(key))}, now it is {value!r}: "
                     "choose another folder or remove it"
                 )
     elif os.environ.get("RANK", "0") == "0":
