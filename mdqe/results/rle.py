@@ -137,7 +137,7 @@ def from_coco(segmentation: Mapping[str, Any]) -> tuple[str, tuple[int, int]]:
         ValueError: another object, or counts that do not fit the size.
     """
     if not isinstance(segmentation, Mapping) or not {"size", "counts"} <= segmentation.keys():
-        raise ValueError(f'run lengths are an object with "size" and "counts", not {str(segmentation)[:80]!r}')
+        raise ValueError(f'run lengths are an object with "size" and "counts", not {_short(segmentation)}')
     size = _checked_size(segmentation["size"])
     return compress([segmentation["counts"]], size)[0], size
 
@@ -149,7 +149,11 @@ def _checked_size(size: Any) -> tuple[int, int]:
             isinstance(edge, int | np.integer) and not isinstance(edge, bool) and 0 <= edge < 2**31 for edge in size
         ):
             return int(height), int(width)
-    raise ValueError(f"size of run lengths is {str(size)[:60]}; expected two whole numbers, [height, width]")
+    raise ValueError(f"size of run lengths is {_short(size)}; expected two whole numbers, [height, width]")
+
+
+def _short(value: Any) -> str:
+    return " ".join(repr(value).split())[:60]
 
 
 def _columns(masks: Any) -> tuple[np.ndarray, tuple[int, int]]:
@@ -273,7 +277,7 @@ def _numbers(counts: Any) -> np.ndarray:
     except (TypeError, ValueError):  # no array, such as a tensor on the meta device, or lists of different lengths
         numbers = np.empty(0, object)
     if numbers.ndim != 1 or (numbers.dtype.kind not in "iu" and (numbers.size or numbers.dtype == object)):
-        raise ValueError(f"counts are {str(counts)[:60]}; expected a string or a list of whole numbers")
+        raise ValueError(f"counts are {_short(counts)}; expected a string or a list of whole numbers")
     if numbers.size and (numbers.min() < 0 or numbers.max() >= 2**31):
         raise ValueError(f"counts hold {numbers.min()} to {numbers.max()}; a run is 0 to {2**31 - 1} pixels")
     return numbers.astype(np.int64)
