@@ -292,3 +292,12 @@ def test_a_video_is_written_through_a_link_and_never_over_a_pipe(tmp_path):
     with pytest.raises(OSError, match="a device, a pipe or a socket"):
         VideoWriter(tmp_path / "pipe.mp4", 10)
     assert sorted(os.listdir(tmp_path)) == ["link.mp4", "pipe.mp4", "target.mp4"]
+    os.mkfifo(tmp_path / "x.partial.mp4")
+    with pytest.raises(OSError, match="a device, a pipe or a socket"):
+        VideoWriter(tmp_path / "x.mp4", 10)
+    assert (tmp_path / "x.partial.mp4").is_fifo()
+    (tmp_path / "y.partial.mp4").symlink_to(tmp_path / "target.mp4")
+    before = (tmp_path / "target.mp4").read_bytes()
+    with VideoWriter(tmp_path / "y.mp4", 10) as writer:
+        writer.write(np.full((32, 48, 3), 200, np.uint8))
+    assert (tmp_path / "target.mp4").read_bytes() == before
