@@ -215,7 +215,7 @@ def calls(blocks: Any, models: Mapping[str, Any]) -> Calls:
 
 
 def page(service: Service) -> Any:
-    """The page as Gradio Blocks: inputs on the left, results on the right."""
+    """The page as Gradio Blocks: inputs and the status on the left, results on the right."""
     require_gradio()
     import gradio as gr
 
@@ -249,8 +249,10 @@ def page(service: Service) -> Any:
     def leave(request: gr.Request) -> None:
         service.leave(visitor(request))
 
-    with gr.Blocks(title="MDQE", analytics_enabled=False) as blocks:
-        gr.Markdown("# MDQE\nDetects the objects of a video, with a mask in each frame and one id per object.")
+    with gr.Blocks(title="MDQE", analytics_enabled=False, fill_width=True) as blocks:
+        gr.Markdown(
+            "# MDQE\nDetects the objects of a video, with a mask in each frame and one id per object.", elem_id="title"
+        )
         with gr.Row():
             with gr.Column(scale=2):
                 video = gr.Video(label="Video", sources=["upload"], include_audio=True, height=260, elem_id="upload")
@@ -261,11 +263,16 @@ def page(service: Service) -> Any:
                 with gr.Row():
                     start = gr.Button("Segment", variant="primary", elem_id="start")
                     end = gr.Button("Stop", elem_id="stop")
-            with gr.Column(scale=3):
-                overlay = gr.Video(label="Instances", interactive=False, height=360, elem_id="overlay")
                 status = gr.Textbox(label="Status", interactive=False, elem_id="status")
+            with gr.Column(scale=3):
+                overlay = gr.Video(label="Instances", interactive=False, elem_id="overlay")
                 table = gr.Dataframe(
-                    headers=list(COLUMNS), label="Tracks", interactive=False, type="array", elem_id="tracks"
+                    headers=list(COLUMNS),
+                    label="Tracks",
+                    interactive=False,
+                    type="array",
+                    max_height=200,
+                    elem_id="tracks",
                 )
                 download = gr.DownloadButton("Download instances.json", interactive=False, elem_id="download")
         inputs, outputs = [video, model, threshold], [status, overlay, table, download]

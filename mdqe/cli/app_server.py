@@ -89,7 +89,11 @@ def serve(page: Any, guard: Callable[[Any], Any], listening: socket.socket, max_
 
 
 STYLE = """
-.gradio-container { max-width: 1200px !important; margin: 0 auto !important }
+@media (min-width: 700px) { /* with two columns, the input and the result fit on one screen */
+  #title h1 { display: inline; margin-right: 1rem }
+  #title p { display: inline }
+  #overlay { height: max(240px, calc(100vh - 400px)) !important }
+}
 #tracks { contain: inline-size; overflow-x: auto } /* on a phone the table scrolls, not the page */
 """
 

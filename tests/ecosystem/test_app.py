@@ -56,6 +56,20 @@ def cells(browser) -> list[str]:
     return browser.find_element("id", "tracks").text.split("\n")[1:]
 
 
+def check_one_screen(browser, width: int, height: int) -> None:
+    """The input is beside the result, they take the width of the window, and nothing needs scrolling."""
+    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    wait_for(lambda: browser.execute_script("return innerWidth") == width)
+    script = "return document.getElementById(arguments[0]).getBoundingClientRect().toJSON()"
+    names = ("upload", "start", "status", "overlay", "tracks", "download")
+    upload, *left, overlay, tracks, download = (browser.execute_script(script, name) for name in names)
+    assert all(one["right"] <= upload["right"] < overlay["left"] for one in left)
+    assert upload["top"] == overlay["top"]
+    assert max(one["bottom"] for one in (*left, tracks, download)) <= height
+    assert upload["left"] <= 40 and width - overlay["right"] <= 40
+
+
 def test_uploading_segmenting_and_downloading(server, browser, clip, tmp_path):
     expected = MDQE.from_pretrained("mdqe:tiny").segment(clip)
     assert len(expected) > 1
@@ -77,6 +91,8 @@ def test_uploading_segmenting_and_downloading(server, browser, clip, tmp_path):
     assert found.track_ids.tolist() == expected.track_ids.tolist()
     assert np.array_equal(found.masks, expected.masks)
 
+    for width in (1100, 1600, 1280):
+        check_one_screen(browser, width, 800)
     if "MDQE_SCREENSHOT" in os.environ:  # a picture for the documentation
         browser.save_screenshot(os.environ["MDQE_SCREENSHOT"])
     hosts = {url.split("/")[2] for url in requests(browser) if url.startswith(("http", "ws"))}
