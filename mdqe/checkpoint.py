@@ -12,7 +12,7 @@ from einops import repeat
 from torch import Tensor
 
 from mdqe.config import MDQEConfig
-from mdqe.errors import InputError, is_out_of_memory
+from mdqe.errors import InputError, is_out_of_memory, printable
 
 DROPPED = (
     r"(.*\.)?query_relpos_grid",
@@ -92,12 +92,14 @@ def convert_official(state_dict: dict[str, Any], config: MDQEConfig) -> dict[str
     Raises:
         ValueError: names that are not in the released layout (neither used nor in `DROPPED`).
     """
-    state_dict = state_dict.get("model", state_dict)
+    if isinstance(wrapped := state_dict.get("model"), dict):
+        state_dict = wrapped
     skipped = set(dropped(state_dict))
     converted = {name: _rename(name) for name in state_dict if name not in skipped}
     unknown = sorted(name for name, new_name in converted.items() if new_name is None)
     if unknown:
-        raise InputError(f"{len(unknown)} names are not in the released layout: {', '.join(unknown[:10])}")
+        names = ", ".join(map(printable, unknown[:10]))
+        raise InputError(f"{len(unknown)} names are not in the released layout: {names}")
     return inflate_temporal({new_name: state_dict[name] for name, new_name in converted.items() if new_name}, config)
 
 
@@ -121,7 +123,7 @@ def inflate_temporal(state: dict[str, Tensor], config: MDQEConfig) -> dict[str, 
     inflated = dict(state)
     for name, tensor in state.items():
         match = _TEMPORAL.fullmatch(name)
-        if match and frames > 1 and tensor.shape[0] == heads * single[match[1]]:
+        if match and frames > 1 and tensor.dim() and tensor.shape[0] == heads * single[match[1]]:
             inflated[name] = repeat(tensor, "(h p) ... -> (h t p) ...", h=heads, t=frames)  # p: P or 2·P
     return inflated
 
@@ -152,11 +154,20 @@ def official_sizes(state_dict: dict[str, Tensor]) -> OfficialSizes:
     if missing:
         raise InputError(f"not a checkpoint of the released MDQE: missing {', '.join(missing)}")
     shape = {key: tuple(state_dict[name].shape) for key, name in names.items()}
+    for key, name in names.items():
+        if len(shape[key]) != (2 if key == "levels" else 1) or 0 in shape[key]:
+            axes = "(levels, channels)" if key == "levels" else "(channels,)"
+            raise InputError(f"not a checkpoint of the released MDQE: {name} is {shape[key]}, expected {axes}")
     for backbone, (present, absent) in _BACKBONES.items():
         prefix = "detr.backbone.0.backbone."
         if prefix + present in state_dict and prefix + absent not in state_dict:
             levels, dim = shape["levels"]
-            per_frame = shape["spatial"][0] // levels  # H·P
+            per_frame, rest = divmod(shape["spatial"][0], levels)  # H·P
+            if rest:
+                raise InputError(
+                    f"not a checkpoint of the released MDQE: {names['spatial']} is {shape['spatial']}, "
+                    f"expected a multiple of its {levels} levels"
+                )
             return OfficialSizes(backbone, dim, shape["classes"][0], shape["temporal"][0] // per_frame)
     raise InputError(f"unknown backbone in the checkpoint, expected one of {', '.join(_BACKBONES)}")
 
@@ -199,9 +210,10 @@ def read_official(path: str | Path) -> dict[str, Tensor]:
     state = state.get("model", state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not state:
         raise InputError(f"{path} contains a {type(state).__name__}, expected tensors by name")
-    others = [str(name) for name, value in state.items() if not isinstance(value, Tensor)]
+    others = [name for name, value in state.items() if not isinstance(value, Tensor) or not isinstance(name, str)]
     if others:
-        raise InputError(f"{path} contains entries that are not tensors: {', '.join(others[:10])}")
+        names = ", ".join(map(printable, others[:10]))
+        raise InputError(f"{path} contains entries that are not tensors by name: {names}")
     return state
 
 

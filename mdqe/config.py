@@ -10,7 +10,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from mdqe.errors import InputError
+from mdqe.errors import InputError, printable
 
 FORMAT_VERSION = 1
 DECODERS = ("o2i", "i2o")
@@ -200,9 +200,8 @@ class MDQEConfig:
         known = {field.name for field in dataclasses.fields(cls)}
         unknown = sorted(set(values) - known)
         if unknown:
-            raise InputError(
-                f"unknown configuration fields {', '.join(unknown)}, expected some of {', '.join(sorted(known))}"
-            )
+            names, expected = ", ".join(map(printable, unknown[:10])), ", ".join(sorted(known))
+            raise InputError(f"unknown configuration fields {names}, expected some of {expected}")
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:

@@ -19,6 +19,12 @@ class DependencyError(MDQEError, ImportError):
     """An optional package is not installed. The message has the command that installs it."""
 
 
+def printable(text: object, most: int = 80) -> str:
+    """A text of a file, such as a name, as one short line for a message; control characters are escaped."""
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text)[: most + 1])
+    return line if len(line) <= most else f"{line[: most - 1]}…"
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error means that the machine or its GPU has no memory left."""
     torch = sys.modules.get("torch")

@@ -230,7 +230,7 @@ def test_files_of_another_format(tmp_path, data):
         ([1, 2], "contains a list, expected tensors by name"),
         ({}, "contains a dict, expected tensors by name"),
         ({"model": None}, "contains a NoneType, expected"),
-        ({"a": torch.zeros(1), "epoch": 3}, "contains entries that are not tensors: epoch"),
+        ({"a": torch.zeros(1), "epoch": 3}, "contains entries that are not tensors by name: epoch"),
     ],
 )
 def test_files_without_tensors(tmp_path, content, message):

@@ -3,7 +3,7 @@
 import warnings
 from types import TracebackType
 
-from mdqe.errors import InputError
+from mdqe.errors import InputError, printable
 
 SKIP_HINT = "\n(skip_bad=True or --skip-bad continues without them)"
 _LISTED = 3  # examples of each kind
@@ -40,7 +40,7 @@ class Problems:
     def add(self, kind: str, example: str) -> None:
         """Add a problem, such as "images are missing" and the path of the image."""
         # Names of a file may contain control characters, which a terminal would obey.
-        self.found.setdefault(kind, []).append("".join(c if c.isprintable() else ascii(c)[1:-1] for c in example))
+        self.found.setdefault(kind, []).append(printable(example, 1000))
 
     def add_error(self, error: RecordError) -> None:
         """Add the problem of an invalid record."""

@@ -41,8 +41,11 @@ def run(args: argparse.Namespace) -> int:
         if (args.output / name).exists():
             raise FileExistsError(f"{args.output} already contains a model; choose a new folder")
     official = read_official(args.checkpoint)
-    config = _configure(official, args.preset, args.clip_length)
-    state = convert_official(official, config)
+    try:
+        config = _configure(official, args.preset, args.clip_length)
+        state = convert_official(official, config)
+    except InputError as error:
+        raise InputError(f"{args.checkpoint}: {error}") from error
     unused = sorted({re.sub(r"\.\d+\.", ".*.", name) for name in dropped(official)})
     say(f"{len(official)} tensors: {len(state)} used, {len(official) - len(state)} recomputed or stored twice:")
     for name in unused:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from mdqe.config import FORMAT_VERSION, MDQEConfig
-from mdqe.errors import InputError
+from mdqe.errors import InputError, printable
 from mdqe.files import read_json, whole_file
 
 MODEL_TYPE = "mdqe"
@@ -58,9 +58,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except SafetensorError as error:
-        size = path.stat().st_size
+        problem = f"{path.stat().st_size:,} bytes; {printable(error, 200)}"
         raise OSError(
-            f"{path} is truncated or damaged ({size:,} bytes; {error}); if it is in the cache of the Hub, download it "
+            f"{path} is truncated or damaged ({problem}); if it is in the cache of the Hub, download it "
             "again with --force-download, in Python force_download=True"
         ) from error
 
@@ -91,6 +91,8 @@ def _is_finite(tensor: Tensor) -> bool:
         return False
     if not tensor.is_floating_point() or not tensor.numel():
         return True
+    if tensor.itemsize == 1:  # PyTorch has no minimum of the types of 8 bits
+        tensor = tensor.float()
     return bool(torch.isfinite(torch.stack(torch.aminmax(tensor))).all())  # NaN propagates to both
 
 
@@ -160,7 +162,8 @@ def _check_fit(found: dict[str, tuple[int, ...]], expected: dict[str, tuple[int,
 
 
 def _shortened(names: list[str], most: int = 10) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(printable(name, 150) for name in names[:most]) + more
 
 
 def _own_tensors(model: nn.Module) -> dict[str, Tensor]:
