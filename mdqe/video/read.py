@@ -102,7 +102,7 @@ class VideoFile(Frames):
     def _open(self) -> Any:
         av = require_av()
         try:
-            return av.open(local_file(self.path), options=self.container_options)
+            return av.open(local_file(self.path), options=self.container_options, metadata_errors="replace")
         except (av.FFmpegError, OSError) as error:
             raise _unreadable(self.name, error) from error
 
@@ -190,6 +190,8 @@ class UntrustedVideo(VideoFile):
     def _open(self) -> Any:
         container = super()._open()
         for stream in container.streams.video:
+            if stream.codec_context is None:  # `_video_stream` reports it
+                continue
             if stream.width * stream.height > self.max_pixels:
                 container.close()
                 raise VideoError(
@@ -213,7 +215,8 @@ class LiveStream(VideoFile):
     def _open(self) -> Any:
         av = require_av()
         try:
-            return av.open(self.path, format=self.container_format, timeout=(OPEN_SECONDS, READ_SECONDS))
+            timeout = (OPEN_SECONDS, READ_SECONDS)
+            return av.open(self.path, format=self.container_format, timeout=timeout, metadata_errors="replace")
         except (av.FFmpegError, OSError, ValueError) as error:
             raise VideoError(f"{self.name} cannot be opened: {_reason(error)}") from error
 
@@ -259,6 +262,8 @@ def _video_stream(container: Any, name: str) -> Any:
         raise VideoError(f"{name} is not a video")
     for stream in container.streams.video:
         if not stream.disposition & av.stream.Disposition.attached_pic:
+            if stream.codec_context is None:
+                raise VideoError(f"{name} has a codec that is not known: it may be damaged")
             return stream
     raise VideoError(f"{name} holds no video")
 

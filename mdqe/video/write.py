@@ -190,7 +190,7 @@ class AudioTrack:
         """Returns None if the file has no audio or none that decodes. The second case adds a note."""
         av = require_av()
         try:
-            container = av.open(local_file(path))
+            container = av.open(local_file(path), metadata_errors="replace")
         except (av.FFmpegError, OSError) as error:
             notes.append(f"audio is not kept: {error}")
             return None
