@@ -29,7 +29,7 @@ class StalledError(Exception):
     """A call made no progress for too long."""
 
 
-class _Abandon(BaseException):
+class _Abandon(SystemExit):  # which a thread may end with silently
     """Ends the thread of an abandoned call."""
 
 
@@ -59,26 +59,30 @@ def call_with_progress(call: Callable[[], T], progress: Callable[[], object], se
     """
     results: list[T] = []
     errors: list[BaseException] = []
+    ended = threading.Event()  # Thread.join is not reliable after Ctrl-C before Python 3.13
 
     def run() -> None:
         try:
             results.append(call())
         except BaseException as error:
             errors.append(error)
+        finally:
+            ended.set()
 
     thread = threading.Thread(target=copy_context().run, args=(run,), name="mdqe-download", daemon=True)
     thread.start()
     try:
         last, changed = progress(), time.monotonic()
-        while thread.is_alive():
-            thread.join(min(0.5, seconds))
+        while not ended.wait(min(0.5, seconds)):
             now = progress()
             if now != last:
                 last, changed = now, time.monotonic()
-            elif thread.is_alive() and time.monotonic() - changed > seconds:
+            elif time.monotonic() - changed > seconds:
                 raise StalledError
     finally:
-        _abandon(thread)
+        if not ended.is_set():
+            _abandon(thread)
+            ended.wait(2)
     if errors:
         raise errors[0]
     return results[0]
@@ -86,9 +90,8 @@ def call_with_progress(call: Callable[[], T], progress: Callable[[], object], se
 
 def _abandon(thread: threading.Thread) -> None:
     """End a thread at its next Python instruction, so that it releases its lock and deletes its partial file."""
-    if thread.is_alive() and thread.ident is not None:
+    if thread.ident is not None:
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(_Abandon))
-        thread.join(2)
 
 
 def unfinished(cache: Path, repo_id: str) -> list[tuple[int, int, int]]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from hub_server import READ_ONLY_TOKEN, TOKEN, HubServer
 
 from mdqe.errors import InputError
 from mdqe.weights.download import StalledError, call_with_progress, seconds_without_progress
+from mdqe.weights.source import BUNDLED_FOLDER
 
 INTERRUPTED = "download of model.safetensors of 'someone/model' was interrupted, try again ("
 
@@ -307,6 +309,23 @@ def test_a_slow_download_with_progress_is_not_given_up(tmp_path):
     assert call_with_progress(lambda: time.sleep(1) or "done", lambda: next(sizes), 0.2) == "done"
     with pytest.raises(StalledError):
         call_with_progress(lambda: time.sleep(1), lambda: 0, 0.2)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_ctrl_c_ends_a_download_and_keeps_nothing_of_it(hub, tmp_path):
+    hub.add("someone/tiny", {path.name: path.read_bytes() for path in (BUNDLED_FOLDER / "tiny").iterdir()})
+    hub.pauses["model.safetensors"] = 0.2
+    env = {**os.environ, "HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path), "NO_PROXY": "*"}
+    command = [sys.executable, "-m", "mdqe", "info", "--model", "someone/tiny"]
+    process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.rglob("*.incomplete")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors.splitlines()[-1]) == (1, "mdqe info: interrupted")
+    assert "Traceback" not in errors
+    assert list(tmp_path.rglob("*.incomplete")) == []
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "soon", "nan", "1e3"])
