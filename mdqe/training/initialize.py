@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import timm
+from huggingface_hub import constants
 from torch import Tensor
 
 from mdqe.checkpoint import inflate_temporal
@@ -14,8 +16,9 @@ from mdqe.errors import InputError
 from mdqe.model import MDQE
 from mdqe.modeling.backbone import Backbone
 from mdqe.modeling.query_init import QueryInitializer
+from mdqe.weights.download import StalledError, call_with_progress, seconds_without_progress, unfinished
 from mdqe.weights.folder import CONFIG_FILE, WEIGHTS_FILE, fill, read_config, read_weights
-from mdqe.weights.source import open_source
+from mdqe.weights.source import explain_hub_error, failed_response, open_source
 
 IMAGENET = "imagenet"
 
@@ -80,16 +83,22 @@ def imagenet_backbone(config: MDQEConfig) -> Backbone:
     known = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
     if known is None or not known.has_weights:
         raise InputError(f"timm has no weights for backbone {name!r}; without --init its weights are random")
+    build = partial(
+        Backbone,
+        name,
+        frozen_batch_norm=config.frozen_batch_norm,
+        stride_in_1x1=config.stride_in_1x1,
+        drop_path=config.drop_path,
+        pretrained=True,
+    )
+    seconds, cache = seconds_without_progress(), Path(constants.HF_HUB_CACHE)
     try:
-        return Backbone(
-            name,
-            frozen_batch_norm=config.frozen_batch_norm,
-            stride_in_1x1=config.stride_in_1x1,
-            drop_path=config.drop_path,
-            pretrained=True,
-        )
+        return call_with_progress(build, lambda: unfinished(cache), seconds)
     except Exception as error:  # from timm, the Hub's client or its HTTP library
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if response := failed_response(error):
+            raise explain_hub_error(response, f"download of timm's weights for {name!r}") from error
+        stalled = f"no progress for {seconds:g} s" if isinstance(error, StalledError) else str(error).strip()
+        reason = (stalled or type(error).__name__).splitlines()[0]
         raise ConnectionError(
             f"timm's weights for {name!r} cannot be downloaded ({reason}); without a network they must be in its cache"
         ) from error

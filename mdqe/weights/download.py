@@ -94,10 +94,10 @@ def _abandon(thread: threading.Thread) -> None:
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(_Abandon))
 
 
-def unfinished(cache: Path, repo_id: str) -> list[tuple[int, int, int]]:
-    """Sizes and times of the unfinished downloads of a repository, which change as long as data arrive."""
+def unfinished(cache: Path, repo_id: str = "*") -> list[tuple[int, int, int]]:
+    """Sizes and times of the unfinished downloads of a repository, or of all, which change as long as data arrive."""
     found = []
-    for path in (cache / f"models--{repo_id.replace('/', '--')}" / "blobs").glob("*.incomplete"):
+    for path in cache.glob(f"models--{repo_id.replace('/', '--')}/blobs/*.incomplete"):
         try:
             status = path.stat()
         except FileNotFoundError:  # completed in the meantime

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
-from typing import TypeVar
 
 from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
 from huggingface_hub.errors import (
@@ -39,7 +38,6 @@ PROGRAMMING_ERRORS = (AssertionError, AttributeError, NameError, TypeError)
 """Errors that are bugs, here or in the Hub's client. They are not reported as failures of the network."""
 
 PROBE_SECONDS = 10.0  # for a request that asks a server why it sent nothing
-E = TypeVar("E", bound=BaseException)
 
 Fetch = Callable[[str], Path]
 """Returns the local path of one of a model's files, by its name. Downloads the file if necessary."""
@@ -162,7 +160,7 @@ class _Repository:
             )
         # The client raises a ValueError with a cause if force_download is set and the Hub cannot be reached.
         if isinstance(error, LocalEntryNotFoundError) or (isinstance(error, ValueError) and error.__cause__):
-            response = _cause(error, HfHubHTTPError)
+            response = failed_response(error)
             if response is None:
                 reason = "" if error.__cause__ is None else f" ({_first_line(error.__cause__)})"
                 where = f"{constants.ENDPOINT} for {filename} of {repo}"
@@ -212,9 +210,9 @@ def _described(status: int | None) -> str:
     return f"{status} ({HTTPStatus(status).phrase}){advice if status == 429 or status >= 500 else ''}"
 
 
-def _cause(error: BaseException | None, kind: type[E]) -> E | None:
-    """The first error of a kind in the chain of causes."""
-    while error is not None and not isinstance(error, kind):
+def failed_response(error: BaseException | None) -> HfHubHTTPError | None:
+    """The error of the Hub's client with a response, in a chain of causes."""
+    while error is not None and not isinstance(error, HfHubHTTPError):
         error = error.__cause__
     return error
 

@@ -1,9 +1,13 @@
 """Initial weights: those of other models, random ones, and errors."""
 
+import time
+from types import SimpleNamespace
+
 import pytest
 import timm
 import tiny
 import torch
+from huggingface_hub.errors import HfHubHTTPError
 from timm.models import _builder
 
 from mdqe.training.initialize import imagenet_backbone, initial_model
@@ -102,6 +106,25 @@ def test_imagenet_weights_that_cannot_be_fetched(monkeypatch):
     with pytest.raises(ConnectionError, match=r"cannot be downloaded \(We couldn't connect\)") as raised:
         initial_model(tiny.model().config, "imagenet")
     assert "\n" not in str(raised.value)
+
+
+def test_imagenet_weights_of_a_hub_that_limits_requests(monkeypatch):
+    response = SimpleNamespace(status_code=429, headers={}, request=None)
+
+    def refuse(*arguments, **options):
+        raise OSError("An error happened") from HfHubHTTPError("limited", response=response)
+
+    monkeypatch.setattr(_builder, "load_state_dict_from_hf", refuse)
+    with pytest.raises(ConnectionError, match=r"timm's weights for .* returned status 429 \(Too Many Requests\): wait"):
+        initial_model(tiny.model().config, "imagenet")
+
+
+def test_imagenet_weights_that_do_not_arrive(monkeypatch, tmp_path):
+    monkeypatch.setenv("MDQE_DOWNLOAD_TIMEOUT", "0.3")
+    monkeypatch.setattr("mdqe.training.initialize.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(_builder, "load_state_dict_from_hf", lambda *arguments, **options: time.sleep(5))
+    with pytest.raises(ConnectionError, match=r"cannot be downloaded \(no progress for 0.3 s\)"):
+        initial_model(tiny.model().config, "imagenet")
 
 
 def test_a_backbone_without_imagenet_weights():
