@@ -12,8 +12,7 @@ def check_shapes(sizes: dict[str, int], **tensors: tuple[Any, str]) -> None:
     """Check that the sizes of tensors fit together. Compiled code does not check them.
 
     Args:
-        sizes: the known sizes by the names of the axes. The sizes of other axes are those of the first tensor that has
-            them; they are added.
+        sizes: the known sizes by the names of the axes. The size of any other axis is that of the first tensor with it.
         **tensors: the tensors with the names of their axes, such as `boxes=(boxes, "B T Q 4")`.
 
     Raises:
@@ -22,16 +21,16 @@ def check_shapes(sizes: dict[str, int], **tensors: tuple[Any, str]) -> None:
     """
     if torch.compiler.is_compiling():
         return
+    known = {"2": 2, "4": 4, **sizes}
     for name, (x, axes) in tensors.items():
         names = axes.split()
-        form = f"({', '.join(names)})"
         if not isinstance(x, Tensor):
-            raise TypeError(f"{name} is a {type(x).__name__}, expected a tensor {form}")
-        expected = [int(axis) if axis.isdigit() else sizes.get(axis, axis) for axis in names]
-        if x.ndim != len(names) or any(e not in (axis, s) for e, axis, s in zip(expected, names, x.shape, strict=True)):
-            known = f"({', '.join(map(str, expected))})"
-            raise ValueError(f"{name} is {tuple(x.shape)}, expected {form}{'' if known == form else f' = {known}'}")
-        sizes.update(zip(names, x.shape, strict=True))
+            raise TypeError(f"{name} is a {type(x).__name__}, expected a tensor ({', '.join(names)})")
+        if x.ndim != len(names) or tuple(map(known.get, names, x.shape)) != x.shape:
+            numbers = [known.get(axis, axis) for axis in names]
+            values = "" if numbers == names else f" = ({', '.join(map(str, numbers))})"
+            raise ValueError(f"{name} is {tuple(x.shape)}, expected ({', '.join(names)}){values}")
+        known.update(zip(names, x.shape, strict=True))
 
 
 def check_levels(spatial_shapes: Any, tokens: int, name: str, num_levels: int | None = None) -> None:
