@@ -218,7 +218,7 @@ class _Reader:
         task, values = self.task, self._values
         task.length = self._whole("size", values.get("size"), 1)
         task.start = self._whole("start_frame", values.get("start_frame", "0"))
-        found = re.search(r"step\s*=\s*([0-9]+)", values.get("frame_filter", ""))
+        found = re.search(r"step\s*=\s*([0-9]{1,9})\b", values.get("frame_filter", ""))
         task.step = max(int(found[1]), 1) if found else 1
         if "height" in values and "width" in values:
             task.size = (self._whole("height", values["height"], 1), self._whole("width", values["width"], 1))
@@ -269,7 +269,7 @@ class _Reader:
             return
         order = found.get("z_order", "0")
         if not re.fullmatch(r"-?[0-9]{1,9}", order):
-            self._fail("z_order", f"{order!r}; expected a whole number")
+            self._fail("z_order", f"{order[:40]!r}; expected a whole number")
         placed = Placed(label, track, self._track["label"], int(order))
         if tag == "polygon":
             placed = placed._replace(polygon=shrink([self._points(found.get("points", ""))]))

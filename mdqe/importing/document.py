@@ -9,7 +9,7 @@ import numpy as np
 from mdqe.annotations.masks import frame_lists
 from mdqe.annotations.problems import Problems
 from mdqe.data.images import image_problems
-from mdqe.errors import InputError
+from mdqe.errors import InputError, printable
 from mdqe.importing.source import Frame, Source, Video, union
 from mdqe.results import rle
 
@@ -94,7 +94,7 @@ class DocumentBuilder:
             yield frame.file
         for problem in image_problems((self.source.images / file, size) for file in files):
             if problem is not None:
-                raise InputError(": ".join(problem))
+                raise InputError(printable(": ".join(problem), 1000))
         known = {"id": number, "name": video.name, "height": size[0], "width": size[1]}
         self._videos.append({**known, "length": len(files), "file_names": files})
         kept = [(number, key, size, masks) for key, masks in tracks.items() if self._keep(video, key, masks)]

@@ -4,6 +4,7 @@ A line is "time_frame object_id class_id image_height image_width rle". Class 1 
 regions to ignore. The format: https://www.vision.rwth-aachen.de/page/mots.
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -128,8 +129,8 @@ def _lines(path: Path) -> Iterator[tuple[int, _Line]]:
         if len(fields) != len(_FIELDS):
             raise InputError(f"{label} has {len(fields)} fields; expected {' '.join(_FIELDS)}, separated by spaces")
         for key, value in zip(_FIELDS[:-1], fields, strict=False):
-            if not value.isdecimal():
-                raise InputError(f'{label}: "{key}" is {value!r}; expected a whole number')
+            if not re.fullmatch(r"[0-9]{1,18}", value):
+                raise InputError(f'{label}: "{key}" is {value[:40]!r}; expected a whole number')
         number, identity, kind, height, width = map(int, fields[:-1])
         if kind not in CATEGORIES and kind != IGNORED:
             raise InputError(f'{label}: "class_id" is {kind}; {expected_class()}')

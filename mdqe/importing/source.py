@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from mdqe.annotations.masks import Mask, decode, pack, read_mask
 from mdqe.annotations.problems import Problems
 from mdqe.data.images import image_problem
-from mdqe.errors import InputError
+from mdqe.errors import InputError, printable
 from mdqe.results import rle
 from mdqe.video.images import is_image, natural_key
 
@@ -125,7 +125,7 @@ def check_image(path: Path, size: tuple[int, int]) -> None:
         InputError: it is missing, damaged, or has another size.
     """
     if (problem := image_problem((path, size))) is not None:
-        raise InputError(": ".join(problem))
+        raise InputError(printable(": ".join(problem), 1000))
 
 
 def image_size(path: Path) -> tuple[int, int]:

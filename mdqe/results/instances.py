@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mdqe.errors import DependencyError, InputError
+from mdqe.errors import DependencyError, InputError, printable
 from mdqe.files import read_json, whole_file
 from mdqe.results import rle
 
@@ -280,7 +280,7 @@ class VideoInstances:
             return cls(**_fields(document))
         except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, RecursionError) as error:
             reason = f"no entry {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
-            raise InputError(f"{path} does not hold saved instances: {reason}") from error
+            raise InputError(f"{path} does not hold saved instances: {printable(reason, 300)}") from error
 
 
 def _fields(document: Any) -> dict[str, Any]:

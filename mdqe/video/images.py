@@ -28,8 +28,9 @@ def is_image(path: Path) -> bool:
 
 def natural_key(path: Path) -> list[tuple[int, int, str]]:
     """Sort key that puts "frame 10" after "frame 9"."""
-    parts = re.split(r"([0-9]+)", str(path).casefold())
-    return [(1, int(part), "") if i % 2 else (0, 0, part) for i, part in enumerate(parts)]
+    parts = re.split(r"0*([0-9]+)", str(path).casefold())
+    # A longer number is larger. Python converts only numbers of up to 4,300 digits, and a file can contain longer ones.
+    return [(1, len(part), part) if i % 2 else (0, 0, part) for i, part in enumerate(parts)]
 
 
 class ImageFrames(Frames):

@@ -71,6 +71,31 @@ def test_cvat(tmp_path, given):
     check(path, damaged_texts(path.read_text(), COUNT, 2), path, format=given)
 
 
+@pytest.mark.parametrize("place", ["time_frame", "object_id", "class_id", "height", "width"])
+@pytest.mark.parametrize("number", ["9" * 5000, "-1", "1.5", ""])
+def test_numbers_of_mots(tmp_path, place, number):
+    write_frames(tmp_path / "images" / "v", pattern="{:06}.png")
+    values = {"time_frame": "0", "object_id": "1", "class_id": "1", "height": "48", "width": "72"} | {place: number}
+    path = tmp_path / "v.txt"
+    path.write_text(" ".join(values.values()) + " 06\n")
+    assert not accepts(lambda: import_annotations(path, format="mots"), path)
+
+
+@pytest.mark.parametrize("name", ["9" * 5000, "é" * 5000, "a\nb", "\x1b[31m", "\ud800"])
+def test_names_of_coco(tmp_path, name):
+    """Names of categories and videos may be anything; those of files must exist."""
+    document = coco_document(scenes(("a",)), ("frame_id", "track_id"))
+    write_frames(tmp_path / "a", pattern="{}.jpg")
+    path = tmp_path / "annotations.json"
+    for change in ({"categories": [{"id": 30, "name": name}]}, {"videos": [{"id": 7, "name": name}]}):
+        path.write_text(json.dumps(document | change))
+        assert accepts(lambda: import_annotations(path), path)
+    document["images"][0]["file_name"] = name
+    del document["images"][0]["frame_id"]
+    path.write_text(json.dumps(document))
+    assert not accepts(lambda: import_annotations(path), path.parent)
+
+
 def test_cvat_nested_deeply(tmp_path):
     write_frames(tmp_path / "images" / "v", pattern="frame_{:06}.png")
     path = tmp_path / "v.xml"
