@@ -185,6 +185,19 @@ def test_commands_in_messages_are_parsed(monkeypatch):
     assert f"mdqe convert {GAP} -o FOLDER" in found
 
 
+def test_paths_in_commands_are_quoted(tmp_path):
+    """A message with a path that the shell would split names a command that can be copied."""
+    for place in ("its folder", "its file"):
+        folder = tmp_path / place / "it's mine"
+        folder.mkdir(parents=True)
+        (folder / "official.pth").touch()
+        with pytest.raises((OSError, ValueError)) as raised:
+            mdqe.MDQE.from_pretrained(folder if place == "its folder" else folder / "official.pth")
+        command = re.search(r"mdqe convert .*", str(raised.value))[0]
+        args = _parser().parse_args(shlex.split(command)[1:])
+        assert args.checkpoint == folder / "official.pth"
+
+
 def test_keywords_in_messages_are_parameters():
     """Such as `reset_classes=True`."""
     nodes = [node for path in SOURCES for node in ast.walk(ast.parse(path.read_text()))]

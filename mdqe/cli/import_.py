@@ -1,6 +1,7 @@
 """`mdqe import`: convert annotations of videos in other formats to YouTube-VIS JSON."""
 
 import argparse
+import shlex
 from pathlib import Path
 
 from mdqe.cli import progress, say
@@ -63,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         say(line)
     names = ", ".join(one["name"] for one in document["categories"])
     say(f"videos: {len(document['videos'])}; objects: {len(document['annotations'])}; categories: {names}")
-    say(f"train and evaluate with --data {args.output}@{source.images}")
+    say(f"train and evaluate with --data {shlex.quote(f'{args.output}@{source.images}')}")
     print(args.output)
     return 0
 

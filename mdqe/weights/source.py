@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -76,11 +77,16 @@ def open_source(
     if path.is_dir():
         return partial(_find_in, path)
     if path.is_file():
-        hint = f"mdqe convert {path} -o FOLDER" if path.suffix in PICKLES else f"pass its folder, {path.parent}"
+        hint = _conversion(path) if path.suffix in PICKLES else f"pass its folder, {path.parent}"
         raise InputError(f"{name} is a file, expected a folder, a Hub id or {BUNDLED_PREFIX}NAME: {hint}")
     if isinstance(id_or_folder, Path) or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise FileNotFoundError(f"no such folder: {name}")
     return _Repository(name, revision, token, cache_dir, local_files_only, force_download).fetch
+
+
+def _conversion(path: Path) -> str:
+    """Return the command that converts a checkpoint."""
+    return f"mdqe convert {shlex.quote(str(path))} -o FOLDER"
 
 
 def _find_in(folder: Path, filename: str) -> Path:
@@ -88,7 +94,7 @@ def _find_in(folder: Path, filename: str) -> Path:
     if path.is_file():
         return path
     pickles = sorted(p for p in folder.iterdir() if p.suffix in PICKLES)
-    hint = f"; only safetensors weights can be loaded: mdqe convert {pickles[0]} -o FOLDER" if pickles else ""
+    hint = f"; only safetensors weights can be loaded: {_conversion(pickles[0])}" if pickles else ""
     raise FileNotFoundError(f"{folder} has no {filename}{hint}")
 
 
