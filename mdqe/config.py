@@ -14,6 +14,7 @@ from mdqe.errors import InputError, printable
 
 FORMAT_VERSION = 1
 DECODERS = ("o2i", "i2o")
+MOST_WEIGHTS = 2**32  # roughly, of the transformer; the published models have fewer than 2^25
 MASK_LOSSES = ("inter_instance", "plain")
 
 
@@ -130,6 +131,14 @@ class MDQEConfig:
         if self.hidden_dim % 32 or self.hidden_dim % self.num_heads:
             raise InputError(
                 f"hidden_dim is {self.hidden_dim}, expected a multiple of 32 and of num_heads={self.num_heads}"
+            )
+        points = self.num_heads * self.num_points * (self.num_levels + self.clip_length)
+        weights_per_channel = (self.encoder_layers + self.decoder_layers) * (self.mlp_ratio * self.hidden_dim + points)
+        if self.hidden_dim * weights_per_channel > MOST_WEIGHTS:
+            raise InputError(
+                f"hidden_dim={self.hidden_dim} is too large together with encoder_layers={self.encoder_layers}, "
+                f"decoder_layers={self.decoder_layers}, mlp_ratio={self.mlp_ratio}, num_heads={self.num_heads}, "
+                f"num_points={self.num_points} and clip_length={self.clip_length}: expected fewer than 2^32 weights"
             )
         for name in self.categories:
             if not isinstance(name, str) or not name.isprintable():

@@ -11,6 +11,7 @@ import pytest
 
 from mdqe import MDQEConfig
 from mdqe import config as config_module
+from mdqe.errors import InputError
 
 PRESETS = (
     "r101_coco", "r101_ytvis19", "r50_coco", "r50_ovis_360", "r50_ovis_720", "r50_ytvis19", "r50_ytvis21",
@@ -188,3 +189,23 @@ def test_every_field_is_documented():
         and isinstance(following.value, ast.Constant)
     }
     assert documented == {field.name for field in dataclasses.fields(MDQEConfig)}
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"hidden_dim": 65536},
+        {"hidden_dim": 16384, "mlp_ratio": 256},
+        {"num_heads": 4096, "hidden_dim": 4096, "num_points": 256},
+        {"clip_length": 65536},
+    ],
+)
+def test_networks_that_no_machine_can_hold(sizes):
+    """Each size is valid alone. A network of them would fill the memory before its weights are read."""
+    with pytest.raises(InputError, match=r"is too large together with .*: expected fewer than 2\^32 weights"):
+        MDQEConfig(**sizes)
+
+
+def test_large_networks_are_valid():
+    MDQEConfig(hidden_dim=2048, encoder_layers=24, decoder_layers=24, num_heads=32, clip_length=16)
+    MDQEConfig(encoder_layers=256, decoder_layers=256)
