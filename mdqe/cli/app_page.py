@@ -214,16 +214,25 @@ def calls(blocks: Any, models: Mapping[str, Any]) -> Calls:
     return Calls(inputs, lambda session: session in blocks._queue.pending_messages_per_session)
 
 
+def _visitor(request: Any) -> str:
+    """The name of the visitor who sent a request to Gradio; empty only for a call that comes from no page."""
+    return str(request.session_hash or "")
+
+
+def _contents(response: Response) -> tuple[Any, ...]:
+    """The values of the outputs of the page."""
+    import gradio as gr
+
+    download = gr.DownloadButton(value=response.file, interactive=response.file is not None)
+    return response.message, response.overlay, list(response.table), download
+
+
 def page(service: Service) -> Any:
     """The page as Gradio Blocks: inputs and the status on the left, results on the right."""
     require_gradio()
     import gradio as gr
 
     names = list(service.models)
-
-    def visitor(request: gr.Request) -> str:
-        name: str = request.session_hash or ""  # empty only for a call that comes from no page
-        return name
 
     def segment(
         path: str | None,
@@ -235,19 +244,15 @@ def page(service: Service) -> Any:
         def on_frame(passes: int, index: int, count: int | None) -> None:
             progress((index, max(count or 0, index + 1)), desc=("Segmenting", "Drawing")[passes > 1], unit="frames")
 
-        yield contents(Response(""))  # removes the last result from the page before its files are deleted
+        yield _contents(Response(""))  # removes the last result from the page before its files are deleted
         progress(0, desc="Opening")
-        yield contents(service.segment(path, name, score_threshold, visitor(request), on_frame))
-
-    def contents(response: Response) -> tuple[Any, ...]:
-        download = gr.DownloadButton(value=response.file, interactive=response.file is not None)
-        return response.message, response.overlay, list(response.table), download
+        yield _contents(service.segment(path, name, score_threshold, _visitor(request), on_frame))
 
     def stop(request: gr.Request) -> None:
-        service.stop(visitor(request))
+        service.stop(_visitor(request))
 
     def leave(request: gr.Request) -> None:
-        service.leave(visitor(request))
+        service.leave(_visitor(request))
 
     with gr.Blocks(title="MDQE", analytics_enabled=False, fill_width=True) as blocks:
         gr.Markdown(
