@@ -95,7 +95,7 @@ def whole_number(values: Any, name: str, low: int = 0, high: int = MOST) -> int:
     Raises:
         InputError: it is missing, or something else.
     """
-    value = values.get(name) if isinstance(values, Mapping) else None
+    value: Any = values.get(name) if isinstance(values, Mapping) else None
     if not is_whole(value, low, high):
         raise InputError(f"{name!r} is {str(value)[:40]!r}, expected a whole number from {low} to {high}")
     return value

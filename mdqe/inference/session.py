@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mdqe.annotations.records import is_finite
 from mdqe.errors import InputError
 from mdqe.inference.frame_buffer import FrameEncoder, first_kept
 from mdqe.inference.postprocess import ScoreSums, filter_clip, rank_tracks, window_masks
@@ -68,7 +68,7 @@ class VideoSession:
         keep_all: bool = False,
         on_frame: Callable[[FrameView], None] | None = None,
     ) -> None:
-        if isinstance(score_threshold, bool) or not isinstance(score_threshold, Real) or not 0 <= score_threshold <= 1:
+        if not is_finite(score_threshold) or not 0 <= score_threshold <= 1:
             raise InputError(f"score_threshold is {str(score_threshold)[:40]}, expected a number from 0 to 1")
         if output_size is not None and not is_size(output_size):
             raise InputError(f"output_size is {str(output_size)[:40]}, expected (height, width) in pixels")

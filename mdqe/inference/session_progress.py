@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,7 +36,7 @@ def is_size(value: Any) -> bool:
     """Whether a value is the (height, width) of masks or frames."""
     if not isinstance(value, Sequence | np.ndarray) or len(value) != 2:
         return False
-    if not all(isinstance(edge, Integral) and not isinstance(edge, bool) and edge >= 1 for edge in value):
+    if not all(isinstance(edge, int | np.integer) and not isinstance(edge, bool) and edge >= 1 for edge in value):
         return False
     return int(value[0]) * int(value[1]) <= MOST_PIXELS
 

@@ -12,6 +12,7 @@ from test_session import assert_same, pushed
 
 from mdqe import MDQE
 from mdqe.errors import InputError
+from mdqe.inference.session import load_session
 
 
 @pytest.fixture(scope="module")
@@ -143,3 +144,35 @@ def test_invalid_files_are_rejected(model, saved, break_it, message):
     assert str(saved) in str(error.value)
     with pytest.raises(FileNotFoundError, match=r"none\.session"):
         model.resume(saved.with_name("none.session"))
+
+
+def test_views_of_a_session_that_had_none_before(model, saved):
+    """They begin with the next clip: the features of earlier frames are gone."""
+    views = []
+    resumed = load_session(model, saved, on_frame=views.append)
+    for frame in moving_squares(9)[6:]:
+        resumed.push(frame)
+    resumed.flush()
+    assert [view.frame for view in views] == list(range(3, 9))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"score_threshold": "0.5"}, "score_threshold is 0.5, expected a number from 0 to 1"),
+        ({"score_threshold": float("nan")}, "score_threshold is nan"),
+        ({"score_threshold": True}, "score_threshold is True"),
+        ({"output_size": 48}, r"output_size is 48, expected \(height, width\) in pixels"),
+        ({"output_size": (48.0, 72.0)}, "output_size is"),
+        ({"output_size": (2**31, 2**31)}, "output_size is"),
+        ({"output_size": (0, 5)}, "output_size is"),
+        ({"encoder_batch_size": 0}, "encoder_batch_size is 0, expected a whole number from 1 to 1024"),
+        ({"encoder_batch_size": 2**40}, "encoder_batch_size is"),
+        ({"encoder_batch_size": 1.0}, "encoder_batch_size is"),
+        ({"multi_label": 1}, "multi_label is '1', expected True or False"),
+        ({"by_window": None}, "by_window is 'None', expected True or False"),
+    ],
+)
+def test_invalid_options_are_named(model, options, message):
+    with pytest.raises(InputError, match=message):
+        model.start(**options)
