@@ -1,5 +1,6 @@
 """Writing H.264 video that browsers play, with the timing and the audio of its source."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
@@ -167,6 +168,8 @@ class VideoWriter:
         if self._container is not None:
             with suppress(Exception):  # the first error is reported
                 self._container.close()
+            with suppress(OSError):  # libav keeps a file open whose writing failed; this frees its space on the disk
+                os.truncate(self.partial, 0)
         self.partial.unlink(missing_ok=True)
 
 
