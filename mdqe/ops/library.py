@@ -14,6 +14,7 @@ from mdqe.ops.reference import at_least_float32, deform_attn_gather, deform_attn
 Shapes = Sequence[tuple[int, int]]
 
 VALUE_TYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+_SEQUENCES, _INTEGERS = (tuple, list, Sequence, np.ndarray), (int, torch.SymInt, np.integer)
 INDEX_TYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
@@ -221,12 +222,14 @@ def _check_table(value_spatial_shapes: Tensor, value_level_start_index: Tensor) 
 
 def _integers(name: str, expected: str, values: Any) -> list[int]:
     """The integers in a sequence, NumPy's as Python's."""
-    if not isinstance(values, Sequence | np.ndarray) or isinstance(values, str):
+    if not isinstance(values, _SEQUENCES) or isinstance(values, str):
         raise TypeError(f"{name} must be {expected}, got {type(values).__name__}")
+    integers: list[Any] = []
     for one in values:
-        if not isinstance(one, int | np.integer | torch.SymInt):
+        if not isinstance(one, _INTEGERS):
             raise TypeError(f"{name} must be {expected}, got {type(one).__name__} {str(one)[:40]}")
-    return [int(one) if isinstance(one, np.integer) else one for one in values]
+        integers.append(int(one) if isinstance(one, np.integer) else one)
+    return integers
 
 
 def _check_levels(
@@ -235,7 +238,7 @@ def _check_levels(
     """Check the level table against the rows of `value`, and return it as lists."""
     if isinstance(shapes, Tensor) or isinstance(starts, Tensor):
         raise TypeError("shapes and starts must be integers, not tensors; ms_deform_attn takes tensors")
-    if not isinstance(shapes, Sequence | np.ndarray):
+    if not isinstance(shapes, _SEQUENCES):
         raise TypeError(f"shapes must be pairs of integers, (height, width), got {type(shapes).__name__}")
     pairs = [_integers("shapes", "pairs of integers, (height, width)", pair) for pair in shapes]
     if any(len(pair) != 2 for pair in pairs):
