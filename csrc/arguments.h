@@ -103,7 +103,7 @@ inline LevelTensors check_level_tensors(const Tensor& value, const Tensor& shape
   return {torch::stable::contiguous(shapes), torch::stable::contiguous(starts)};
 }
 
-// The contiguous tensors of a call, and the Problem that points into them.
+// The tensors of a call, as the kernels need them, and the Problem that points into them.
 struct Arguments {
   Tensor value, centers, position, score, grad_output;
   std::vector<Level> levels;   // empty if level_tensors is used
@@ -118,9 +118,12 @@ struct Arguments {
       : value(value_in), position(position_in), score(score_in), fused(centers_in != nullptr) {
     const char* position_name = centers_in ? "offsets" : "locations";
     const char* score_name = centers_in ? "logits" : "weights";
-    require(value.dim() == 4, "value must be (B, N, H, D), got ", size_of(value));
+    const int64_t axes = value.dim() - 3;  // batch axes
+    require(axes == 1 || axes == 2, "value must be (B, N, H, D) or (clips, frames, N, H, D), got ", size_of(value));
     Problem& p = problem;
-    p.batch = value.size(0), p.rows = value.size(1), p.heads = value.size(2), p.channels = value.size(3);
+    p.frames = axes == 1 ? 1 : value.size(1);
+    p.batch = product({value.size(0), p.frames});
+    p.rows = value.size(axes), p.heads = value.size(axes + 1), p.channels = value.size(axes + 2);
     require(p.heads >= 1 && p.channels >= 1, "value must have at least one head and one channel, got ", size_of(value));
     require(product({p.heads, p.channels}) <= INT32_MAX, "value must have H * D below 2^31, got ", size_of(value));
     p.levels = level_count;
@@ -169,7 +172,9 @@ struct Arguments {
       grad_output = torch::stable::contiguous(grad_output);
       p.grad_output = grad_output.const_data_ptr();
     }
-    value = torch::stable::contiguous(value);
+    if (!has_whole_rows()) value = torch::stable::contiguous(value);
+    p.clip_step = value.stride(0) / (p.heads * p.channels);
+    p.frame_step = axes == 1 ? 0 : value.stride(1) / (p.heads * p.channels);
     position = torch::stable::contiguous(position);
     score = torch::stable::contiguous(score);
     p.value = value.const_data_ptr(), p.position = position.const_data_ptr(), p.score = score.const_data_ptr();
@@ -199,7 +204,7 @@ struct Arguments {
     const Problem& p = problem;
     const ScalarType type = compute_type(value_type);
     Gradients grads{
-        torch::stable::new_zeros(value, {p.batch, p.rows, p.heads, p.channels}, type),
+        torch::stable::new_zeros(value, value_sizes(), type),
         torch::stable::new_empty(value, {p.batch, p.queries, p.heads, p.levels, p.points, 2}, type),
         torch::stable::new_empty(value, {p.batch, p.queries, p.heads, p.levels, p.points}, type),
     };
@@ -210,6 +215,21 @@ struct Arguments {
   }
 
  private:
+  // Whether the batch items of value are contiguous and a whole number of rows apart.
+  bool has_whole_rows() const {
+    const Problem& p = problem;
+    const int64_t row = p.heads * p.channels, axes = value.dim() - 3;
+    bool whole = value.stride(axes) == row && value.stride(axes + 1) == p.channels && value.stride(axes + 2) == 1;
+    for (int64_t i = 0; i < axes; ++i) whole = whole && value.stride(i) % row == 0;
+    return whole;
+  }
+
+  std::vector<int64_t> value_sizes() const {
+    std::vector<int64_t> sizes;
+    for (int64_t i = 0; i < value.dim(); ++i) sizes.push_back(value.size(i));
+    return sizes;
+  }
+
   void check_device(const Tensor& tensor, const char* name) const {
     require(same_device(tensor, value), name, " must be on the device of value");
   }

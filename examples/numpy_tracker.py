@@ -45,7 +45,7 @@ def filter_clip(
     Args:
         predictions: the outputs of the decoder.
         features: mask features of the clip, (T, M, h, w).
-        score_threshold, max_detections: as in `mdqe.inference.postprocess.filter_clip`.
+        score_threshold, max_detections: as in `mdqe.inference.postprocess.filter_clips`.
     """
     scores, coefficients, embeddings = (predictions[k] for k in ("class_scores", "mask_coefficients", "embeddings"))
     best = scores.max(1)

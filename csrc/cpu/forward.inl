@@ -122,7 +122,7 @@ inline void look_ahead(const Points& points, int64_t i, int64_t end) {
     for (int64_t l = 0; l < p.levels; ++l) {
       const Level& level = p.level[l];
       const int64_t x = int64_t(u * float(level.width)), y = int64_t(v * float(level.height));
-      const int64_t row = item * p.rows + level.start + y * level.width + x;
+      const int64_t row = p.first_row(item) + level.start + y * level.width + x;
       prefetch<false>(p.value, row, p.heads * p.channels * int64_t(sizeof(V)));
     }
   }
@@ -141,7 +141,7 @@ void forward(const Problem& p, int64_t begin, int64_t end) {
   for (int64_t i = begin; i < end; ++i) {
     if (p.order) look_ahead<V, S, kFused>(points, i, end);
     const int64_t item = item_of(i), query = query_of(i);
-    const V* value = static_cast<const V*>(p.value) + item * p.rows * p.heads * p.channels;
+    const V* value = static_cast<const V*>(p.value) + p.first_row(item) * p.heads * p.channels;
     V* out = static_cast<V*>(p.output) + (item * p.queries + query) * p.heads * p.channels;
     for (int64_t head = 0; head < p.heads; ++head) {
       if (head + 1 < p.heads) points.prepare<S, kFused>(item, query, head + 1, *next);

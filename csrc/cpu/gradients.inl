@@ -80,15 +80,16 @@ void backward(const Problem& p, int64_t item, int64_t head_begin, int64_t head_e
   Points points(p);
   Corners corners(points.padded);
   Buffer<float> dots(4 * points.padded);
-  const int64_t first_row = item * p.rows * p.heads * p.channels;
+  const int64_t stride = p.heads * p.channels;
+  const V* value = static_cast<const V*>(p.value) + p.first_row(item) * stride;
+  float* grad_value = static_cast<float*>(p.grad_value) + item * p.rows * stride;
   for (int64_t place = 0; place < p.queries; ++place) {
     const int64_t query = p.query(item, place);
     for (int64_t head = head_begin; head < head_end; ++head) {
       const int64_t index = p.row(item, query, head);
-      const int64_t first = first_row + head * p.channels;
+      const int64_t first = head * p.channels;
       points.prepare<float, kFused>(item, query, head, corners);
-      for_blocks(p.channels, Scatter<V>{points, corners, static_cast<const V*>(p.value) + first,
-                                        static_cast<float*>(p.grad_value) + first,
+      for_blocks(p.channels, Scatter<V>{points, corners, value + first, grad_value + first,
                                         static_cast<const V*>(p.grad_output) + index * p.channels, dots + 0});
       finish<kFused>(points, static_cast<const float*>(p.position) + index * points.count * 2,
                      points.center<kFused>(item, query), dots + 0,

@@ -114,7 +114,7 @@ void forward(const Problem& p, int64_t begin, int64_t end) {
     const int64_t item = i / p.queries, query = p.query(item, i % p.queries);
     for (int64_t head = 0; head < p.heads; ++head) {
       const int64_t index = p.row(item, query, head);
-      const V* base = static_cast<const V*>(p.value) + (item * p.rows * p.heads + head) * channels;
+      const V* base = static_cast<const V*>(p.value) + (p.first_row(item) * p.heads + head) * channels;
       sampler.weights(index);
       C* total = sum.data();
       for (int64_t d = 0; d < channels; ++d) total[d] = 0;
@@ -157,7 +157,8 @@ void backward(const Problem& p, int64_t item, int64_t head_begin, int64_t head_e
     const int64_t query = p.query(item, place);
     for (int64_t head = head_begin; head < head_end; ++head) {
       const int64_t index = p.row(item, query, head);
-      const int64_t first = (item * p.rows * p.heads + head) * channels;
+      const V* base = static_cast<const V*>(p.value) + (p.first_row(item) * p.heads + head) * channels;
+      C* grad_base = static_cast<C*>(p.grad_value) + (item * p.rows * p.heads + head) * channels;
       const V* grad = static_cast<const V*>(p.grad_output) + index * channels;
       C* grad_position = static_cast<C*>(p.grad_position) + index * count * 2;
       C* grad_score = static_cast<C*>(p.grad_score) + index * count;
@@ -168,8 +169,7 @@ void backward(const Problem& p, int64_t item, int64_t head_begin, int64_t head_e
         const Level& level = p.level[k / p.points];
         const C weight = sampler.weight[k], fx = point.fraction_x, fy = point.fraction_y;
         C dot[4];
-        scatter<V, C>(static_cast<const V*>(p.value) + first, static_cast<C*>(p.grad_value) + first, grad, point,
-                      weight, channels, dot);
+        scatter<V, C>(base, grad_base, grad, point, weight, channels, dot);
         const C scale = kFused ? weight / kOffsetScale : weight;
         grad_position[2 * k] = scale * C(level.width) * ((1 - fy) * (dot[1] - dot[0]) + fy * (dot[3] - dot[2]));
         grad_position[2 * k + 1] = scale * C(level.height) * ((1 - fx) * (dot[2] - dot[0]) + fx * (dot[3] - dot[1]));

@@ -58,9 +58,8 @@ __global__ void __launch_bounds__(kMostThreads)
   if constexpr (kFused) block.template share_softmax<C>();
 
   const int64_t stride = p.heads * p.channels;
-  const int64_t offset = (block.item * p.rows * p.heads + blockIdx.y) * p.channels;
-  const V* base = static_cast<const V*>(p.value) + offset;
-  C* grad_base = static_cast<C*>(p.grad_value) + offset;
+  const V* base = static_cast<const V*>(p.value) + (block.first_row() * p.heads + blockIdx.y) * p.channels;
+  C* grad_base = static_cast<C*>(p.grad_value) + (block.item * p.rows * p.heads + blockIdx.y) * p.channels;
   const V* grad_output = static_cast<const V*>(p.grad_output) + row * p.channels;
   C* grad_position = static_cast<C*>(p.grad_position) + row * count * 2;
   C* grad_score = static_cast<C*>(p.grad_score) + row * count;

@@ -188,6 +188,11 @@ struct Block {
     const int64_t left = p.queries - first;
     return left < most ? unsigned(left) : most;
   }
+  // Index in value of the first row of the batch item, as Problem::first_row.
+  __device__ int64_t first_row() const {
+    const unsigned frames = unsigned(p.frames);
+    return frames == 1 ? item * p.clip_step : item / frames * p.clip_step + item % frames * p.frame_step;
+  }
   // The head of a slot within the block, the head of this thread's slot, and the (batch, query, head) of a slot.
   __device__ unsigned head_in_block(unsigned at) const { return at & ((1u << shift) - 1); }
   __device__ unsigned head() const { return (blockIdx.y << shift) + head_in_block(slot); }

@@ -35,7 +35,7 @@ __global__ void __launch_bounds__(kMostThreads, sizeof(V) == 4 ? 6 : 5)  // 40 o
   const bool writes = block.active && channel < p.channels;
   const unsigned stride = unsigned(p.heads) * unsigned(p.channels) / kVector;  // row stride of value, in packs
   const auto* base = reinterpret_cast<const Pack<V, kVector>*>(
-      static_cast<const V*>(p.value) + (block.item * p.rows * p.heads + block.head()) * p.channels + channel);
+      static_cast<const V*>(p.value) + (block.first_row() * p.heads + block.head()) * p.channels + channel);
   C sum[kVector] = {};
   for (int begin = 0; begin < block.count; begin += block.kChunk) {
     const int size = min(int(block.kChunk), block.count - begin);

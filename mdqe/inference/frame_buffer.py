@@ -21,19 +21,19 @@ CACHED_PIXELS = 2**18  # pixels per batch on a CPU: their widest activations nee
 
 
 class EncodedFrames(NamedTuple):
-    """Consecutive frames of one video; B = 1 everywhere."""
+    """Consecutive frames of one video, B = 1; or, from `clips`, B clips of such frames."""
 
     first: int
-    """Index of the first frame in the video."""
+    """Index of the first frame in the video; of the first clip."""
     size: tuple[int, int]
     """(height, width) of the resized frames without padding."""
     spatial_shapes: SpatialShapes
     values: tuple[LayerValues, ...]
-    """Per decoder layer, (1, frames, N, H, C / H)."""
+    """Per decoder layer, (B, frames, N, H, C / H)."""
     queries: FrameQueries
     """The queries of each frame before association."""
     mask_features: Tensor
-    """(1, M, frames, h, w)."""
+    """(B, M, frames, h, w)."""
 
     @property
     def padded_size(self) -> tuple[int, int]:
@@ -45,8 +45,13 @@ class EncodedFrames(NamedTuple):
         rows = slice(start - self.first, end - self.first)
         return self.map(lambda x: x[:, rows])._replace(first=start)
 
+    def clips(self, starts: range, length: int) -> EncodedFrames:
+        """Clips of `length` frames from each of `starts`, as one batch. Clips share the memory of their frames."""
+        frames = self.clip(starts[0], starts[-1] + length)
+        return frames.map(lambda x: x[0].unfold(0, length, starts.step).movedim(-1, 1))
+
     def map(self, function: Callable[..., Tensor], *others: EncodedFrames) -> EncodedFrames:
-        """Apply `function` to every tensor (1, frames, …), together with the tensors of the same name in `others`."""
+        """Apply `function` to every tensor (B, frames, …), together with the tensors of the same name in `others`."""
 
         def each(parts: Iterable[Iterable[Tensor | None]]) -> Iterator[Any]:
             """Named tuples with tensors, or None in all of them → the fields of one such tuple."""
@@ -110,10 +115,11 @@ class FrameBuffer:
             _copy(kept, self._rows)
         _copy(new, self._rows)
 
-    def clip(self, start: int, end: int) -> EncodedFrames:
-        """Frames [start, end) of the video, without copying; valid until the next `append`."""
+    @property
+    def frames(self) -> EncodedFrames:
+        """The frames in the buffer, without copying; valid until the next `append`."""
         assert self._rows is not None, "no frames yet"
-        return self._rows.clip(start, end)
+        return self._rows
 
 
 def _copy(frames: EncodedFrames, into: EncodedFrames) -> None:

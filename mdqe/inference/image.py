@@ -85,7 +85,7 @@ def filter_image(
 
     confidence, boxes = [], []
     for fine in _frame_logits(mask_logits, frame_size, frame_size):
-        confidence.append(foreground_confidence(fine))
+        confidence.append(foreground_confidence(fine.flatten(1)))
         boxes.append(mask_boxes(fine > 0))
     class_scores = class_scores * torch.cat(confidence)[:, None].to(class_scores)
     order = class_scores.amax(dim=1).argsort(descending=True, stable=True)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from mdqe.config import MDQEConfig
 from mdqe.errors import InputError
-from mdqe.inference.postprocess import MASK_STRIDE, filter_clip, window_masks
+from mdqe.inference.postprocess import MASK_STRIDE, filter_clips, window_masks
 from mdqe.modeling.preprocess import as_frame, normalize, resize, resized_size
 from mdqe.results import rle
 from mdqe.results.instances import VideoInstances
@@ -143,7 +143,7 @@ class MDQEImageProcessor:
         if target_sizes is not None:
             sizes = [(height, width) for height, width in target_sizes] * (number // len(target_sizes))
         if isinstance(outputs, network.ClipOutput):
-            outputs = [self._instances(outputs, clip, size) for clip, size in enumerate(sizes)]
+            outputs = self._instances(outputs, sizes)
         frames: list[dict[str, Any]] = []
         for instances, size in zip(outputs, sizes, strict=True):
             instances = instances.above(threshold)
@@ -155,24 +155,26 @@ class MDQEImageProcessor:
                 frames.append(_describe(segments[visible], masks[visible], return_coco_annotation, return_binary_maps))
         return frames
 
-    def _instances(self, outputs: ClipOutput, clip: int, original: tuple[int, int] | None) -> VideoInstances:
-        """The instances of one clip of a batch, at the original size or, if None, that of the padded frames."""
-        c, last = self.config, outputs.layers[-1]
-        features = outputs.mask_features[clip]
-        found = filter_clip(
-            last.class_logits[clip].sigmoid(),
-            last.mask_coefficients[clip],
-            last.embeddings[clip],
+    def _instances(self, outputs: ClipOutput, originals: Sequence[tuple[int, int] | None]) -> list[VideoInstances]:
+        """The instances of each clip of a batch, at its original size or, if None, that of the padded frames."""
+        c, last, features = self.config, outputs.layers[-1], outputs.mask_features
+        found = filter_clips(
+            last.class_logits.sigmoid(),
+            last.mask_coefficients,
+            last.embeddings,
             features,
             score_threshold=c.score_threshold,
             max_detections=10 * c.detections_per_image,
         )
-        size = (MASK_STRIDE * features.shape[-2], MASK_STRIDE * features.shape[-1])
-        if original is not None:
-            size = resized_size(original, c.test_shorter_edge, c.test_longer_edge)
-        masks = torch.cat(list(window_masks(found.mask_logits, size, original or size)))
-        scores, labels = found.class_scores.max(1)
-        return VideoInstances.from_masks(scores.double().cpu(), labels.cpu(), range(len(scores)), masks.cpu().numpy())
+        padded = (MASK_STRIDE * features.shape[-2], MASK_STRIDE * features.shape[-1])
+        instances = []
+        for clip, original in zip(found, originals, strict=True):
+            size = padded if original is None else resized_size(original, c.test_shorter_edge, c.test_longer_edge)
+            masks = torch.cat(list(window_masks(clip.mask_logits, size, original or size)))
+            scores, labels = (x.cpu() for x in clip.class_scores.max(1))
+            rows = scores.double(), labels, range(len(scores)), masks.cpu().numpy()
+            instances.append(VideoInstances.from_masks(*rows))
+        return instances
 
 
 def _videos(source: Any) -> Iterator[Any]:

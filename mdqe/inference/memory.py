@@ -1,77 +1,47 @@
 """The tracker's memory: sums of mask logits per frame, sums of class scores per track, embeddings of the last clips.
 
-Track ids are int64 tensors on the CPU, unique and ascending, so looking up a track needs no device synchronisation.
-Tensors that outlive a call are never changed in place. Calls inside and outside `torch.inference_mode` may alternate.
+Track ids and counts are int64 arrays on the CPU, so looking up a track needs no device synchronisation. Calls inside
+and outside `torch.inference_mode` may alternate.
 """
 
 import math
 import re
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from mdqe.errors import InputError
+from mdqe.inference.mask_sums import MaskSums
 from mdqe.inference.saved_state import MOST, SavedTensors
 
 AVERAGED_CLIPS = 3  # number of newest clips over which the embedding of a track is averaged
 CLIP_WEIGHT = 0.25  # log of the weight of a clip's embeddings relative to those of the previous clip
 
-# Names of the tensors and numbers in `TrackMemory.state_dict`, which are also names of attributes.
-_TENSORS = ("last_seen", "embeddings", "class_sums", "class_counts", "carried")
+# Names of the tensors, arrays and numbers in `TrackMemory.state_dict`, which are also names of attributes.
+_TENSORS, _ARRAYS = ("embeddings", "class_sums"), ("last_seen", "class_counts", "carried")
 _NUMBERS = ("clips", "window_clips")
 _FRAME_IDS = re.compile(r"frames\.(0|[1-9][0-9]{0,15})\.ids", re.ASCII)
 
 
-class FrameSums(NamedTuple):
-    """Sums of the mask logits of the tracks observed in one frame; rows follow `ids`."""
-
-    ids: Tensor  # (S,)
-    sums: Tensor  # (S, h, w)
-    counts: Tensor  # (S,) int64, on the CPU
-
-    def add(self, ids: Tensor, logits: Tensor) -> "FrameSums":
-        """Add one observation of each track in `ids`: logits (len(ids), h, w)."""
-        union = torch.cat([self.ids, ids]).unique()
-        old, new = torch.searchsorted(union, self.ids), torch.searchsorted(union, ids)
-        sums, counts = self.sums.new_zeros(len(union), *self.sums.shape[1:]), torch.zeros_like(union)
-        sums[old], counts[old] = self.sums, self.counts
-        sums[new] += logits
-        counts[new] += 1
-        return FrameSums(union, sums, counts)
-
-    def mean(self) -> Tensor:
-        """(S, h, w)."""
-        return self.sums / self.counts.to(self.sums)[:, None, None]
-
-    def averaged(self) -> "FrameSums":
-        """Replace the observations of each track by one observation, their mean."""
-        return FrameSums(self.ids, self.mean(), torch.ones_like(self.counts))
-
-
 class ClipEmbeddings(NamedTuple):
-    """Embeddings of the tracks observed in one clip; rows follow `ids`."""
+    """Embeddings of the tracks observed in one clip; rows follow `ids`, which ascend."""
 
-    ids: Tensor  # (S,)
+    ids: np.ndarray  # (S,)
     embeddings: Tensor  # (S, E)
 
-    def select(self, ids: Tensor) -> "ClipEmbeddings":
-        """Keep only tracks in `ids`."""
-        keep = torch.isin(self.ids, ids)
-        return ClipEmbeddings(self.ids[keep], self.embeddings[keep])
 
-
-def weighted_mean(clips: Sequence[ClipEmbeddings]) -> ClipEmbeddings:
-    """Average the embeddings of each track over the clips that contain it; later clips have larger weights."""
-    ids = torch.cat([clip.ids for clip in clips]).unique()
-    total = clips[-1].embeddings.new_zeros(len(ids), clips[-1].embeddings.shape[1])
-    weights = torch.zeros(len(ids), dtype=torch.float64)
-    for i, clip in enumerate(clips):
-        rows = torch.searchsorted(ids, clip.ids)
-        total[rows] += math.exp(CLIP_WEIGHT * i) * clip.embeddings
-        weights[rows] += math.exp(CLIP_WEIGHT * i)
-    return ClipEmbeddings(ids, total / weights.to(total)[:, None])
+def weighted_mean(clips: Sequence[ClipEmbeddings], ids: np.ndarray) -> Tensor:
+    """Average the embeddings of tracks `ids` (S,) over the clips that contain them: (S, E). Later clips weigh more."""
+    weights = [math.exp(CLIP_WEIGHT * i) * (ids[:, None] == clip.ids) for i, clip in enumerate(clips)]
+    weight = np.concatenate(weights, axis=1)  # (S, rows of all clips)
+    embeddings = torch.cat([clip.embeddings for clip in clips])
+    weight = torch.from_numpy(weight / weight.sum(axis=1, keepdims=True)).to(embeddings)
+    with torch.autocast(embeddings.device.type, enabled=False):
+        return weight @ embeddings
 
 
 class TrackMemory:
@@ -81,50 +51,45 @@ class TrackMemory:
         class_scores (D, K), mask_logits (D, T, h, w), embeddings (D, E): of the first clip. The memory has their sizes,
             types and device.
         recent_clips: number of clips at the end of a window whose embeddings are carried into the next window.
+        max_frames: the most frames in memory at once: those of a window, and of a clip that begins in its last frame.
     """
 
-    def __init__(self, class_scores: Tensor, mask_logits: Tensor, embeddings: Tensor, recent_clips: int) -> None:
-        none = torch.zeros(0, dtype=torch.int64)
+    def __init__(
+        self, class_scores: Tensor, mask_logits: Tensor, embeddings: Tensor, recent_clips: int, max_frames: int
+    ) -> None:
+        none = np.zeros(0, np.int64)
         self.clips = 0  # remembered so far
         self.last_seen = none  # (N,) value of `clips` when the track was last observed
         self.embeddings = embeddings.new_zeros(0, embeddings.shape[1])  # (N, E) for matching
-        self.frames: dict[int, FrameSums] = {}  # covered frames of the window and past its end
+        self.masks = MaskSums(mask_logits.new_zeros(0, *mask_logits.shape[2:]), max_frames)
         self.class_sums = class_scores.new_zeros(0, class_scores.shape[1])  # (N, K) over the window
         self.class_counts = none  # (N,)
         self.window_clips = 0  # clips remembered in this window
         self.carried = none  # tracks that had frames in the window when it began
-        self._no_masks = FrameSums(none, mask_logits.new_zeros(0, *mask_logits.shape[2:]), none)
         self._recent: deque[ClipEmbeddings] = deque(maxlen=max(AVERAGED_CLIPS, recent_clips))
 
     @property
     def formats(self) -> tuple[Tensor, Tensor, Tensor]:
         """Empty class scores (0, K), masks (0, h, w) and embeddings (0, E)."""
-        return self.class_sums[:0], self._no_masks.sums, self.embeddings[:0]
+        return self.class_sums[:0], self.masks.no_masks, self.embeddings[:0]
 
     def remember(
-        self, frames: Sequence[int], ids: Tensor, class_scores: Tensor, mask_logits: Tensor, embeddings: Tensor
+        self, frames: Sequence[int], ids: np.ndarray, class_scores: Tensor, mask_logits: Tensor, embeddings: Tensor
     ) -> None:
-        """Add a clip: one row of each tensor per track in `ids`; ids of new tracks continue from the last one."""
-        number = max(len(self.last_seen), int(ids[-1]) + 1 if len(ids) else 0)
-        on_device = ids.to(embeddings.device)
+        """Add a clip: one row of each tensor per track in `ids`, ascending; new ids continue from the last one."""
+        born = max(int(ids[-1]) + 1 - len(self.last_seen), 0) if len(ids) else 0
+        on_device = torch.from_numpy(ids).to(embeddings.device)
         self.clips += 1
-        self.last_seen = _pad_rows(self.last_seen, number).index_fill(0, ids, self.clips)
         self.window_clips += 1
+        self.last_seen = np.pad(self.last_seen, (0, born))
+        self.last_seen[ids] = self.clips
+        self.class_counts = np.pad(self.class_counts, (0, born))
+        self.class_counts[ids] += 1
         self._recent.append(ClipEmbeddings(ids, embeddings))
-        mean = weighted_mean(list(self._recent)[-AVERAGED_CLIPS:]).select(ids)
-        self.embeddings = _pad_rows(self.embeddings, number).index_copy(0, on_device, mean.embeddings)
-        self.class_sums = _pad_rows(self.class_sums, number).index_add(0, on_device, class_scores)
-        self.class_counts = _pad_rows(self.class_counts, number).index_add(0, ids, torch.ones_like(ids))
-        for t, frame in enumerate(frames):
-            self.frames[frame] = self.frames.get(frame, self._no_masks).add(ids, mask_logits[:, t])
-
-    def has_tracks(self, frame: int) -> bool:
-        """Whether any track was observed in the frame. A clip without detections covers frames without tracks."""
-        return frame in self.frames and len(self.frames[frame].ids) > 0
-
-    def observed(self) -> Tensor:
-        """Ids (M,) of the tracks observed in any frame."""
-        return _observed_ids(self.frames.values())
+        mean = weighted_mean(list(self._recent)[-AVERAGED_CLIPS:], ids)
+        self.embeddings = _pad_rows(self.embeddings, born).index_copy(0, on_device, mean)
+        self.class_sums = _pad_rows(self.class_sums, born).index_add(0, on_device, class_scores)
+        self.masks.add(frames, ids, mask_logits)
 
     def take(self, start: int, end: int) -> tuple[Tensor, Tensor, Tensor]:
         """Remove frames [start, end) from the memory and return them.
@@ -134,42 +99,42 @@ class TrackMemory:
             ids: (M,), the tracks observed in any of these frames.
             mask_logits: (M, end - start, h, w), averages; 0 where the track was not observed.
         """
-        inside = {frame: self.frames.pop(frame) for frame in list(self.frames) if frame < end}
-        ids = _observed_ids(inside.values())
-        size = self._no_masks.sums.shape[1:]
-        logits = self._no_masks.sums.new_zeros(len(ids), end - start, *size)
-        for frame in list(inside):
-            sums = inside.pop(frame)  # freed once copied, so that the window is never in memory twice
-            logits[torch.searchsorted(ids, sums.ids), frame - start] = sums.mean()
-        return self._class_means(), ids, logits
+        ids, logits = self.masks.take(start, end)
+        return self._class_means(), torch.from_numpy(ids), logits
 
     def carry_over(self) -> None:
         """Begin a window with the remaining frames. The observations of a track become one, their average."""
         means = self._class_means()
-        self.frames = {frame: sums.averaged() for frame, sums in self.frames.items()}
+        self.masks.average()
         recent = list(self._recent)
         if len(recent) > self.window_clips:  # the first entry is the average carried from the window before
-            recent[0] = recent[0].select(self.carried)
+            here = np.isin(recent[0].ids, self.carried)
+            rows = torch.from_numpy(here.nonzero()[0]).to(means.device)
+            recent[0] = ClipEmbeddings(recent[0].ids[here], recent[0].embeddings.index_select(0, rows))
         self._recent.clear()
-        self._recent.append(weighted_mean(recent))
+        ids = np.unique(np.concatenate([clip.ids for clip in recent]))
+        self._recent.append(ClipEmbeddings(ids, weighted_mean(recent, ids)))
         self.window_clips = 0
-        self.carried = self.observed()
-        self.class_counts = torch.zeros_like(self.class_counts).index_fill(0, self.carried, 1)
-        self.class_sums = means * self.class_counts.to(means)[:, None]
+        self.carried = self.masks.observed()
+        self.class_counts = np.zeros_like(self.class_counts)
+        self.class_counts[self.carried] = 1
+        self.class_sums = means * torch.from_numpy(self.class_counts).to(means)[:, None]
 
     def state_dict(self) -> dict[str, Tensor]:
         """All contents by name; numbers are tensors without axes."""
         state = {name: getattr(self, name) for name in _TENSORS}
+        state |= {name: torch.from_numpy(getattr(self, name)) for name in _ARRAYS}
         state |= {name: torch.tensor(getattr(self, name)) for name in _NUMBERS}
-        for frame, sums in self.frames.items():
-            state |= {f"frames.{frame}.{name}": tensor for name, tensor in sums._asdict().items()}
+        for frame, ids, sums, counts in self.masks.frames():
+            parts = {"ids": torch.from_numpy(ids), "sums": sums, "counts": torch.from_numpy(counts)}
+            state |= {f"frames.{frame}.{name}": tensor for name, tensor in parts.items()}
         for i, clip in enumerate(self._recent):  # "sightings" is their name in saved sessions
-            state |= {f"sightings.{i}.{name}": tensor for name, tensor in clip._asdict().items()}
-        return state | {"no_masks": self._no_masks.sums}
+            state |= {f"sightings.{i}.ids": torch.from_numpy(clip.ids), f"sightings.{i}.embeddings": clip.embeddings}
+        return state | {"no_masks": self.masks.no_masks}
 
     @classmethod
-    def from_state(cls, state: SavedTensors, recent_clips: int) -> "TrackMemory":
-        """Create the memory that had this `state_dict`.
+    def from_state(cls, state: SavedTensors, recent_clips: int, max_frames: int, start: int) -> "TrackMemory":
+        """Create the memory that had this `state_dict`; `start` is the first frame that was not taken yet.
 
         Raises:
             InputError: a tensor is missing, unknown or does not fit the others; names it.
@@ -179,32 +144,33 @@ class TrackMemory:
         last_seen = state.integers("last_seen", 1, clips, None)
         number = len(last_seen)
         embeddings, class_sums = (state.floats(name, number, None) for name in ("embeddings", "class_sums"))
-        memory = cls(class_sums, no_masks[:, None], embeddings, recent_clips)
+        memory = cls(class_sums, no_masks[:, None], embeddings, recent_clips, max_frames)
         memory.clips, memory.window_clips = clips, state.integer("window_clips", 0, clips)
-        memory.last_seen, memory.embeddings, memory.class_sums = last_seen, embeddings, class_sums
-        memory.class_counts = state.integers("class_counts", 0, memory.window_clips + 1, number)
-        memory.carried = state.ids("carried", number)
+        memory.last_seen, memory.embeddings, memory.class_sums = last_seen.numpy().copy(), embeddings, class_sums
+        memory.class_counts = state.integers("class_counts", 0, memory.window_clips + 1, number).numpy().copy()
+        memory.carried = state.ids("carried", number).numpy().copy()
+        memory.masks.start = start
         for frame in sorted(int(name.split(".")[1]) for name in state.names if _FRAME_IDS.fullmatch(name)):
-            ids = state.ids(f"frames.{frame}.ids", number)
-            sums = state.floats(f"frames.{frame}.sums", len(ids), *no_masks.shape[1:], like=no_masks)
-            memory.frames[frame] = FrameSums(ids, sums, state.integers(f"frames.{frame}.counts", 1, MOST, len(ids)))
+            name = f"frames.{frame}"
+            if not start <= frame < start + max_frames:
+                raise InputError(f"the tensor {f'{state.prefix}{name}.ids'!r} does not fit the next frame, {start}")
+            ids = state.ids(f"{name}.ids", number)
+            sums = state.floats(f"{name}.sums", len(ids), *no_masks.shape[1:], like=no_masks)
+            counts = state.integers(f"{name}.counts", 1, MOST, len(ids))
+            memory.masks.add([frame], ids.numpy(), sums[:, None], counts.numpy()[:, None])
         for i in range(memory._recent.maxlen or 0):
             if i and f"sightings.{i}.ids" not in state.names:
                 break
             ids = state.ids(f"sightings.{i}.ids", number)
             rows = state.floats(f"sightings.{i}.embeddings", len(ids), embeddings.shape[1], like=embeddings)
-            memory._recent.append(ClipEmbeddings(ids, rows))
+            memory._recent.append(ClipEmbeddings(ids.numpy().copy(), rows))
         state.finish()
         return memory
 
     def _class_means(self) -> Tensor:
-        return self.class_sums / self.class_counts.clamp(min=1).to(self.class_sums)[:, None]
+        return self.class_sums / torch.from_numpy(self.class_counts.clip(1)).to(self.class_sums)[:, None]
 
 
 def _pad_rows(x: Tensor, number: int) -> Tensor:
-    """Append rows of zeros, up to `number`."""
-    return torch.cat([x, x.new_zeros(number - len(x), *x.shape[1:])])
-
-
-def _observed_ids(frames: Iterable[FrameSums]) -> Tensor:
-    return torch.cat([torch.zeros(0, dtype=torch.int64), *(sums.ids for sums in frames)]).unique()
+    """Append rows of zeros."""
+    return torch.cat([x, x.new_zeros(number, *x.shape[1:])]) if number else x

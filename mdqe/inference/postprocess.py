@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -17,7 +18,8 @@ SUPPRESSION_IOU = 0.5  # IoU with a better detection from which a detection is d
 SUBSAMPLED_CLIP = 5  # clips of so many frames are compared at every second frame
 MEAN_WEIGHT = 0.75  # of the mean over windows in the score of a video; the rest is the weight of the maximum
 BENCHMARK_SCORE, BENCHMARK_PAIRS = 0.05, 10  # all pairs above the score, and at least this number of pairs
-CHUNK_PIXELS = 2**22  # pixels per chunk of masks: 16 MiB of logits fit into the cache of a CPU
+# Pixels per chunk of masks: 16 MiB of float32 logits fit into the cache of a CPU; a GPU has 512 MiB at a time.
+CHUNK_PIXELS = {"cpu": 2**22, "gpu": 2**27}
 
 
 class ClipDetections(NamedTuple):
@@ -33,7 +35,7 @@ class ClipDetections(NamedTuple):
     embeddings: Tensor
 
 
-def filter_clip(
+def filter_clips(
     class_scores: Tensor,
     mask_coefficients: Tensor,
     embeddings: Tensor,
@@ -41,20 +43,26 @@ def filter_clip(
     *,
     score_threshold: float,
     max_detections: int,
-) -> ClipDetections:
-    """Keep the confident, distinct queries of a clip with non-empty masks, and weight scores by the quality of masks.
+) -> list[ClipDetections]:
+    """Keep the confident, distinct queries of B clips with non-empty masks, and weight scores by the quality of masks.
 
     Masks are computed only for queries that pass the threshold and do not duplicate the embedding of a better query.
     They are subsampled at first. Full masks are computed only for queries whose mask does not duplicate a better one.
 
+    Every step has as many rows per clip as the clip with the most queries left. A GPU waits five times for these
+    numbers, however many clips there are.
+
     Args:
-        class_scores: (Q, K), after the sigmoid.
-        mask_coefficients: (Q, M).
-        embeddings: (Q, C), the clip queries before the shared norm.
-        mask_features: (M, T, h, w) of the clip's frames, padding included.
-        score_threshold: minimum class score of a query, before and after weighting. The best query is always kept,
-            unless all masks are empty.
-        max_detections: maximum number of queries for which masks are computed.
+        class_scores: (B, Q, K), after the sigmoid.
+        mask_coefficients: (B, Q, M).
+        embeddings: (B, Q, C), the clip queries before the shared norm.
+        mask_features: (B, M, T, h, w) of the clips' frames, padding included; clips may share frames in memory.
+        score_threshold: minimum class score of a query, before and after weighting. The best query of a clip is always
+            kept, unless all masks are empty.
+        max_detections: maximum number of queries of a clip for which masks are computed.
+
+    Returns:
+        The detections of each clip, views of shared tensors.
 
     Raises:
         ValueError: a tensor of the wrong shape.
@@ -62,42 +70,61 @@ def filter_clip(
     _check_shapes(class_scores, mask_coefficients, embeddings, mask_features)
     if max_detections < 1:
         raise ValueError(f"max_detections must be at least 1, got {max_detections}")
-    order = _distinct_queries(class_scores, embeddings, score_threshold)[:max_detections]  # (D,)
-    coarse = mask_logits(mask_coefficients[order], _subsample(mask_features))
+    # 1. The confident queries, best first, without near duplicates of any better query, kept or not. (B, D)
+    best, order = class_scores.amax(2).sort(dim=1, descending=True, stable=True)
+    valid = best >= score_threshold
+    valid[:, 0] = True
+    order, valid = _left(valid, order)
+    directions = F.normalize(widen(_rows(embeddings, order)), dim=2)
+    with torch.autocast(directions.device.type, enabled=False):
+        similarity = (directions @ directions.mT).triu(diagonal=1)  # (B, better, worse)
+    valid = valid & (similarity < DUPLICATE_SIMILARITY).all(1)
+    order, valid = _left(valid & (valid.cumsum(1) <= max_detections), order)
 
-    nonempty = (coarse > 0).flatten(1).any(dim=1)
-    unsure = (~nonempty).nonzero().flatten()  # the pixels between the subsampled ones may be foreground
-    nonempty[unsure] = (mask_logits(mask_coefficients[order[unsure]], mask_features) > 0).flatten(1).any(dim=1)
-    overlap = overlap_with_better(coarse[nonempty])
-    kept = overlap < SUPPRESSION_IOU
-    order = order[nonempty][kept]
+    # 2. Those with masks that are not empty and do not repeat a better one. (B, D)
+    coefficients = _rows(mask_coefficients, order)
+    coarse = mask_logits(coefficients, _subsample(mask_features))
+    nonempty = (coarse > 0).flatten(2).any(2)
+    unsure = valid & ~nonempty  # the pixels between the subsampled ones may be foreground
+    if unsure.any():
+        nonempty |= unsure & (mask_logits(coefficients, mask_features) > 0).flatten(2).any(2)
+    valid = valid & nonempty
+    overlap = overlap_with_better(coarse, valid)
+    order, valid, overlap = _left(valid & (overlap < SUPPRESSION_IOU), order, overlap)
 
-    logits = mask_logits(mask_coefficients[order], mask_features)  # (D, T, h, w)
-    weight = (1 - overlap[kept]) * foreground_confidence(logits)
-    class_scores, embeddings = class_scores[order] * weight[:, None].to(class_scores), embeddings[order]
-    best, order = class_scores.amax(dim=1).sort(descending=True, stable=True)
-    number = max(int((best > score_threshold).sum()), 1)
-    order = order[:number]
-    return ClipDetections(class_scores[order], logits[order], embeddings[order])
+    # 3. Weight their scores, and keep those above the threshold, best first.
+    logits = mask_logits(_rows(mask_coefficients, order), mask_features)  # (B, D, T, h, w)
+    weight = (1 - overlap) * foreground_confidence(logits.flatten(2))
+    scores = _rows(class_scores, order) * weight[..., None].to(class_scores)
+    best, rank = scores.amax(2).where(valid, -1).sort(dim=1, descending=True, stable=True)
+    number = torch.minimum((best > score_threshold).sum(1).clamp(min=1), valid.sum(1)).tolist()
+    kept = zip(*(_rows(x, rank) for x in (scores, logits, _rows(embeddings, order))), strict=True)
+    return [ClipDetections(*(x[:n] for x in clip)) for n, clip in zip(number, kept, strict=True)]
 
 
-def overlap_with_better(logits: Tensor) -> Tensor:
-    """Largest IoU (D,) of each mask, binarised, with the soft masks of better ones; logits (D, …), best first."""
-    if len(logits) == 0:
-        return logits.new_zeros(0)
-    soft = widen(logits).flatten(1).sigmoid()
+def overlap_with_better(logits: Tensor, valid: Tensor) -> Tensor:
+    """Largest IoU (B, D) of each mask, binarised, with the soft masks of better ones that are valid.
+
+    Args:
+        logits: (B, D, …), best first.
+        valid: (B, D) bool.
+    """
+    if logits.shape[1] == 0:
+        return widen(logits.new_zeros(valid.shape))
+    soft = widen(logits).flatten(2).sigmoid()
     hard = (soft > 0.5).to(soft)
+    soft = soft * valid[..., None]
     with torch.autocast(soft.device.type, enabled=False):
-        intersection = soft @ hard.T  # (better, worse)
-    union = soft.sum(dim=1)[:, None] + hard.sum(dim=1) - intersection
-    return (intersection / (union + 1)).triu(diagonal=1).amax(dim=0)
+        intersection = soft @ hard.mT  # (B, better, worse)
+    union = soft.sum(2)[..., None] + hard.sum(2)[:, None] - intersection
+    return (intersection / (union + 1)).triu(diagonal=1).amax(1)
 
 
 def foreground_confidence(logits: Tensor) -> Tensor:
-    """Mean probability (D,) of the foreground pixels of each mask; logits (D, …)."""
-    soft = widen(logits).flatten(1).sigmoid()
+    """Mean probability (…) of the foreground pixels of each mask; logits (…, pixels)."""
+    soft = widen(logits).sigmoid()
     hard = (soft > 0.5).to(soft)
-    return (soft * hard).sum(dim=1) / (hard.sum(dim=1) + 1e-6)
+    return (soft * hard).sum(-1) / (hard.sum(-1) + 1e-6)
 
 
 def upsample_masks(logits: Tensor) -> Tensor:
@@ -117,7 +144,7 @@ def upsample_masks(logits: Tensor) -> Tensor:
 
 
 def window_masks(
-    mask_logits: Tensor, frame_size: tuple[int, int], output_size: tuple[int, int], *, chunk_pixels: int = CHUNK_PIXELS
+    mask_logits: Tensor, frame_size: tuple[int, int], output_size: tuple[int, int], *, chunk_pixels: int | None = None
 ) -> Iterator[Tensor]:
     """Yield the masks (n, frames, H, W) bool of a window's tracks in order, in chunks of n tracks to bound the memory.
 
@@ -127,7 +154,7 @@ def window_masks(
         mask_logits: (N, frames, h, w), at stride 4 over the padded frames.
         frame_size: (height, width) of the resized frames without padding.
         output_size: (H, W) of the masks, by nearest-neighbour interpolation (PyTorch's `nearest`).
-        chunk_pixels: maximum number of pixels of a chunk. A chunk has at least one track.
+        chunk_pixels: maximum number of pixels of a chunk; None: `CHUNK_PIXELS`. A chunk has at least one track.
 
     Raises:
         ValueError: a frame larger than its masks.
@@ -135,6 +162,7 @@ def window_masks(
     limit = (MASK_STRIDE * mask_logits.shape[-2], MASK_STRIDE * mask_logits.shape[-1])
     if not (1 <= frame_size[0] <= limit[0] and 1 <= frame_size[1] <= limit[1]):
         raise ValueError(f"frame_size must be within the masks' {limit}, got {tuple(frame_size)}")
+    chunk_pixels = chunk_pixels or CHUNK_PIXELS["cpu" if mask_logits.is_cpu else "gpu"]
     pixels = max(mask_logits.shape[1], 1) * max(limit[0] * limit[1], output_size[0] * output_size[1])
     chunks = mask_logits.split(max(chunk_pixels // pixels, 1))
     return (_binary_masks(chunk, tuple(frame_size), tuple(output_size)) for chunk in chunks)
@@ -194,39 +222,53 @@ def rank_tracks(class_scores: Tensor, score_threshold: float, multi_label: bool 
     The result has each track whose best class reaches the threshold. With `multi_label` it has the (track, class) pairs
     that the benchmarks count: all above 0.05, or the 10 best if these are more.
     """
+    class_scores = class_scores.cpu()
     if multi_label:
         number = min(max(int((class_scores > BENCHMARK_SCORE).sum()), BENCHMARK_PAIRS), class_scores.numel())
         scores, pairs = class_scores.flatten().topk(number)
         tracks, labels = pairs // class_scores.shape[1], pairs % class_scores.shape[1]
     else:
         scores, labels = class_scores.max(1)
-        tracks = scores.argsort(descending=True, stable=True)
-        tracks = tracks[scores[tracks] >= score_threshold]
+        order = scores.argsort(descending=True, stable=True)
+        tracks = order[: np.count_nonzero(scores.numpy() >= score_threshold)]
         scores, labels = scores[tracks], labels[tracks]
-    return RankedTracks(scores.double().cpu(), labels.cpu(), tracks.cpu())
+    return RankedTracks(scores.double(), labels, tracks)
 
 
-def _distinct_queries(class_scores: Tensor, embeddings: Tensor, score_threshold: float) -> Tensor:
-    """Indices of the confident queries, best first, without near duplicates of any better query, kept or not."""
-    best, order = class_scores.amax(dim=1).sort(descending=True, stable=True)
-    order = order[: max(int((best >= score_threshold).sum()), 1)]
-    directions = F.normalize(widen(embeddings[order]), dim=1)
-    with torch.autocast(directions.device.type, enabled=False):
-        similarity = (directions @ directions.T).triu(diagonal=1)  # (better, worse)
-    return order[(similarity < DUPLICATE_SIMILARITY).all(dim=0)]
+def _rows(x: Tensor, index: Tensor) -> Tensor:
+    """Rows of each clip: x (B, Q, …), index (B, D) → (B, D, …)."""
+    first = torch.arange(len(x), device=x.device)[:, None] * x.shape[1]
+    return x.flatten(0, 1).index_select(0, (first + index).flatten()).unflatten(0, index.shape)
+
+
+def _left(keep: Tensor, *rows: Tensor) -> list[Tensor]:
+    """Move the rows to keep to the front of each clip, in order, and cut the others off.
+
+    Args:
+        keep: (B, R) bool.
+        rows: (B, R) each.
+
+    Returns:
+        Each of `rows`, then `keep` after the first: (B, D), where D is the largest number of rows kept in a clip.
+    """
+    number = int(keep.sum(1).amax())
+    front = keep.byte().argsort(dim=1, descending=True, stable=True)[:, :number]  # (B, D)
+    first, *others = (x.gather(1, front) for x in rows)
+    return [first, keep.gather(1, front), *others]
 
 
 def _subsample(features: Tensor) -> Tensor:
-    """Every second row and column of (M, T, h, w), and every second frame of long clips."""
-    step = 2 if features.shape[1] >= SUBSAMPLED_CLIP else 1
-    return features[:, ::step, ::2, ::2]
+    """Every second row and column of (B, M, T, h, w), and every second frame of long clips."""
+    step = 2 if features.shape[2] >= SUBSAMPLED_CLIP else 1
+    return features[:, :, ::step, ::2, ::2]
 
 
 def _check_shapes(class_scores: Tensor, mask_coefficients: Tensor, embeddings: Tensor, mask_features: Tensor) -> None:
-    queries, (channels, *_) = (class_scores, mask_coefficients, embeddings), mask_features.shape
-    valid = all(x.dim() == 2 and len(x) == len(class_scores) for x in queries) and mask_features.dim() == 4
-    if not valid or mask_coefficients.shape[1] != channels or any(0 in x.shape for x in (*queries, mask_features)):
+    queries, features = (class_scores, mask_coefficients, embeddings), mask_features
+    valid = all(x.dim() == 3 and x.shape[:2] == class_scores.shape[:2] for x in queries) and features.dim() == 5
+    valid = valid and features.shape[:2] == (len(class_scores), mask_coefficients.shape[2])
+    if not valid or any(0 in x.shape for x in (*queries, features)):
         raise ValueError(
-            "class_scores, mask_coefficients, embeddings and mask_features must be (Q, K), (Q, M), (Q, C) and "
-            f"(M, T, h, w) without empty axes, got {', '.join(str(tuple(x.shape)) for x in (*queries, mask_features))}"
+            "class_scores, mask_coefficients, embeddings and mask_features must be (B, Q, K), (B, Q, M), (B, Q, C) and "
+            f"(B, M, T, h, w) without empty axes, got {', '.join(str(tuple(x.shape)) for x in (*queries, features))}"
         )

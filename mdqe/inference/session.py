@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor
 from mdqe.annotations.records import is_finite
 from mdqe.errors import InputError
 from mdqe.inference.frame_buffer import FrameEncoder, first_kept
-from mdqe.inference.postprocess import ScoreSums, filter_clip, rank_tracks, window_masks
+from mdqe.inference.postprocess import ClipDetections, ScoreSums, filter_clips, rank_tracks, window_masks
 from mdqe.inference.saved_state import SavedTensors, is_whole
 from mdqe.inference.session_file import OPTIONS, SessionState, read_session, write_session
 from mdqe.inference.session_progress import check_progress, is_size, read_progress
@@ -24,6 +23,18 @@ from mdqe.modeling.network import Network, evaluation_mode
 from mdqe.results.instances import VideoInstances
 
 MOST_BATCHED = 1024
+
+
+class DecodedClip(NamedTuple):
+    """A clip of the video, decoded and filtered."""
+
+    frames: range
+    """Indices of its T frames in the video."""
+    coords: Tensor
+    """(T, Q, 2): the points of its queries, xy in [0, 1] of the padded image."""
+    embeddings: Tensor
+    """(Q, C): its clip queries."""
+    detections: ClipDetections
 
 
 class VideoSession:
@@ -219,39 +230,50 @@ class VideoSession:
             while self._encoder.has_batch(last):
                 self._encoder.encode_batch(self._next_clip)
                 results += self._take_final()
-                while self._next_clip + length <= self._encoder.num_encoded:
-                    self._run_clip(self._next_clip, self._next_clip + length)
+                starts = range(self._next_clip, self._encoder.num_encoded - length + 1, self.config.clip_stride)
+                for clip in self._decode(starts, length):
+                    self._track(clip)
                     results += self._take_final()
             if last and self._next_clip < self.num_frames:  # the last clip is cut at the end of the video
-                self._run_clip(self._next_clip, self.num_frames)
+                starts = range(self._next_clip, self._next_clip + 1)
+                for clip in self._decode(starts, self.num_frames - self._next_clip):
+                    self._track(clip)
             if last:
                 results += self._take_window(last=True)
         return results
 
-    def _run_clip(self, start: int, end: int) -> None:
-        """Process the clip of frames [start, end)."""
+    def _decode(self, starts: range, length: int) -> Iterable[DecodedClip]:
+        """Decode the clips of `length` frames from each of `starts` as one batch, and filter their predictions."""
+        if not starts:
+            return ()
         c = self.config
-        clip = self._encoder.buffer.clip(start, end)
+        clips = self._encoder.buffer.frames.clips(starts, length)
         # 1. Decode: associate the queries of the frames and predict from them.
-        queries, prediction = self.model.decode(clip.queries, clip.values, clip.spatial_shapes)
-        embeddings = prediction.embeddings[0]  # (Q, C)
-        # 2. Filter: keep the D confident and distinct predictions, with masks at stride 4.
-        detections = filter_clip(
-            prediction.class_logits[0].sigmoid(),
-            prediction.mask_coefficients[0],
-            embeddings,
-            clip.mask_features[0],
+        queries, prediction = self.model.decode(clips.queries, clips.values, clips.spatial_shapes)
+        # 2. Filter: keep the D confident and distinct predictions of each clip, with masks at stride 4.
+        detections = filter_clips(
+            prediction.class_logits.sigmoid(),
+            prediction.mask_coefficients,
+            prediction.embeddings,
+            clips.mask_features,
             score_threshold=c.score_threshold,
             max_detections=10 * c.detections_per_image,
         )
+        frames = [range(start, start + length) for start in starts]
+        return map(DecodedClip, frames, queries.coords, prediction.embeddings, detections)
+
+    def _track(self, clip: DecodedClip) -> None:
+        """Match the detections of the next clip with the tracks, and report the frames that this settles."""
         # 3. Track: match the detections with the tracks of previous clips.
-        ids = self.tracker.update(range(start, end), *detections)  # (D,)
+        ids = self.tracker.update(clip.frames, *clip.detections)  # (D,)
         # 4. Report the frames up to the centre of the clip, and further if no later clip contains them.
+        c, start, end = self.config, clip.frames.start, clip.frames.stop
         if self.on_frame is not None:
             cut = end - start < c.test_clip_length
             stop = end if cut else start + max((end - start - 1) // 2 + 1, c.clip_stride)
             frames = range(max(self._num_viewed, start), stop)
-            for view in frame_views(clip, frames, queries.coords[0], embeddings, detections, ids):
+            encoded = self._encoder.buffer.frames.clip(start, end)
+            for view in frame_views(encoded, frames, clip.coords, clip.embeddings, clip.detections, ids):
                 self.on_frame(view)
                 self._num_viewed = view.frame + 1
         self._next_clip = start + c.clip_stride
@@ -282,16 +304,17 @@ class VideoSession:
         threshold, multi_label = (0.0, False) if every_track else (self.score_threshold, self.multi_label)
         ranked = rank_tracks(scores.mean_and_peak(), threshold, multi_label)
         # 2. Encode the masks of those that were observed in these frames, one row per track.
-        selected = torch.isin(window.track_ids, ranked.track_ids)
-        tracks = window.track_ids[selected]
+        selected = np.isin(window.track_ids, ranked.track_ids)
+        tracks, logits = window.track_ids.numpy()[selected], window.mask_logits
+        if not selected.all():
+            logits = logits.index_select(0, torch.from_numpy(selected.nonzero()[0]).to(logits.device))
         size = self.output_size or self.frame_size
         assert size is not None  # known since the first frame
-        masks = chain.from_iterable(window_masks(window.mask_logits[selected], self._encoder.size, size))
         result = VideoInstances.from_masks(
             np.zeros(len(tracks)),
             np.zeros(len(tracks), np.int64),
             tracks,
-            (mask.cpu().numpy() for mask in masks),
+            window_masks(logits, self._encoder.size, size),
             size=size,
             frames=num_frames,
             first_frame=window.first_frame,

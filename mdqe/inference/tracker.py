@@ -11,11 +11,12 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from mdqe.errors import InputError
-from mdqe.inference.association import match, memory_similarity, pooled_iou
+from mdqe.inference.association import mask_iou, match, memory_similarity
 from mdqe.inference.memory import TrackMemory
 from mdqe.inference.saved_state import SavedTensors
 from mdqe.ops.reference import widen
@@ -118,7 +119,7 @@ class ClipTracker:
 
     def observed_tracks(self) -> Tensor:
         """Ids (M,) int64 on the CPU, ascending, of the tracks observed in the current window or carried into it."""
-        return self._memory.observed() if self._memory else torch.zeros(0, dtype=torch.int64)
+        return torch.from_numpy(self._memory.masks.observed() if self._memory else np.zeros(0, np.int64))
 
     @property
     def embeddings(self) -> Tensor | None:
@@ -128,6 +129,10 @@ class ClipTracker:
     @property
     def _recent_clips(self) -> int:
         return (self.test_clip_length - 1) // self.clip_stride
+
+    @property
+    def _max_frames(self) -> int:
+        return self.window_length + self.test_clip_length - 1
 
     @torch.no_grad()
     def update(
@@ -154,27 +159,31 @@ class ClipTracker:
         _check_clip(len(frames), class_scores, mask_logits, embeddings, self.formats)
         device = class_scores.device
         class_scores, mask_logits, embeddings = map(widen, (class_scores, mask_logits, embeddings))
-        if self._memory is None:
-            self._memory = TrackMemory(class_scores, mask_logits, embeddings, self._recent_clips)
-        ids = torch.arange(len(class_scores))  # without any track, every detection starts one
+        memory = self._memory or TrackMemory(
+            class_scores, mask_logits, embeddings, self._recent_clips, self._max_frames
+        )
         with torch.autocast(device.type, enabled=False):  # sums of thousands of pixels need full precision
-            if self.num_tracks and len(ids):
-                # 1. Score: mask IoU and embedding similarity of every track and detection.
-                tracks, iou, similarity = self._scores(self._memory, frames, mask_logits, embeddings)
-                # 2. Assign: the best one-to-one matching of their weighted sum (Eq. 7).
-                weights = {"iou_weight": self.iou_weight, "similarity_weight": self.similarity_weight}
-                rows, columns, repeats = match(iou, similarity, **weights)
-                ids = torch.full_like(ids, -1)
-                ids[columns] = tracks[rows]
-                # 3. Start tracks: unmatched detections with a high score that do not repeat a track.
-                new = (ids < 0) & ~repeats & (class_scores.amax(dim=1) > 2 * self.score_threshold).cpu()
-                ids[new] = self.num_tracks + torch.arange(int(new.sum()))
+            # 1. Score: mask IoU and embedding similarity of every track and detection, in one transfer to the host.
+            best, tracks, iou, similarity = self._scores(memory, frames, class_scores, mask_logits, embeddings)
+            # 2. Assign: the best one-to-one matching of their weighted sum (Eq. 7).
+            weights = {"iou_weight": self.iou_weight, "similarity_weight": self.similarity_weight}
+            rows, columns, repeats = match(iou, similarity, **weights)
+            ids = np.full(len(best), -1)
+            ids[columns] = tracks[rows]
+            # 3. Start tracks: unmatched detections with a high score that do not repeat a track. Without any track,
+            # every detection starts one.
+            new = (ids < 0) & ~repeats & (best > 2 * self.score_threshold) if self.num_tracks else ids < 0
+            ids[new] = self.num_tracks + np.arange(new.sum())
             # 4. Remember: add the clip to the sums of its tracks.
             order = ids.argsort()
             order = order[ids[order] >= 0]
-            self._memory.remember(frames, ids[order], class_scores[order], mask_logits[order], embeddings[order])
+            kept = torch.from_numpy(order).to(device)
+            memory.remember(
+                frames, ids[order], *(x.index_select(0, kept) for x in (class_scores, mask_logits, embeddings))
+            )
+        self._memory = memory
         self.last_clip_start, self.frames_end = frames[0], max(self.frames_end, frames[-1] + 1)
-        return ids.to(device)
+        return torch.from_numpy(ids).to(device)
 
     def flush(self, last: bool = False) -> tuple[Tensor, Tensor]:
         """End the window: return class scores (N, K) and averaged mask logits (N, frames, h, w) of all tracks so far.
@@ -246,15 +255,16 @@ class ClipTracker:
         ended = bool(saved.take("ended", (torch.bool,)))
         position = {name: saved.integer(name, -1 if name == "last_clip_start" else 0) for name in _NUMBERS}
         entries = saved.group("memory.")
-        memory = TrackMemory.from_state(entries, self._recent_clips) if entries.names else None
+        limits = (self._recent_clips, self._max_frames, position["next_frame"])
+        memory = TrackMemory.from_state(entries, *limits) if entries.names else None
         saved.finish()
         start, end = position["window_start"], position["frames_end"]
-        covered = memory.frames if memory else {}
+        covered = memory.masks.covered if memory else []  # clips without detections cover frames without tracks
         valid = {
             "window_start": start % self.window_length == 0,
             "next_frame": start <= position["next_frame"] <= max(start + self.window_length, end * ended),
             "last_clip_start": position["last_clip_start"] < end if memory else position["last_clip_start"] == -1,
-            "frames_end": end == max(covered) + 1 if covered else end <= position["next_frame"],
+            "frames_end": max(covered, default=-1) < end <= start + self._max_frames if memory else end == 0,
         }
         if False in valid.values() or min(covered, default=end) < position["next_frame"]:
             name = next((name for name, is_valid in valid.items() if not is_valid), "next_frame")
@@ -271,18 +281,46 @@ class ClipTracker:
         return self._memory
 
     def _scores(
-        self, memory: TrackMemory, frames: list[int], mask_logits: Tensor, embeddings: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Ids (R,) of the tracks that can match this clip, and their IoU (R, D) and similarity (R, D) to detections."""
-        shared = [(t, memory.frames[frame]) for t, frame in enumerate(frames) if memory.has_tracks(frame)]
+        self, memory: TrackMemory, frames: list[int], class_scores: Tensor, mask_logits: Tensor, embeddings: Tensor
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Score the detections of a clip against the tracks, with one transfer to the host.
+
+        Returns:
+            best: (D,), the largest class score of each detection.
+            tracks: (R,) ids, ascending, of the tracks that can match this clip.
+            iou, similarity: (R, D). All other tracks have 0.
+
+        Raises:
+            ValueError: a value of the detections is not finite.
+        """
+        seen, observed, masks = memory.masks.masks(frames)
         age = memory.clips - memory.last_seen  # (N,) in clips; 0 for the tracks of the previous clip
         long = age < LONG_MEMORY // self.clip_stride
         short = age < max(self.test_clip_length, SHORT_MEMORY) // self.clip_stride
-        # All other tracks have IoU and similarity 0.
-        tracks = torch.cat([(long | short).nonzero().flatten(), *(sums.ids for _, sums in shared)]).unique()
-        iou = pooled_iou(tracks, shared, mask_logits)
-        similarity = memory_similarity(memory.embeddings[tracks], embeddings, long[tracks], short[tracks])
-        return tracks, iou, similarity
+        tracks = np.union1d((long | short).nonzero()[0], observed)
+        number, device = len(class_scores), class_scores.device
+        on_device = {
+            "tracks": tracks,
+            "observed": np.searchsorted(tracks, observed),
+            "long": long[tracks].nonzero()[0],
+            "short": short[tracks].nonzero()[0],
+        }
+        index = {name: torch.from_numpy(rows).to(device) for name, rows in on_device.items()}
+        iou = mask_logits.new_zeros(len(tracks), number)
+        if len(observed) and number:
+            shared = mask_logits if len(seen) == len(frames) else mask_logits[:, seen]
+            iou[index["observed"]] = mask_iou(masks.to(iou), (shared > 0).flatten(1).to(iou))
+        known = memory.embeddings.index_select(0, index["tracks"])
+        similarity = memory_similarity(known, embeddings, index["long"], index["short"])
+        best = class_scores.amax(1)
+        finite = [torch.stack(x.aminmax()).isfinite().all() for x in (class_scores, mask_logits, embeddings) if number]
+        parts = [*finite, best, iou, similarity]
+        host = torch.cat([x.flatten().to(class_scores.dtype) for x in parts]).cpu().numpy()
+        finite, best, iou, similarity = np.split(host, np.cumsum([len(finite), number, len(tracks) * number]))
+        if not all(finite):
+            name = ("class_scores", "mask_logits", "embeddings")[list(finite).index(0)]
+            raise ValueError(f"{name} must be finite, got NaN or infinity")
+        return best, tracks, iou.reshape(len(tracks), number), similarity.reshape(len(tracks), number)
 
     def _check_frames(self, frames: list[int]) -> None:
         start, end = self.next_frame, self.window_start + self.window_length
@@ -311,7 +349,7 @@ def _check_clip(
             the first clip.
 
     Raises:
-        ValueError: wrong shapes, non-finite values, or another type, size or device than in the first clip.
+        ValueError: wrong shapes, or another type, size or device than in the first clip.
     """
     given = (
         ("class_scores", "(D, K)", class_scores),
@@ -335,6 +373,3 @@ def _check_clip(
                 f"{name} must stay {wanted} {known.dtype} on {known.device} within a video, "
                 f"got {size} {x.dtype} on {x.device}"
             )
-    finite = torch.stack([torch.isfinite(x).all() for _, _, x in given]).tolist()
-    if not all(finite):
-        raise ValueError(f"{given[finite.index(False)][0]} must be finite, got NaN or infinity")

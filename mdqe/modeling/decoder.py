@@ -224,8 +224,8 @@ class O2IDecoderLayer(nn.Module):
         boxes = boxes.detach()  # a gradient reaches the boxes through their position embedding alone
 
         # Frame cross-attention: each frame query samples the tokens of its frame around its box. (B·T, Q, C)
-        x, value = frame_queries.flatten(0, 1), values.spatial.flatten(0, 1)
-        attended = frame.cross_attn(x + position, boxes.flatten(0, 1), value, spatial_shapes)
+        x = frame_queries.flatten(0, 1)
+        attended = frame.cross_attn(x + position, boxes.flatten(0, 1), values.spatial, spatial_shapes)
         sampled = frame.cross_norm(x + frame.dropout(attended))
 
         # Frame self-attention: the queries of a frame attend to each other. (B·T, Q, C)

@@ -44,8 +44,9 @@ class I2ODecoderLayer(O2IDecoderLayer):
         clip_queries = clip.self_norm(clip_queries + clip.dropout(attended))
 
         # Frame cross-attention: a copy of each clip query samples the tokens of every frame. (B·T, Q, C)
-        x, value = clip_queries[:, None].expand_as(frame_position).flatten(0, 1), values.spatial.flatten(0, 1)
-        attended = frame.cross_attn(x + frame_position.flatten(0, 1), boxes.flatten(0, 1), value, spatial_shapes)
+        x = clip_queries[:, None].expand_as(frame_position).flatten(0, 1)
+        query = x + frame_position.flatten(0, 1)
+        attended = frame.cross_attn(query, boxes.flatten(0, 1), values.spatial, spatial_shapes)
         sampled = frame.cross_norm(x + frame.dropout(attended)).unflatten(0, clips)  # (B, T, Q, C)
 
         # Frame MLP. (B, T, Q, C)

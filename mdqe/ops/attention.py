@@ -108,7 +108,7 @@ class MultiScaleDeformableAttention(nn.Module):
             query: (B, Q, C).
             reference: float32 or float64, in [0, 1] of the padded image: points (B or 1, Q, 2) xy or, with boxes=True,
                 boxes (B, Q, 4) cxcywh.
-            value: (B, N, H, C / H) from `project_value`.
+            value: (B, N, H, C / H) from `project_value`, or (clips, frames, N, H, C / H) with B = clips · frames.
             spatial_shapes: (h, w) of each level; their areas sum to N.
 
         Returns:

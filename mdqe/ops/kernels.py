@@ -115,15 +115,15 @@ def kernel_status() -> KernelStatus:
 
 
 def compiled_for(value: Tensor) -> bool:
-    """Return whether a compiled kernel supports the device, type and size of this value (B, N, H, D)."""
+    """Return whether a compiled kernel supports the device, type and size of this value (…, N, H, D)."""
     device = value.device.type
     if device not in _status.compiled or value.dtype not in TYPES[device] or torch.onnx.is_in_onnx_export():
         return False
-    return device != "cpu" or value.shape[1] * value.shape[2] * value.shape[3] <= MAX_ITEM_ELEMENTS
+    return device != "cpu" or value.shape[-3] * value.shape[-2] * value.shape[-1] <= MAX_ITEM_ELEMENTS
 
 
 def _fake_forward(value: Tensor, *rest: Any) -> Tensor:
-    return value.new_empty(value.shape[0], rest[-1].shape[1], value.shape[2] * value.shape[3])
+    return value.new_empty(*rest[-1].shape[:2], value.shape[-2] * value.shape[-1])
 
 
 def _fake_backward(grad: Tensor, value: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:

@@ -34,7 +34,9 @@ def deform_attn(
     respect to `value`, `locations` and `weights`.
 
     Args:
-        value: (B, N, H, D), float64, float32, bfloat16 or float16: the pixels of the levels, row by row.
+        value: (B, N, H, D), float64, float32, bfloat16 or float16: the pixels of the levels, row by row. Or
+            (clips, frames, N, H, D) with B = clips * frames. Kernels read batch axes of any stride in place, so clips
+            can share frames (`Tensor.unfold`).
         shapes: (height, width) of each of the L levels.
         locations: (B, Q, H, L, P, 2), x before y, in [0, 1] of each level.
         weights: (B, Q, H, L, P).
@@ -72,7 +74,7 @@ def deform_attn_fused(
     """`deform_attn` at `centers + offsets / 8`, with the softmax of `logits` as weights, both computed in the kernel.
 
     Args:
-        value: (B, N, H, D), as in `deform_attn`.
+        value: (B, N, H, D) or (clips, frames, N, H, D), as in `deform_attn`.
         shapes: (height, width) of each of the L levels.
         centers: (B, Q, 2), or (1, Q, 2) for all items of the batch; x before y, in [0, 1].
         offsets: (B, Q, H, L, P, 2), in eighths of the image.
@@ -88,10 +90,9 @@ def deform_attn_fused(
     _check_kinds(value=value, centers=centers, offsets=offsets, logits=logits)
     table, rows = _check_levels(value, shapes, starts)
     _check_points(value, len(table), centers=centers, offsets=offsets, logits=logits)
-    if centers.dim() != 3 or centers.shape[0] not in (1, value.shape[0]) or centers.shape[1:] != (offsets.shape[1], 2):
-        raise ValueError(
-            f"centers must be (B or 1, Q, 2) = ({value.shape[0]} or 1, {offsets.shape[1]}, 2), got {_size(centers)}"
-        )
+    batch, queries = offsets.shape[:2]
+    if centers.dim() != 3 or centers.shape[0] not in (1, batch) or centers.shape[1:] != (queries, 2):
+        raise ValueError(f"centers must be (B or 1, Q, 2) = ({batch} or 1, {queries}, 2), got {_size(centers)}")
     dtype = at_least_float32(value.dtype)
     if plain or not compiled_for(value):
         points = locations_and_weights(centers, offsets, logits, dtype)
@@ -116,7 +117,7 @@ def ms_deform_attn(
     kernels raise a RuntimeError.
 
     Args:
-        value: (B, N, H, D).
+        value: (B, N, H, D) or (clips, frames, N, H, D), as in `deform_attn`.
         value_spatial_shapes: (L, 2) integers, height and width of each level.
         value_level_start_index: (L) integers, the first row of each level in `value`.
         sampling_locations: (B, Q, H, L, P, 2), x before y, in [0, 1].
@@ -151,7 +152,7 @@ def _deform_attn_plain(
     """Compute without a kernel: by gathering on a CPU, and otherwise, and `everywhere` in exports, by `grid_sample`."""
     gather = value.device.type == "cpu" and locations.numel() and not (everywhere or torch.onnx.is_in_onnx_export())
     function = deform_attn_gather if gather else deform_attn_reference
-    return function(value, table, rows, locations, weights)
+    return function(value.flatten(0, -4), table, rows, locations, weights)
 
 
 def _flat(table: list[tuple[int, int]], rows: list[int]) -> list[int]:
@@ -164,20 +165,21 @@ def _size(tensor: Tensor) -> str:
 
 
 def _check_kinds(**arguments: Tensor) -> None:
-    """Check that all arguments are dense tensors, and that `value` has four axes."""
+    """Check that all arguments are dense tensors, and that `value` has four or five axes."""
     for name, tensor in arguments.items():
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
         if tensor.layout != torch.strided or tensor.is_nested:
             kind = "a nested tensor" if tensor.is_nested else str(tensor.layout)
             raise ValueError(f"{name} must be a dense tensor, got {kind}")
-    if arguments["value"].dim() != 4:
-        raise ValueError(f"value must be (B, N, H, D), got {_size(arguments['value'])}")
+    if arguments["value"].dim() not in (4, 5):
+        raise ValueError(f"value must be (B, N, H, D) or (clips, frames, N, H, D), got {_size(arguments['value'])}")
 
 
 def _check_points(value: Tensor, levels: int, **tensors: Tensor) -> None:
     """Check value against the tensors with an entry per point: the last two, pairs and scalars."""
-    batch, _, heads, channels = value.shape
+    batch = value.shape[0] if value.dim() == 4 else value.shape[0] * value.shape[1]
+    heads, channels = value.shape[-2:]
     if value.dtype not in VALUE_TYPES:
         raise ValueError(f"value must be float64, float32, bfloat16 or float16, got {value.dtype}")
     if heads < 1 or channels < 1:
@@ -248,7 +250,7 @@ def _check_levels(
         raise ValueError("shapes must name at least one level, got none")
     if any(height < 1 or width < 1 for height, width in table):
         raise ValueError(f"shapes must hold heights and widths of at least 1, got {table}")
-    rows = value.shape[1]
+    rows = value.shape[-3]
     if starts is None:
         begins, total = [], 0
         for height, width in table:

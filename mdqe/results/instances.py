@@ -79,8 +79,8 @@ class VideoInstances:
 
         Args:
             scores, labels, track_ids: (N,) arrays or tensors.
-            masks: (N, T, H, W), an array or tensor, or an iterable of N arrays (T, H, W), which are encoded one by one.
-                An empty mask counts as absent.
+            masks: (N, T, H, W), an array or tensor, or an iterable of N arrays (T, H, W) or of chunks (n, T, H, W) of
+                them, arrays or tensors, which are encoded one by one. An empty mask counts as absent.
             fields: the other attributes. `size` and `frames` (T) are needed only if an iterable may be empty.
         """
         shape = getattr(masks, "shape", None)
@@ -89,15 +89,16 @@ class VideoInstances:
             frames, size = shape[1], shape[2:]
         rows, boxes = [], []
         for mask in masks:
-            frames, size = mask.shape[0], tuple(mask.shape[1:])
-            encoded, box = rle.encode_with_boxes(mask)
+            frames, size = mask.shape[-3], tuple(mask.shape[-2:])
+            encoded, box = rle.encode_with_boxes(mask.reshape(math.prod(mask.shape[:-2]), *size))
             absent = np.isnan(box[:, 0])
-            rows.append([None if empty else counts for counts, empty in zip(encoded, absent, strict=True)])
+            rows += [None if empty else counts for counts, empty in zip(encoded, absent, strict=True)]
             boxes.append(box)
         if frames is None or size is None:
             raise ValueError("no masks: give frames and size")
-        rles = np.array(rows, object).reshape(len(rows), frames)
-        return cls(scores, labels, track_ids, rles, size, np.array(boxes, np.float32).reshape(*rles.shape, 4), **fields)
+        rles = np.array(rows, object).reshape(len(rows) // frames if frames else len(scores), frames)
+        boxes = np.concatenate([*boxes, np.zeros((0, 4), np.float32)]).reshape(*rles.shape, 4)
+        return cls(scores, labels, track_ids, rles, size, boxes, **fields)
 
     @classmethod
     def concatenate(

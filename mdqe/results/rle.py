@@ -7,7 +7,7 @@ background first, so the first count may be 0. They sum to H * W. The compressed
 Here a mask is the compressed string alone. The size is passed separately, because all masks of a video share it.
 `to_coco` and `from_coco` convert to and from the {"size": [H, W], "counts": ...} objects of the JSON formats. All
 functions use array operations over the runs of all masks, without loops over pixels, runs or masks. `encode` uses the
-compiled library if it is available.
+compiled library if it is available. It finds the runs of tensors on a GPU there, and only the runs come to the host.
 """
 
 import ctypes
@@ -40,6 +40,8 @@ def encode(masks: Any) -> list[str]:
 
 def encode_with_boxes(masks: Any) -> tuple[list[str], np.ndarray]:
     """`encode`, together with the `boxes` of the masks."""
+    if getattr(masks, "is_cuda", False):
+        return _encode_on_device(masks)
     columns, size = _columns(masks)
     compiled = compiled_library() is not None and columns.size
     return _encode_compiled(columns, size) if compiled else _encode(columns, size)
@@ -166,13 +168,30 @@ def _columns(masks: Any) -> tuple[np.ndarray, tuple[int, int]]:
         NotImplementedError,
     ) as error:  # on the meta device, sparse, bfloat16, or ragged lists
         raise TypeError(f"masks cannot be converted to an array: {str(error).splitlines()[0]}") from error
-    if masks.ndim != 3:
-        raise ValueError(f"masks have shape {masks.shape}; expected (M, H, W)")
-    if masks.dtype != bool:
-        raise TypeError(f"masks are {masks.dtype}; expected bool")
+    _check_masks(masks)
     number, height, width = masks.shape
     columns = np.ascontiguousarray(masks.transpose(0, 2, 1)).reshape(number, width * height)
     return columns, (height, width)
+
+
+def _check_masks(masks: Any) -> None:
+    if masks.ndim != 3:
+        raise ValueError(f"masks have shape {tuple(masks.shape)}; expected (M, H, W)")
+    if str(masks.dtype) not in ("bool", "torch.bool"):
+        raise TypeError(f"masks are {masks.dtype}; expected bool")
+
+
+def _encode_on_device(masks: Any) -> tuple[list[str], np.ndarray]:
+    """`encode_with_boxes` of a tensor on any device."""
+    _check_masks(masks)
+    number, height, width = masks.shape
+    columns = masks.detach().mT.reshape(number, width * height)
+    last = columns.new_ones(columns.shape)
+    last[:, :-1] = columns[:, 1:] ^ columns[:, :-1]
+    ends = last.flatten().nonzero().flatten().cpu().numpy()
+    begins = columns[:, :1].flatten().nonzero().flatten().cpu().numpy()
+    lengths, num_runs = _lengths_between(ends, begins, number, width * height)
+    return to_strings(lengths, num_runs), _boxes(lengths, num_runs, (height, width))
 
 
 def _encode(columns: np.ndarray, size: tuple[int, int]) -> tuple[list[str], np.ndarray]:
@@ -202,12 +221,14 @@ def _lengths(columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     # A run ends at every pixel that differs from the next one, and at the end of the mask.
     last = np.ones((number, pixels), bool)
     np.not_equal(columns[:, 1:], columns[:, :-1], out=last[:, :-1])
-    num_runs = np.count_nonzero(last, axis=1)
-    lengths = np.diff(np.flatnonzero(last), prepend=-1)
-    if not columns[:, 0].any():
-        return lengths, num_runs
+    return _lengths_between(np.flatnonzero(last), np.flatnonzero(columns[:, 0]), number, pixels)
+
+
+def _lengths_between(ends: np.ndarray, begins: np.ndarray, number: int, pixels: int) -> tuple[np.ndarray, np.ndarray]:
+    """As `_lengths`, from the last pixel of every run and the masks that begin with foreground."""
+    num_runs = np.bincount(ends // max(pixels, 1), minlength=number)
+    lengths = np.diff(ends, prepend=-1)
     # The first run is background; it has no pixels if the mask begins with foreground.
-    begins = np.flatnonzero(columns[:, 0])
     starts = np.cumsum(num_runs) - num_runs
     num_runs[begins] += 1
     return np.insert(lengths, starts[begins], 0), num_runs

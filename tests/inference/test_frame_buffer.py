@@ -30,11 +30,19 @@ def test_clips_are_those_of_all_frames(clip_length, stride, batch, temporal):
     for first in range(0, 60, batch):
         number = min(batch, 60 - first)
         buffer.append(encoded(first, number, temporal), start)
-        while start + clip_length <= first + number:
-            found, expected = (x.clip(start, start + clip_length) for x in (buffer, whole))
+        starts = range(start, first + number - clip_length + 1, stride)
+        if not starts:
+            continue
+        together = buffer.frames.clips(starts, clip_length)
+        assert together.first == start
+        for i, start in enumerate(starts):
+            found, expected = (
+                together.map(lambda x, i=i: x[i : i + 1])._replace(first=start),
+                whole.clip(start, start + clip_length),
+            )
             assert (found.first, found.size, found.spatial_shapes) == (start, (32, 64), ((2, 2), (1, 1)))
             found.map(lambda a, b: torch.testing.assert_close(a, b, rtol=0, atol=0) or a, expected)
-            start, clips = start + stride, clips + 1
+        start, clips = starts[-1] + stride, clips + len(starts)
     assert clips == len(range(0, 60 - clip_length + 1, stride))
 
 
@@ -43,6 +51,6 @@ def test_most_appends_move_no_frames():
     places = []
     for frame in range(20):
         buffer.append(encoded(frame, 1, True), max(frame - 3, 0))
-        places.append(buffer.clip(frame, frame + 1).values[0].spatial.data_ptr())
+        places.append(buffer.frames.clip(frame, frame + 1).values[0].spatial.data_ptr())
     assert len(set(places)) == 8  # rows for 3 needed frames and 5 more, used repeatedly
     assert sum(b < a for a, b in pairwise(places)) == 3

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
+from test_postprocess import filter_clip
 from test_tracker import random_clips
 
 from mdqe import ClipTracker
-from mdqe.inference.postprocess import filter_clip
 
 sys.path.append(str(Path(__file__).parents[2] / "examples"))
 import numpy_tracker as plain

@@ -8,11 +8,16 @@ import torch.nn.functional as F
 from mdqe.inference.postprocess import (
     ClipDetections,
     ScoreSums,
-    filter_clip,
+    filter_clips,
     rank_tracks,
     upsample_masks,
     window_masks,
 )
+
+
+def filter_clip(*tensors, **options) -> ClipDetections:
+    """`filter_clips` for one clip, without the first axis."""
+    return filter_clips(*(x[None] for x in tensors), **options)[0]
 
 
 def slow_filter(class_scores, coefficients, embeddings, features, threshold, most):
@@ -72,6 +77,23 @@ def test_equals_the_rules_one_by_one(seed, frames):
     assert torch.equal(found.embeddings, embeddings[order])
     np.testing.assert_allclose(found.class_scores, expected, rtol=1e-10)
     np.testing.assert_allclose(found.mask_logits, np.stack([masks[q] for q in order]), atol=1e-10)
+
+
+@pytest.mark.parametrize("frames", [4, 5])
+def test_clips_together_are_the_clips_one_by_one(frames):
+    *queries, features = (
+        torch.stack(parts) for parts in zip(*(clip(seed, frames + 3) for seed in range(4)), strict=True)
+    )
+    features[1:3] = -features[1:3].abs()  # clips with few or no masks
+    features = features[:, :, :frames]  # a view, as of clips that share frames
+    queries[0][3] *= 0.01  # a clip whose queries are all below the threshold
+    options = {"score_threshold": 0.2, "max_detections": 20}
+    together = filter_clips(*queries, features, **options)
+    numbers = [len(found.class_scores) for found in together]
+    assert numbers[3] <= 1 < numbers[0] and len(set(numbers)) >= 3
+    for i, found in enumerate(together):
+        for got, wanted in zip(found, filter_clip(*(x[i] for x in queries), features[i], **options), strict=True):
+            torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -146,25 +168,30 @@ def test_unsure_mask_lowers_the_score():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"class_scores": torch.ones(3)}, r"must be \(Q, K\), .* got \(3,\), \(3, 4\), \(3, 6\), \(4, 1, 8, 8\)"),
-        ({"class_scores": torch.ones(0, 2)}, r"got \(0, 2\)"),
-        ({"mask_features": torch.ones(4, 8, 8)}, r"and \(M, T, h, w\) .*\(4, 8, 8\)"),
-        ({"mask_coefficients": torch.ones(2, 4)}, r"got \(3, 2\), \(2, 4\)"),
-        ({"mask_coefficients": torch.ones(3, 5)}, r"got \(3, 2\), \(3, 5\)"),
+        (
+            {"class_scores": torch.ones(1, 3)},
+            r"must be \(B, Q, K\), .* got \(1, 3\), \(1, 3, 4\), \(1, 3, 6\), \(1, 4, 1, 8, 8\)",
+        ),
+        ({"class_scores": torch.ones(1, 0, 2)}, r"got \(1, 0, 2\)"),
+        ({"mask_features": torch.ones(1, 4, 8, 8)}, r"and \(B, M, T, h, w\) .*\(1, 4, 8, 8\)"),
+        ({"mask_coefficients": torch.ones(1, 2, 4)}, r"got \(1, 3, 2\), \(1, 2, 4\)"),
+        ({"mask_coefficients": torch.ones(1, 3, 5)}, r"got \(1, 3, 2\), \(1, 3, 5\)"),
+        ({"class_scores": torch.ones(2, 3, 2)}, r"got \(2, 3, 2\), \(1, 3, 4\)"),
+        ({"mask_features": torch.ones(2, 4, 1, 8, 8)}, r"\(2, 4, 1, 8, 8\)"),
         ({"max_detections": 0}, "max_detections must be at least 1, got 0"),
     ],
 )
 def test_bad_clips(change, message):
     good = {
-        "class_scores": torch.ones(3, 2),
-        "mask_coefficients": torch.ones(3, 4),
-        "embeddings": torch.ones(3, 6),
-        "mask_features": torch.ones(4, 1, 8, 8),
+        "class_scores": torch.ones(1, 3, 2),
+        "mask_coefficients": torch.ones(1, 3, 4),
+        "embeddings": torch.ones(1, 3, 6),
+        "mask_features": torch.ones(1, 4, 1, 8, 8),
         "score_threshold": 0.1,
         "max_detections": 10,
     }
     with pytest.raises(ValueError, match=message):
-        filter_clip(**{**good, **change})
+        filter_clips(**{**good, **change})
 
 
 def test_upsampling_is_linear_between_samples_at_pixel_two():

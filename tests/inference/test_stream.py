@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mdqe import MDQE, ClipTracker, VideoInstances
 from mdqe.errors import InputError
-from mdqe.inference.postprocess import filter_clip, window_masks
+from mdqe.inference.postprocess import filter_clips, window_masks
 from mdqe.inference.session import VideoSession, segment
 from mdqe.modeling.preprocess import resize, resized_size
 
@@ -42,11 +42,11 @@ def plain_run(model: MDQE, video: Tensor) -> PlainTracks:
         with torch.inference_mode():
             out = model(frames[None, clip])
         last = out.layers[-1]
-        found = filter_clip(
-            last.class_logits[0].sigmoid(), last.mask_coefficients[0], last.embeddings[0], out.mask_features[0],
+        found = filter_clips(
+            last.class_logits.sigmoid(), last.mask_coefficients, last.embeddings, out.mask_features,
             score_threshold=c.score_threshold, max_detections=10 * c.detections_per_image,
         )  # fmt: skip
-        tracker.update(clip, *found)
+        tracker.update(clip, *found[0])
         if start + c.test_clip_length > len(video):
             break
     windows.append(tracker.flush(last=True))

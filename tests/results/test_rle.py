@@ -43,6 +43,9 @@ def check_batch(masks: np.ndarray) -> None:
         found = encode(*rle._columns(masks))
         assert found[0] == counts
         assert np.array_equal(found[1], rle.boxes(counts, size), equal_nan=True)
+    on_device = rle._encode_on_device(torch.from_numpy(masks))
+    assert on_device[0] == counts
+    assert np.array_equal(on_device[1], rle.boxes(counts, size), equal_nan=True)
     assert np.array_equal(rle.decode(counts, size), masks)
     assert np.array_equal(rle.area(counts, size), coco.area(expected))
     xywh, boxes = coco.toBbox(expected), rle.boxes(counts, size)
