@@ -123,13 +123,13 @@ class TrackMemory:
     def state_dict(self) -> dict[str, Tensor]:
         """All contents by name; numbers are tensors without axes."""
         state = {name: getattr(self, name) for name in _TENSORS}
-        state |= {name: torch.from_numpy(getattr(self, name)) for name in _ARRAYS}
+        state |= {name: torch.tensor(getattr(self, name)) for name in _ARRAYS}
         state |= {name: torch.tensor(getattr(self, name)) for name in _NUMBERS}
         for frame, ids, sums, counts in self.masks.frames():
-            parts = {"ids": torch.from_numpy(ids), "sums": sums, "counts": torch.from_numpy(counts)}
+            parts = {"ids": torch.tensor(ids), "sums": sums, "counts": torch.tensor(counts)}
             state |= {f"frames.{frame}.{name}": tensor for name, tensor in parts.items()}
         for i, clip in enumerate(self._recent):  # "sightings" is their name in saved sessions
-            state |= {f"sightings.{i}.ids": torch.from_numpy(clip.ids), f"sightings.{i}.embeddings": clip.embeddings}
+            state |= {f"sightings.{i}.ids": torch.tensor(clip.ids), f"sightings.{i}.embeddings": clip.embeddings}
         return state | {"no_masks": self.masks.no_masks}
 
     @classmethod

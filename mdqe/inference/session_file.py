@@ -130,7 +130,10 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name} {_name(tensor.dtype)} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+        flat = tensor.as_strided(
+            (tensor.numel(),), (1,)
+        )  # one entry may have a stride of 0, which has no view as bytes
+        digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

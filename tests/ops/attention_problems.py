@@ -101,6 +101,15 @@ def make_problem(
     return Problem(value, shapes, starts, offsets.to(dtype), score.to(dtype), centers)
 
 
+def shared_frames(fused: bool, dtype: torch.dtype, stride: int = 1) -> tuple[Problem, Problem]:
+    """Four clips of three frames: with frames that clips share in memory, (4, 3, N, H, D), and with copies of them."""
+    problem = make_problem(12, 7, 2, 8, 3, ((4, 6), (2, 3)), fused=fused, dtype=dtype)
+    frames = problem.value[: 3 * stride + 3]
+    value = frames.unfold(0, 3, stride).movedim(-1, 1)  # (4, 3, N, H, D)
+    assert value.data_ptr() == frames.data_ptr()
+    return replace(problem, value=value), replace(problem, value=value.flatten(0, 1).clone())
+
+
 @st.composite
 def problems(draw: st.DrawFn, dtype: torch.dtype) -> Problem:
     """Problems of small and odd sizes; levels of one pixel; levels that repeat, overlap and leave gaps."""

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from attention_problems import ENCODER_SHAPES, TOLERANCE, Problem, error, make_problem, problems
+from attention_problems import ENCODER_SHAPES, TOLERANCE, Problem, error, make_problem, problems, shared_frames
 from hypothesis import given, settings
 from simulated_cuda import HERE, ROOT, build
 
@@ -54,6 +54,22 @@ def test_random_problems(kernels: object, dtype: torch.dtype) -> None:
 def test_channels(kernels: object, dtype: torch.dtype, channels: int) -> None:
     for fused in (False, True):
         check(kernels, make_problem(2, 9, 3, channels, 2, ENCODER_SHAPES, fused=fused, dtype=dtype), dtype)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("fused", [False, True])
+def test_clips_that_share_frames(kernels: object, dtype: torch.dtype, fused: bool) -> None:
+    shared, copied = shared_frames(fused, dtype)
+    check(kernels, copied, dtype)
+    levels = [n for (h, w), start in zip(shared.shapes, shared.starts, strict=True) for n in (h, w, start)]
+    wide = at_least_float32(dtype)
+    points = shared.centers, shared.position.to(wide), shared.score.to(wide), False
+    assert torch.equal(*(kernels.forward(x.value, levels, *points) for x in (shared, copied)))
+    grad = torch.randn(12, 7, 16, generator=torch.Generator().manual_seed(0)).to(dtype)
+    grads, expected = (kernels.backward(grad, x.value, levels, *points) for x in (shared, copied))
+    assert grads[0].shape == shared.value.shape
+    for result, expected_grad in zip(grads, expected, strict=True):
+        assert error(result.reshape(expected_grad.shape), expected_grad) <= TOLERANCE[wide]  # atomic additions
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])

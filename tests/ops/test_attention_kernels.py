@@ -5,11 +5,11 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from attention_problems import ENCODER_SHAPES, TOLERANCE, Problem, check, error, make_problem, problems
+from attention_problems import ENCODER_SHAPES, TOLERANCE, Problem, check, error, make_problem, problems, shared_frames
 from hypothesis import HealthCheck, given, settings
 
 from mdqe.ops.kernels import compiled_for, kernel_status, limit_cpu
-from mdqe.ops.library import deform_attn_fused
+from mdqe.ops.library import deform_attn, deform_attn_fused
 
 pytestmark = pytest.mark.skipif("cpu" not in kernel_status().compiled, reason=f"no compiled kernels: {kernel_status()}")
 settings.register_profile(
@@ -113,6 +113,31 @@ def test_any_strides(fused: bool, dtype: torch.dtype) -> None:
     assert not strided.value.is_contiguous() and not strided.position.is_contiguous()
     assert torch.equal(plain.run(), strided.run())
     check(plain, dtype)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("stride", [1, 2])
+def test_clips_that_share_frames_are_read_in_place(fused: bool, dtype: torch.dtype, stride: int) -> None:
+    shared, copied = shared_frames(fused, dtype, stride)
+    assert torch.equal(shared.run(), copied.run())
+    output, grads = shared.gradients()
+    expected, expected_grads = copied.gradients()
+    assert torch.equal(output, expected)
+    assert grads[0].shape == shared.value.shape
+    for grad, expected_grad in zip(grads, expected_grads, strict=True):
+        assert torch.equal(grad.reshape(expected_grad.shape), expected_grad)
+
+
+def test_shared_frames_are_not_copied() -> None:
+    """A batch of 1,000 clips of the same frame needs no memory of 1,000 frames."""
+    value = torch.randn(1, 64 * 64, 8, 32).expand(1000, -1, -1, -1)
+    locations, weights = torch.rand(1000, 1, 8, 1, 1, 2), torch.rand(1000, 1, 8, 1, 1)
+    with torch.profiler.profile(profile_memory=True) as profile:
+        output = deform_attn(value, ((64, 64),), locations, weights)
+    assert output.shape == (1000, 1, 256)
+    allocated = sum(max(event.cpu_memory_usage, 0) for event in profile.events() if event.cpu_parent is None)
+    assert allocated < 2**24  # a copy would be 4 GiB
 
 
 @pytest.mark.parametrize("fused", [False, True])
