@@ -1,11 +1,83 @@
 """Matching of the detections of a clip with tracks (paper Sec. 3.4, Eq. 7): scores and assignment. Pure functions."""
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import numpy as np
+import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from mdqe.inference.memory import TrackMemory
+
 MIN_IOU, MIN_SIMILARITY = 0.1, 0.5  # a pair matches above iou_weight * MIN_IOU + similarity_weight * MIN_SIMILARITY
 REPEAT_IOU, REPEAT_SIMILARITY = 0.4, 0.6  # an unmatched detection above one of these repeats a track
+
+
+class ClipScores(NamedTuple):
+    """Scores of the D detections of a clip against R tracks, on the host."""
+
+    best: np.ndarray
+    """(D,): the largest class score of each detection."""
+    tracks: np.ndarray
+    """(R,): ids, ascending, of the tracks that can match the clip."""
+    iou: np.ndarray
+    """(R, D)."""
+    similarity: np.ndarray
+    """(R, D). All other tracks have an IoU and a similarity of 0."""
+
+
+def score_clip(
+    memory: TrackMemory,
+    frames: Sequence[int],
+    class_scores: Tensor,
+    mask_logits: Tensor,
+    embeddings: Tensor,
+    long_memory: int,
+    short_memory: int,
+) -> ClipScores:
+    """Score the detections of a clip against the tracks in memory, with one transfer to the host.
+
+    Args:
+        memory: of the tracks.
+        frames: T indices, ascending.
+        class_scores: (D, K).
+        mask_logits: (D, T, h, w); the masks of detections and tracks are compared in the frames that have any track.
+        embeddings: (D, E).
+        long_memory, short_memory: embeddings are compared with tracks of so many clips; see `memory_similarity`.
+
+    Raises:
+        ValueError: a value of the detections is not finite.
+    """
+    number, device = len(class_scores), class_scores.device
+    seen, observed, masks = memory.masks.masks(frames)
+    age = memory.clips - memory.last_seen  # (N,) in clips; 0 for the tracks of the previous clip
+    long, short = age < long_memory, age < short_memory
+    tracks = np.union1d(np.flatnonzero(long | short), observed)
+
+    def rows(places: np.ndarray) -> Tensor:
+        return torch.from_numpy(places).to(device)
+
+    iou = mask_logits.new_zeros(len(tracks), number)
+    if len(observed) and number:
+        shared = mask_logits if len(seen) == len(frames) else mask_logits[:, seen]
+        overlaps = mask_iou(masks.to(iou), (shared > 0).flatten(1).to(iou))
+        iou[rows(np.searchsorted(tracks, observed))] = overlaps
+    known = memory.embeddings.index_select(0, rows(tracks))
+    recent = (rows(np.flatnonzero(which[tracks])) for which in (long, short))
+    similarity = memory_similarity(known, embeddings, *recent)
+    given = {"class_scores": class_scores, "mask_logits": mask_logits, "embeddings": embeddings} if number else {}
+    finite = [torch.stack(x.aminmax()).isfinite().all() for x in given.values()]
+    parts = [*finite, class_scores.amax(1), iou, similarity]
+    packed = torch.cat([x.flatten().to(class_scores.dtype) for x in parts]).cpu().numpy()
+    is_finite, best, iou_values, similarity_values = np.split(
+        packed, np.cumsum([len(finite), number, len(tracks) * number])
+    )
+    for name, valid in zip(given, is_finite, strict=True):
+        if not valid:
+            raise ValueError(f"{name} must be finite, got NaN or infinity")
+    size = (len(tracks), number)
+    return ClipScores(best, tracks, iou_values.reshape(size), similarity_values.reshape(size))
 
 
 def mask_iou(tracks: Tensor, detections: Tensor) -> Tensor:
@@ -54,7 +126,7 @@ def match(
     """
     scores = iou_weight * iou + similarity_weight * similarity
     valid = scores > iou_weight * MIN_IOU + similarity_weight * MIN_SIMILARITY
-    repeats = ((iou > REPEAT_IOU) | (similarity > REPEAT_SIMILARITY)).any(axis=0)
+    repeats = np.any((iou > REPEAT_IOU) | (similarity > REPEAT_SIMILARITY), axis=0)
     # Pairs below the threshold count as 0 in the assignment, so they cannot displace a valid pair.
     rows, columns = linear_sum_assignment(np.where(valid, scores, 0), maximize=True)
     keep = valid[rows, columns]

@@ -38,7 +38,7 @@ class MaskSums:
     @property
     def covered(self) -> list[int]:
         """Frames with tracks, ascending."""
-        return (self._first + self._counts.any(0).nonzero()[0]).tolist()
+        return (self._first + np.flatnonzero(self._counts.any(0))).tolist()
 
     def add(self, frames: Sequence[int], ids: np.ndarray, logits: Tensor, observations: np.ndarray | int = 1) -> None:
         """Add the logits (S, T, h, w) of the tracks `ids` (S,) in T ascending frames, each of one or more observations.
@@ -69,7 +69,7 @@ class MaskSums:
         inside = [t for t, frame in enumerate(frames) if frame < self._first + self._counts.shape[1]]
         columns = np.array([frames[t] - self._first for t in inside], np.int64)
         observed = self._counts[: len(self._row_of), columns] > 0  # (R, columns)
-        rows, used = observed.any(1).nonzero()[0], observed.any(0).nonzero()[0]
+        rows, used = np.flatnonzero(observed.any(1)), np.flatnonzero(observed.any(0))
         sums = self._flat().index_select(0, self._places(rows[:, None], columns[used]))
         masks = (sums > 0).view(len(rows), len(used) * sums.shape[1])  # a sum has the sign of its average
         return [inside[t] for t in used.tolist()], self.ids[rows], masks
@@ -85,7 +85,7 @@ class MaskSums:
             ids: (M,), ascending: the tracks observed in any frame from `start` to `end`.
             logits: (M, end - start, h, w), averages; 0 where a track was not observed.
         """
-        used = int(self._counts.any(0).nonzero()[0].max(initial=-1)) + 1
+        used = int(np.flatnonzero(self._counts.any(0)).max(initial=-1)) + 1
         columns = slice(*(min(max(frame - self._first, 0), used) for frame in (start, end)))
         rows = self._rows_with(columns)
         rows = rows[self.ids[rows].argsort()]
@@ -112,7 +112,7 @@ class MaskSums:
 
     def frames(self) -> Iterator[tuple[int, np.ndarray, Tensor, np.ndarray]]:
         """Each frame with tracks: its index, their ids (S,), ascending, sums (S, h, w) and numbers (S,)."""
-        for column in self._counts.any(0).nonzero()[0].tolist():
+        for column in np.flatnonzero(self._counts.any(0)).tolist():
             rows = self._rows_with(slice(column, column + 1))
             rows = rows[self.ids[rows].argsort()]
             sums = self._sums[:, column].index_select(0, self._on_device(rows))
@@ -120,7 +120,7 @@ class MaskSums:
 
     def _rows_with(self, columns: slice) -> np.ndarray:
         """Rows of the tracks observed in any of these columns."""
-        return self._counts[: len(self._row_of), columns].any(1).nonzero()[0]
+        return np.flatnonzero(self._counts[: len(self._row_of), columns].any(1))
 
     def _move(self, first: int, columns: int, added: np.ndarray | None = None) -> None:
         """Move the frames from `first` on to a tensor with so many columns, and with rows for the `added` tracks."""

@@ -37,11 +37,10 @@ class ClipEmbeddings(NamedTuple):
 def weighted_mean(clips: Sequence[ClipEmbeddings], ids: np.ndarray) -> Tensor:
     """Average the embeddings of tracks `ids` (S,) over the clips that contain them: (S, E). Later clips weigh more."""
     weights = [math.exp(CLIP_WEIGHT * i) * (ids[:, None] == clip.ids) for i, clip in enumerate(clips)]
-    weight = np.concatenate(weights, axis=1)  # (S, rows of all clips)
+    total = np.concatenate(weights, axis=1)  # (S, rows of all clips)
     embeddings = torch.cat([clip.embeddings for clip in clips])
-    weight = torch.from_numpy(weight / weight.sum(axis=1, keepdims=True)).to(embeddings)
     with torch.autocast(embeddings.device.type, enabled=False):
-        return weight @ embeddings
+        return torch.from_numpy(total / total.sum(axis=1, keepdims=True)).to(embeddings) @ embeddings
 
 
 class TrackMemory:

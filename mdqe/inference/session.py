@@ -28,12 +28,9 @@ MOST_BATCHED = 1024
 class DecodedClip(NamedTuple):
     """A clip of the video, decoded and filtered."""
 
-    frames: range
-    """Indices of its T frames in the video."""
-    coords: Tensor
-    """(T, Q, 2): the points of its queries, xy in [0, 1] of the padded image."""
-    embeddings: Tensor
-    """(Q, C): its clip queries."""
+    frames: range  # T indices in the video
+    coords: Tensor  # (T, Q, 2): the points of its queries, xy in [0, 1] of the padded image
+    embeddings: Tensor  # (Q, C): its clip queries
     detections: ClipDetections
 
 
@@ -263,10 +260,9 @@ class VideoSession:
         return map(DecodedClip, frames, queries.coords, prediction.embeddings, detections)
 
     def _track(self, clip: DecodedClip) -> None:
-        """Match the detections of the next clip with the tracks, and report the frames that this settles."""
-        # 3. Track: match the detections with the tracks of previous clips.
+        """Match the detections of the next clip with the tracks of previous clips, and report frames."""
         ids = self.tracker.update(clip.frames, *clip.detections)  # (D,)
-        # 4. Report the frames up to the centre of the clip, and further if no later clip contains them.
+        # Report the frames up to the centre of the clip, and further if no later clip contains them.
         c, start, end = self.config, clip.frames.start, clip.frames.stop
         if self.on_frame is not None:
             cut = end - start < c.test_clip_length

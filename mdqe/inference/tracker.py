@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mdqe.errors import InputError
-from mdqe.inference.association import mask_iou, match, memory_similarity
+from mdqe.inference.association import match, score_clip
 from mdqe.inference.memory import TrackMemory
 from mdqe.inference.saved_state import SavedTensors
 from mdqe.ops.reference import widen
@@ -164,7 +164,8 @@ class ClipTracker:
         )
         with torch.autocast(device.type, enabled=False):  # sums of thousands of pixels need full precision
             # 1. Score: mask IoU and embedding similarity of every track and detection, in one transfer to the host.
-            best, tracks, iou, similarity = self._scores(memory, frames, class_scores, mask_logits, embeddings)
+            limits = LONG_MEMORY // self.clip_stride, max(self.test_clip_length, SHORT_MEMORY) // self.clip_stride
+            best, tracks, iou, similarity = score_clip(memory, frames, class_scores, mask_logits, embeddings, *limits)
             # 2. Assign: the best one-to-one matching of their weighted sum (Eq. 7).
             weights = {"iou_weight": self.iou_weight, "similarity_weight": self.similarity_weight}
             rows, columns, repeats = match(iou, similarity, **weights)
@@ -279,48 +280,6 @@ class ClipTracker:
             reason = "the last one was already taken" if self.ended else "no clip was given yet"
             raise ValueError(f"no window to end: {reason}")
         return self._memory
-
-    def _scores(
-        self, memory: TrackMemory, frames: list[int], class_scores: Tensor, mask_logits: Tensor, embeddings: Tensor
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Score the detections of a clip against the tracks, with one transfer to the host.
-
-        Returns:
-            best: (D,), the largest class score of each detection.
-            tracks: (R,) ids, ascending, of the tracks that can match this clip.
-            iou, similarity: (R, D). All other tracks have 0.
-
-        Raises:
-            ValueError: a value of the detections is not finite.
-        """
-        seen, observed, masks = memory.masks.masks(frames)
-        age = memory.clips - memory.last_seen  # (N,) in clips; 0 for the tracks of the previous clip
-        long = age < LONG_MEMORY // self.clip_stride
-        short = age < max(self.test_clip_length, SHORT_MEMORY) // self.clip_stride
-        tracks = np.union1d((long | short).nonzero()[0], observed)
-        number, device = len(class_scores), class_scores.device
-        on_device = {
-            "tracks": tracks,
-            "observed": np.searchsorted(tracks, observed),
-            "long": long[tracks].nonzero()[0],
-            "short": short[tracks].nonzero()[0],
-        }
-        index = {name: torch.from_numpy(rows).to(device) for name, rows in on_device.items()}
-        iou = mask_logits.new_zeros(len(tracks), number)
-        if len(observed) and number:
-            shared = mask_logits if len(seen) == len(frames) else mask_logits[:, seen]
-            iou[index["observed"]] = mask_iou(masks.to(iou), (shared > 0).flatten(1).to(iou))
-        known = memory.embeddings.index_select(0, index["tracks"])
-        similarity = memory_similarity(known, embeddings, index["long"], index["short"])
-        best = class_scores.amax(1)
-        finite = [torch.stack(x.aminmax()).isfinite().all() for x in (class_scores, mask_logits, embeddings) if number]
-        parts = [*finite, best, iou, similarity]
-        host = torch.cat([x.flatten().to(class_scores.dtype) for x in parts]).cpu().numpy()
-        finite, best, iou, similarity = np.split(host, np.cumsum([len(finite), number, len(tracks) * number]))
-        if not all(finite):
-            name = ("class_scores", "mask_logits", "embeddings")[list(finite).index(0)]
-            raise ValueError(f"{name} must be finite, got NaN or infinity")
-        return best, tracks, iou.reshape(len(tracks), number), similarity.reshape(len(tracks), number)
 
     def _check_frames(self, frames: list[int]) -> None:
         start, end = self.next_frame, self.window_start + self.window_length

@@ -97,8 +97,8 @@ class VideoInstances:
         if frames is None or size is None:
             raise ValueError("no masks: give frames and size")
         rles = np.array(rows, object).reshape(len(rows) // frames if frames else len(scores), frames)
-        boxes = np.concatenate([*boxes, np.zeros((0, 4), np.float32)]).reshape(*rles.shape, 4)
-        return cls(scores, labels, track_ids, rles, size, boxes, **fields)
+        corners = np.concatenate([*boxes, np.zeros((0, 4), np.float32)]).reshape(*rles.shape, 4)
+        return cls(scores, labels, track_ids, rles, size, corners, **fields)
 
     @classmethod
     def concatenate(
