@@ -101,9 +101,9 @@ class MaskSums:
         self.start = end
         logits /= self._on_device(counts)[..., None, None]
         missing = end - start - logits.shape[1]  # frames past the last clip
-        return ids, torch.cat(
-            [logits, logits.new_zeros(len(ids), missing, *logits.shape[2:])], 1
-        ) if missing else logits
+        if missing:
+            logits = torch.cat([logits, logits.new_zeros(len(ids), missing, *logits.shape[2:])], 1)
+        return ids, logits
 
     def average(self) -> None:
         """Replace the observations of each track in each frame by one observation, their average."""

@@ -13,9 +13,13 @@ from torch import Tensor, nn
 
 from mdqe import MDQE, ClipTracker, VideoInstances
 from mdqe.errors import InputError
+from mdqe.inference.frame_buffer import encode_frames
 from mdqe.inference.postprocess import filter_clips, window_masks
 from mdqe.inference.session import VideoSession, segment
 from mdqe.modeling.preprocess import resize, resized_size
+
+ROUNDING = {torch.float32: 1e-5, torch.float64: 1e-12}
+"""Of products with another number of rows, relative to the largest entry."""
 
 
 class PlainTracks(NamedTuple):
@@ -130,6 +134,26 @@ def test_the_batch_size_of_the_encoder_does_not_change_the_result(model):
         np.testing.assert_array_equal(result.labels, first.labels)
         np.testing.assert_allclose(result.scores, first.scores, rtol=1e-10)
         np.testing.assert_array_equal(result.masks, first.masks)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("stride", [1, 2, 3, 5])
+@pytest.mark.parametrize("options", [{}, {"decoder": "i2o"}, {"query_initialization": False}])
+def test_clips_decoded_together_equal_clips_one_by_one(dtype, stride, options):
+    model = small_model(**options).to(dtype)
+    with torch.inference_mode():
+        frames = encode_frames(model, moving_squares(17).permute(0, 3, 1, 2), 0)
+        clips = frames.clips(range(0, 14, stride), 4)
+        assert clips.values[0].spatial.data_ptr() == frames.values[0].spatial.data_ptr()  # not copied
+        queries, together = model.decode(clips.queries, clips.values, clips.spatial_shapes)
+        assert len(together.boxes) == len(range(0, 14, stride))
+        for i, start in enumerate(range(0, 14, stride)):
+            one = frames.clip(start, start + 4)
+            alone_queries, alone = model.decode(one.queries, one.values, one.spatial_shapes)
+            assert torch.equal(queries.coords[i], alone_queries.coords[0])
+            for got, wanted in zip(together, alone, strict=True):
+                error = (got[i] - wanted[0]).abs().max() / wanted[0].abs().max()
+                assert error <= ROUNDING[dtype]
 
 
 @pytest.mark.parametrize("options", [{}, {"clip_stride": 3}, {"test_clip_length": 5}, {"decoder": "i2o"}])
