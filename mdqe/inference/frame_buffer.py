@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mdqe.errors import is_out_of_memory
 from mdqe.modeling.decoder import LayerValues
 from mdqe.modeling.encoder import SpatialShapes
 from mdqe.modeling.network import Network, evaluation_mode
@@ -175,10 +176,23 @@ class FrameEncoder:
         return self.num_frames - self.num_encoded >= (1 if last else self.batch_size)
 
     def encode_batch(self, next_clip: int) -> None:
-        """Encode the next frames, at most a batch. Frames before index `next_clip` are no longer needed."""
+        """Encode the next frames, at most a batch. Frames before index `next_clip` are no longer needed.
+
+        If the memory is not enough for a batch, this and all later batches are half as large.
+        """
         done = self.num_encoded - (self.num_frames - len(self.frames))  # encoded frames in `frames`
-        batch = torch.stack(list(self.frames)[done : done + self.batch_size])  # (n, 3, H, W)
-        self.buffer.append(encode_frames(self.model, batch, self.num_encoded), next_clip)
+        encoded = None
+        while encoded is None:
+            batch = torch.stack(list(self.frames)[done : done + self.batch_size])  # (n, 3, H, W)
+            try:
+                encoded = encode_frames(self.model, batch, self.num_encoded)
+            except Exception as error:
+                if self.batch_size == 1 or not is_out_of_memory(error):
+                    raise
+            if encoded is None:  # not in the handler, where the error still has tensors
+                # A divisor, so that earlier batches are whole numbers of these.
+                self.batch_size = next(n for n in range(self.batch_size // 2, 0, -1) if self.batch_size % n == 0)
+        self.buffer.append(encoded, next_clip)
         self.num_encoded += len(batch)
         self.drop_frames(next_clip)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,8 +12,9 @@ from torch import Tensor
 
 from mdqe.annotations.records import is_finite
 from mdqe.errors import InputError
+from mdqe.inference.decode import DecodedClip, decode_clips
 from mdqe.inference.frame_buffer import FrameEncoder, first_kept
-from mdqe.inference.postprocess import ClipDetections, ScoreSums, filter_clips, rank_tracks, window_masks
+from mdqe.inference.postprocess import ScoreSums, rank_tracks, window_masks
 from mdqe.inference.saved_state import SavedTensors, is_whole
 from mdqe.inference.session_file import OPTIONS, SessionState, read_session, write_session
 from mdqe.inference.session_progress import check_progress, is_size, read_progress
@@ -23,15 +24,6 @@ from mdqe.modeling.network import Network, evaluation_mode
 from mdqe.results.instances import VideoInstances
 
 MOST_BATCHED = 1024
-
-
-class DecodedClip(NamedTuple):
-    """A clip of the video, decoded and filtered."""
-
-    frames: range  # T indices in the video
-    coords: Tensor  # (T, Q, 2): the points of its queries, xy in [0, 1] of the padded image
-    embeddings: Tensor  # (Q, C): its clip queries
-    detections: ClipDetections
 
 
 class VideoSession:
@@ -228,36 +220,16 @@ class VideoSession:
                 self._encoder.encode_batch(self._next_clip)
                 results += self._take_final()
                 starts = range(self._next_clip, self._encoder.num_encoded - length + 1, self.config.clip_stride)
-                for clip in self._decode(starts, length):
+                for clip in decode_clips(self.model, self._encoder.buffer.frames, starts, length):
                     self._track(clip)
                     results += self._take_final()
             if last and self._next_clip < self.num_frames:  # the last clip is cut at the end of the video
-                starts = range(self._next_clip, self._next_clip + 1)
-                for clip in self._decode(starts, self.num_frames - self._next_clip):
+                starts, length = range(self._next_clip, self._next_clip + 1), self.num_frames - self._next_clip
+                for clip in decode_clips(self.model, self._encoder.buffer.frames, starts, length):
                     self._track(clip)
             if last:
                 results += self._take_window(last=True)
         return results
-
-    def _decode(self, starts: range, length: int) -> Iterable[DecodedClip]:
-        """Decode the clips of `length` frames from each of `starts` as one batch, and filter their predictions."""
-        if not starts:
-            return ()
-        c = self.config
-        clips = self._encoder.buffer.frames.clips(starts, length)
-        # 1. Decode: associate the queries of the frames and predict from them.
-        queries, prediction = self.model.decode(clips.queries, clips.values, clips.spatial_shapes)
-        # 2. Filter: keep the D confident and distinct predictions of each clip, with masks at stride 4.
-        detections = filter_clips(
-            prediction.class_logits.sigmoid(),
-            prediction.mask_coefficients,
-            prediction.embeddings,
-            clips.mask_features,
-            score_threshold=c.score_threshold,
-            max_detections=10 * c.detections_per_image,
-        )
-        frames = [range(start, start + length) for start in starts]
-        return map(DecodedClip, frames, queries.coords, prediction.embeddings, detections)
 
     def _track(self, clip: DecodedClip) -> None:
         """Match the detections of the next clip with the tracks of previous clips, and report frames."""

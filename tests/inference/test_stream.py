@@ -136,6 +136,55 @@ def test_the_batch_size_of_the_encoder_does_not_change_the_result(model):
         np.testing.assert_array_equal(result.masks, first.masks)
 
 
+@pytest.mark.parametrize("part", ["encode", "decode"])
+@pytest.mark.parametrize("most", [1, 2, 5])
+def test_groups_that_do_not_fit_the_memory_are_halved(model, monkeypatch, part, most):
+    """A stand-in for a small GPU: a part of the network runs out of memory with more than so many frames or clips."""
+    video, function, sizes = moving_squares(29), getattr(model, part), []
+    expected = segment(model, video, score_threshold=0, encoder_batch_size=12)
+
+    def limited(x: Any, *rest: Any) -> Any:
+        number = x.shape[1] if part == "encode" else len(x.content)
+        sizes.append(number)
+        if number > most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+        return function(x, *rest)
+
+    monkeypatch.setattr(model, part, limited)
+    found = segment(model, video, score_threshold=0, encoder_batch_size=12)
+    assert max(sizes) > most
+    if part == "encode":  # 12, 6, 3, 1: later batches are not larger again
+        fitting = {1: 1, 2: 1, 5: 3}[most]
+        assert set(sizes[sizes.index(fitting) :]) <= {fitting, 29 % fitting}
+    np.testing.assert_array_equal(found.track_ids, expected.track_ids)
+    np.testing.assert_array_equal(found.masks, expected.masks)
+    np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-10)
+
+
+def test_one_frame_that_does_not_fit_the_memory_is_an_error(model, monkeypatch):
+    def fail(*arguments: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+    for part in ("encode", "decode"):
+        with monkeypatch.context() as patch:
+            patch.setattr(model, part, fail)
+            with pytest.raises(torch.OutOfMemoryError, match="Tried to allocate"):
+                segment(model, moving_squares(9), encoder_batch_size=4)
+
+
+def test_other_errors_of_the_network_are_not_repeated(model, monkeypatch):
+    calls: list[int] = []
+
+    def fail(*arguments: Any) -> None:
+        calls.append(1)
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(model, "decode", fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        segment(model, moving_squares(9), encoder_batch_size=4)
+    assert len(calls) == 1
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("stride", [1, 2, 3, 5])
 @pytest.mark.parametrize("options", [{}, {"decoder": "i2o"}, {"query_initialization": False}])
