@@ -38,7 +38,7 @@ def test_the_option_reaches_the_download(run, fetched, make_clip, tmp_path, monk
         "segment": (make_clip(), "-o", tmp_path / "out"),
         "demo": ("-o", tmp_path / "out"),
         "evaluate": ("--data", tmp_path / "set", "-o", tmp_path / "out"),
-        "export": ("-o", tmp_path / "out"),
+        "export": ("-o", tmp_path / "out", "--format", "torch"),
         "app": ("--port", "0"),
     }.get(command, ())
     status, _, err = run(command, "--model", "someone/model", *arguments, *option)
