@@ -207,5 +207,6 @@ def test_networks_that_no_machine_can_hold(sizes):
 
 
 def test_large_networks_are_valid():
-    MDQEConfig(hidden_dim=2048, encoder_layers=24, decoder_layers=24, num_heads=32, clip_length=16)
-    MDQEConfig(encoder_layers=256, decoder_layers=256)
+    config = MDQEConfig(hidden_dim=2048, encoder_layers=24, decoder_layers=24, num_heads=32, clip_length=16)
+    assert config.hidden_dim == 2048
+    assert MDQEConfig(encoder_layers=256, decoder_layers=256).encoder_layers == 256

@@ -1,8 +1,8 @@
 """Count operator calls and places where the host would wait for a GPU, from frames to run lengths.
 
 A call that only makes a view of a tensor is not counted. The host waits where a value or a size comes back from the
-device: for `cpu`, `tolist`, `item`, `nonzero`, `unique`, `masked_select`, `equal` and indexing with booleans. Neither
-count depends on the device or the size of the frames, so they are taken on a CPU:
+device: for `cpu`, `tolist`, `item`, `nonzero`, `unique`, `masked_select`, `equal` and indexing with booleans. Both are
+counted on a CPU, with small frames. Only on a CPU, MLPs process tokens in blocks; this is switched off here:
 
     python examples/benchmarks/calls.py
 """
@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -67,7 +68,7 @@ def count_segment(model: MDQE, frames: int, batch: int, size: tuple[int, int]) -
     """Count the calls of segmenting random frames in batches, with every frame's run lengths."""
     video = torch.randint(0, 256, (frames, *size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     session = VideoSession(model, by_window=True, keep_all=True, encoder_batch_size=batch)
-    with counted() as operators:
+    with patch("mdqe.modeling.layers.MAX_HIDDEN_NUMBERS", 2**62), counted() as operators:
         list(session.run(video))
     return operators
 

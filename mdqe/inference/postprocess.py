@@ -70,16 +70,8 @@ def filter_clips(
     _check_shapes(class_scores, mask_coefficients, embeddings, mask_features)
     if max_detections < 1:
         raise ValueError(f"max_detections must be at least 1, got {max_detections}")
-    # 1. The confident queries, best first, without near duplicates of any better query, kept or not. (B, D)
-    best, order = class_scores.amax(2).sort(dim=1, descending=True, stable=True)
-    valid = best >= score_threshold
-    valid[:, 0] = True
-    order, valid = _left(valid, order)
-    directions = F.normalize(widen(_rows(embeddings, order)), dim=2)
-    with torch.autocast(directions.device.type, enabled=False):
-        similarity = (directions @ directions.mT).triu(diagonal=1)  # (B, better, worse)
-    valid = valid & (similarity < DUPLICATE_SIMILARITY).all(1)
-    order, valid = _left(valid & (valid.cumsum(1) <= max_detections), order)
+    # 1. The confident queries, best first, without near duplicates. (B, D)
+    order, valid = _distinct_queries(class_scores, embeddings, score_threshold, max_detections)
 
     # 2. Those with masks that are not empty and do not repeat a better one. (B, D)
     coefficients = _rows(mask_coefficients, order)
@@ -90,7 +82,7 @@ def filter_clips(
         nonempty |= unsure & (mask_logits(coefficients, mask_features) > 0).flatten(2).any(2)
     valid = valid & nonempty
     overlap = overlap_with_better(coarse, valid)
-    order, valid, overlap = _left(valid & (overlap < SUPPRESSION_IOU), order, overlap)
+    order, valid, overlap = _compact(valid & (overlap < SUPPRESSION_IOU), order, overlap)
 
     # 3. Weight their scores, and keep those above the threshold, best first.
     logits = mask_logits(_rows(mask_coefficients, order), mask_features)  # (B, D, T, h, w)
@@ -235,13 +227,33 @@ def rank_tracks(class_scores: Tensor, score_threshold: float, multi_label: bool 
     return RankedTracks(scores.double(), labels, tracks)
 
 
+def _distinct_queries(
+    class_scores: Tensor, embeddings: Tensor, score_threshold: float, max_detections: int
+) -> tuple[Tensor, Tensor]:
+    """The confident queries, best first, without near duplicates of any better query, kept or not.
+
+    Returns:
+        Their indices (B, D), and which of them (B, D) are such queries; the others fill up the rows.
+    """
+    best, order = class_scores.amax(2).sort(dim=1, descending=True, stable=True)
+    valid = best >= score_threshold
+    valid[:, 0] = True
+    order, valid = _compact(valid, order)
+    directions = F.normalize(widen(_rows(embeddings, order)), dim=2)
+    with torch.autocast(directions.device.type, enabled=False):
+        similarity = (directions @ directions.mT).triu(diagonal=1)  # (B, better, worse)
+    valid = valid & (similarity < DUPLICATE_SIMILARITY).all(1)
+    order, valid = _compact(valid & (valid.cumsum(1) <= max_detections), order)
+    return order, valid
+
+
 def _rows(x: Tensor, index: Tensor) -> Tensor:
     """Rows of each clip: x (B, Q, …), index (B, D) → (B, D, …)."""
     first = torch.arange(len(x), device=x.device)[:, None] * x.shape[1]
     return x.flatten(0, 1).index_select(0, (first + index).flatten()).unflatten(0, index.shape)
 
 
-def _left(keep: Tensor, *rows: Tensor) -> list[Tensor]:
+def _compact(keep: Tensor, *rows: Tensor) -> list[Tensor]:
     """Move the rows to keep to the front of each clip, in order, and cut the others off.
 
     Args:

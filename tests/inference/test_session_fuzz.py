@@ -73,6 +73,7 @@ def saved(request, tmp_path_factory) -> Saved:
 def test_the_forged_original_is_accepted(saved):
     saved.forge(saved.tensors, json.dumps(saved.description))
     saved.run()
+    assert saved.model.resume(saved.path).num_frames == saved.description["counts"]["num_frames"]
 
 
 def test_damaged_descriptions(saved):

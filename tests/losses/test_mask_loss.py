@@ -348,7 +348,8 @@ def test_rounded_boxes_and_masks_are_in_range(dtype: torch.dtype) -> None:
     _, masks, boxes, _ = scene(50)
     center, size = ((boxes[..., :2] + boxes[..., 2:]) / 2).to(dtype), (boxes[..., 2:] - boxes[..., :2]).to(dtype)
     boxes = torch.cat([center - size / 2, center + size / 2], -1)
-    InterInstanceMaskLoss()(torch.zeros(masks.shape), masks.to(dtype), boxes)
+    bce, dice = InterInstanceMaskLoss()(torch.zeros(masks.shape), masks.to(dtype), boxes)
+    assert bce.isfinite() and 0 < dice <= 1
 
 
 @pytest.mark.parametrize("name", ["mask_logits", "masks", "boxes", "clip_index", "matched"])
