@@ -12,6 +12,7 @@ from mdqe.inference.memory import TrackMemory
 
 MIN_IOU, MIN_SIMILARITY = 0.1, 0.5  # a pair matches above iou_weight * MIN_IOU + similarity_weight * MIN_SIMILARITY
 REPEAT_IOU, REPEAT_SIMILARITY = 0.4, 0.6  # an unmatched detection above one of these repeats a track
+LOOK_ALIKE = 0.03  # distance, relative to the length, up to which embeddings are equal but for noise
 
 
 class ClipScores(NamedTuple):
@@ -25,6 +26,8 @@ class ClipScores(NamedTuple):
     """(R, D)."""
     similarity: np.ndarray
     """(R, D). All other tracks have an IoU and a similarity of 0."""
+    seen: np.ndarray
+    """(R,) bool: whether a track was observed in the frames of the clip."""
 
 
 def score_clip(
@@ -43,7 +46,7 @@ def score_clip(
         frames: T indices, ascending.
         class_scores: (D, K).
         mask_logits: (D, T, h, w); the masks of detections and tracks are compared in the frames that have any track.
-        embeddings: (D, E).
+        embeddings: (D, E); E is 0 if there are none, and then the similarity is 0.
         long_memory, short_memory: embeddings are compared with tracks of so many clips; see `memory_similarity`.
 
     Raises:
@@ -67,6 +70,7 @@ def score_clip(
     recent = (rows(np.flatnonzero(which[tracks])) for which in (long, short))
     similarity = memory_similarity(known, embeddings, *recent)
     given = {"class_scores": class_scores, "mask_logits": mask_logits, "embeddings": embeddings} if number else {}
+    given = {name: x for name, x in given.items() if x.numel()}
     finite = [torch.stack(x.aminmax()).isfinite().all() for x in given.values()]
     parts = [*finite, class_scores.amax(1), iou, similarity]
     packed = torch.cat([x.flatten().to(class_scores.dtype) for x in parts]).cpu().numpy()
@@ -77,7 +81,8 @@ def score_clip(
         if not valid:
             raise ValueError(f"{name} must be finite, got NaN or infinity")
     size = (len(tracks), number)
-    return ClipScores(best, tracks, iou_values.reshape(size), similarity_values.reshape(size))
+    seen_here = np.isin(tracks, observed)
+    return ClipScores(best, tracks, iou_values.reshape(size), similarity_values.reshape(size), seen_here)
 
 
 def mask_iou(tracks: Tensor, detections: Tensor) -> Tensor:
@@ -107,6 +112,8 @@ def memory_similarity(tracks: Tensor, detections: Tensor, long: Tensor, short: T
     For the most recent tracks, rows `short`, it is the average with the similarity computed among these tracks alone.
     """
     similarity = detections.new_zeros(len(tracks), len(detections))
+    if not detections.shape[1]:  # a softmax over no embeddings would say that all are equal
+        return similarity
     similarity[long] = bi_softmax(tracks[long], detections)
     similarity[short] = (similarity[short] + bi_softmax(tracks[short], detections)) / 2
     return similarity
@@ -131,3 +138,20 @@ def match(
     rows, columns = linear_sum_assignment(np.where(valid, scores, 0), maximize=True)
     keep = valid[rows, columns]
     return rows[keep], columns[keep], repeats
+
+
+def match_look_alikes(tracks: Tensor, detections: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Assign track embeddings (N, E) to detection embeddings (D, E) that are equal to them up to noise, one to one.
+
+    Several equal tracks share the softmax of `bi_softmax`, so none of them reaches the threshold of `match`. The
+    distance of a pair does not depend on other pairs.
+
+    Returns:
+        tracks, detections: indices of the pairs.
+    """
+    scale = torch.maximum(tracks.norm(dim=1)[:, None], detections.norm(dim=1)).clamp(min=1e-12)
+    distance = (torch.cdist(tracks, detections) / scale).cpu().numpy()
+    alike = distance <= LOOK_ALIKE
+    rows, columns = linear_sum_assignment(np.where(alike, 1 + LOOK_ALIKE - distance, 0), maximize=True)
+    keep = alike[rows, columns]
+    return rows[keep], columns[keep]

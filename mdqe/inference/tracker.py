@@ -3,7 +3,7 @@
 Clips overlap and arrive in order. The detections of each clip are matched with the tracks by the overlap of masks in
 shared frames and by the similarity of query embeddings. For each track in a frame, the tracker keeps only the sum and
 the number of its mask logits. Memory therefore grows with the tracks of a window, not with its clips or the length of
-the video. The tracker does not depend on the model: it works with any clip-level segmenter that has embeddings.
+the video. The tracker does not depend on the model: it works with any clip-level segmenter, with or without embeddings.
 """
 
 import math
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mdqe.errors import InputError
-from mdqe.inference.association import match, score_clip
+from mdqe.inference.association import match, match_look_alikes, score_clip
 from mdqe.inference.memory import TrackMemory
 from mdqe.inference.saved_state import SavedTensors
 from mdqe.ops.reference import widen
@@ -57,7 +57,8 @@ class ClipTracker:
         window_length: number of frames W of an output window, at least `clip_stride`.
         score_threshold: score threshold of the detector. A detection starts a track if its largest class score is above
             twice this value. As long as there are no tracks, every detection starts one.
-        iou_weight, similarity_weight: weights β1, β2 of mask IoU and embedding similarity in the score (Eq. 7).
+        iou_weight, similarity_weight: weights β1, β2 of mask IoU and embedding similarity in the score (Eq. 7). Without
+            embeddings, the IoU alone decides.
 
     Tensors may be on any device and of any floating-point type, the same for all clips. Sums have that type, or float32
     for half precision.
@@ -136,16 +137,19 @@ class ClipTracker:
 
     @torch.no_grad()
     def update(
-        self, frame_indices: Sequence[int], class_scores: Tensor, mask_logits: Tensor, embeddings: Tensor
+        self, frame_indices: Sequence[int], class_scores: Tensor, mask_logits: Tensor, embeddings: Tensor | None = None
     ) -> Tensor:
         """Match the D detections of a clip with the tracks, start new tracks and remember the clip.
+
+        A detection whose embedding equals that of a track that is not in the frames of the clip continues this track
+        and starts none, however many tracks have equal embeddings.
 
         Args:
             frame_indices: indices of the frames in the video, ascending, at most T; the first one is in the current
                 window and after the first frame of the previous clip.
             class_scores: (D, K), probabilities.
             mask_logits: (D, len(frame_indices), h, w); positive values are foreground.
-            embeddings: (D, E).
+            embeddings: (D, E); None, or E = 0, if the segmenter has none. The masks of overlapping clips then decide.
 
         Returns:
             Track ids (D,) int64 on the device of `class_scores`; -1 for dropped detections.
@@ -155,6 +159,7 @@ class ClipTracker:
                 tracker does not change.
         """
         frames = [int(frame) for frame in frame_indices]
+        embeddings = class_scores.new_zeros(len(class_scores), 0) if embeddings is None else embeddings
         self._check_frames(frames)
         _check_clip(len(frames), class_scores, mask_logits, embeddings, self.formats)
         device = class_scores.device
@@ -165,15 +170,22 @@ class ClipTracker:
         with torch.autocast(device.type, enabled=False):  # sums of thousands of pixels need full precision
             # 1. Score: mask IoU and embedding similarity of every track and detection, in one transfer to the host.
             limits = LONG_MEMORY // self.clip_stride, max(self.test_clip_length, SHORT_MEMORY) // self.clip_stride
-            best, tracks, iou, similarity = score_clip(memory, frames, class_scores, mask_logits, embeddings, *limits)
+            scores = score_clip(memory, frames, class_scores, mask_logits, embeddings, *limits)
             # 2. Assign: the best one-to-one matching of their weighted sum (Eq. 7).
-            weights = {"iou_weight": self.iou_weight, "similarity_weight": self.similarity_weight}
-            rows, columns, repeats = match(iou, similarity, **weights)
-            ids = np.full(len(best), -1)
-            ids[columns] = tracks[rows]
+            similarity_weight = self.similarity_weight if embeddings.shape[1] else 0.0
+            weights = {"iou_weight": self.iou_weight, "similarity_weight": similarity_weight}
+            rows, columns, repeats = match(scores.iou, scores.similarity, **weights)
+            ids = np.full(len(scores.best), -1)
+            ids[columns] = scores.tracks[rows]
             # 3. Start tracks: unmatched detections with a high score that do not repeat a track. Without any track,
             # every detection starts one.
-            new = (ids < 0) & ~repeats & (best > 2 * self.score_threshold) if self.num_tracks else ids < 0
+            new = (ids < 0) & ~repeats & (scores.best > 2 * self.score_threshold) if self.num_tracks else ids < 0
+            absent = scores.tracks[~scores.seen & ~np.isin(scores.tracks, ids)]
+            if similarity_weight and len(absent) and new.any():
+                places = [torch.from_numpy(x).to(device) for x in (absent, np.flatnonzero(new))]
+                rows, columns = match_look_alikes(memory.embeddings[places[0]], embeddings[places[1]])
+                ids[np.flatnonzero(new)[columns]] = absent[rows]
+                new &= ids < 0
             ids[new] = self.num_tracks + np.arange(new.sum())
             # 4. Remember: add the clip to the sums of its tracks.
             order = ids.argsort()
@@ -316,7 +328,8 @@ def _check_clip(
         ("embeddings", "(D, E)", embeddings),
     )
     for name, axes, x in given:
-        if x.dim() != axes.count(",") + 1 or not x.is_floating_point() or 0 in x.shape[1:]:
+        empty = 0 in x.shape[1:] and name != "embeddings"
+        if x.dim() != axes.count(",") + 1 or not x.is_floating_point() or empty:
             raise ValueError(f"{name} must be {axes} floating point, got {tuple(x.shape)} {x.dtype}")
         if (len(x), x.device) != (len(class_scores), class_scores.device):
             raise ValueError(

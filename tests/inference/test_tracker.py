@@ -309,3 +309,52 @@ def test_results_hold_no_gradient():
     scores, logits, embeddings = (x.requires_grad_() for x in one(1))
     tracker.update([0], scores, logits, embeddings)
     assert not any(x.requires_grad for x in tracker.flush(last=True))
+
+
+@pytest.mark.parametrize("embeddings", [None, torch.zeros(2, 0)])
+def test_without_embeddings_the_masks_of_overlapping_clips_decide(embeddings):
+    tracker, dense = (ClipTracker(test_clip_length=2, window_length=5) for _ in range(2))
+    logits = torch.full((2, 9, 8, 40), -4.0)  # two objects that move towards each other in separate rows
+    for t in range(9):
+        logits[0, t, :4, 3 * t : 3 * t + 8] = logits[1, t, 4:, 30 - 3 * t : 38 - 3 * t] = 4
+    for start in range(8):
+        if start == 5:
+            tracker.flush(), dense.flush()
+        order = [1, 0] if start % 2 else [0, 1]  # the order of the detections says nothing
+        masks = logits[order, start : start + 2]
+        ids = tracker.update(range(start, start + 2), torch.full((2, 1), 0.9), masks, embeddings)
+        distinct = torch.eye(2)[order] * 20
+        assert (
+            ids.tolist()
+            == order
+            == dense.update(range(start, start + 2), torch.full((2, 1), 0.9), masks, distinct).tolist()
+        )
+    fresh = ClipTracker(test_clip_length=2, window_length=5)
+    fresh.load_state_dict(tracker.state_dict())
+    for result, known in zip(fresh.flush(last=True), tracker.flush(last=True), strict=True):
+        assert torch.equal(result, known)
+    assert tracker.embeddings.shape == (2, 0)
+
+
+@pytest.mark.parametrize("embedding", [[8.0, 0.0], [0.0, 0.0]])
+def test_equal_embeddings_start_no_tracks(embedding):
+    """Two objects with the same embedding, in clips that share no frame: the softmax is split in halves."""
+    tracker = ClipTracker(test_clip_length=1, window_length=30)
+    masks = torch.full((3, 1, 6, 6), -1.0)
+    masks[0, :, :2], masks[1, :, 2:4], masks[2, :, 4:] = 1, 1, 1
+    counts = [2, 2, 1, 2, 2, 3, 3, 2, 3]  # one is missed twice, and a third appears
+    for t, count in enumerate(counts):
+        noise = torch.randn(count, 2, generator=torch.Generator().manual_seed(t)) * 0.02
+        embeddings = torch.tensor([embedding]).repeat(count, 1) + noise * (embedding[0] > 0)
+        ids = tracker.update([t], torch.full((count, 1), 0.9), masks[:count], embeddings)
+        assert len(set(ids.tolist())) == count and -1 not in ids
+        assert tracker.num_tracks == max(counts[: t + 1])
+
+
+def test_an_equal_embedding_elsewhere_in_a_shared_frame_is_another_object():
+    tracker = ClipTracker(test_clip_length=2, window_length=30)
+    masks = torch.full((2, 2, 6, 6), -1.0)
+    masks[0, :, :2], masks[1, :, 4:] = 1, 1
+    embeddings = torch.full((2, 4), 3.0)
+    assert tracker.update([0, 1], torch.full((1, 1), 0.9), masks[:1], embeddings[:1]).tolist() == [0]
+    assert tracker.update([1, 2], torch.full((2, 1), 0.9), masks, embeddings).tolist() == [0, 1]
