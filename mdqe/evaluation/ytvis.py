@@ -195,7 +195,7 @@ def _compare_identities(
     union = object_areas[:, None] + track_areas - shared
     ious = np.divide(shared, union, out=np.zeros(shared.shape), where=union > 0)
     if crowd.any():
-        track_areas = without_crowds(ious[~crowd], shared[crowd], track_areas)
+        track_areas = without_crowds(ious[~crowd], shared[crowd], track_areas, object_areas[~crowd])
         ious = np.where(track_areas > 0, ious, 0)
     return compare_identities(ious[~crowd], object_areas[~crowd], track_areas)
 
