@@ -106,10 +106,10 @@ def plain_overlap(results: Any, objects: Any, size: tuple[int, int], frames: int
 
 def run_row(row: str, folder: Path, part: int) -> None:
     """Measure one row in this process and print it as JSON."""
-    from mdqe.evaluation import evaluate, overlap, ytvis
+    from mdqe.evaluation import evaluate, overlap, tubes
 
     if row == "plain":
-        ytvis.overlap = plain_overlap
+        tubes.overlap = plain_overlap
     elif row == "numpy":
         overlap.compiled_library = lambda: None
     elif overlap.compiled_library() is None:

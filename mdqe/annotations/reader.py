@@ -5,6 +5,7 @@ are whole numbers. Areas, boxes, the length of a video and the id of an annotati
 checks every field. The counts of RLEs are checked when masks are packed or compared.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -116,7 +117,9 @@ def load_annotations(source: Source) -> Loaded:
     return load_json(source, "annotations", _shrink_masks)
 
 
-def read_annotations(source: Source, *, hidden: bool = False, strict: bool = True) -> Annotations:
+def read_annotations(
+    source: Source, *, hidden: bool = False, strict: bool = True, whole_areas: bool = False
+) -> Annotations:
     """Read a data set.
 
     Args:
@@ -124,6 +127,7 @@ def read_annotations(source: Source, *, hidden: bool = False, strict: bool = Tru
             that has been read, which is returned.
         hidden: "annotations" may be missing, as in the test sets of the benchmarks.
         strict: invalid annotations are an error. Otherwise they are left out, and `problems` lists them.
+        whole_areas: areas are used without their fractions, and may be strings of digits, as for LV-VIS.
 
     Raises:
         OSError: the file cannot be read.
@@ -147,7 +151,7 @@ def read_annotations(source: Source, *, hidden: bool = False, strict: bool = Tru
     is_missing = hidden and document.get("annotations") is None
     for i, one in enumerate([] if is_missing else file.items("annotations")):
         with problems:
-            _read_object(Record(name, f"annotation {i}", one), i, layout, videos, categories, ids)
+            _read_object(Record(name, f"annotation {i}", one), i, layout, videos, categories, ids, whole_areas)
     if strict:
         problems.report(name)
     return Annotations(name, layout, videos, categories, problems)
@@ -290,6 +294,7 @@ def _read_object(
     videos: Mapping[int, Video],
     categories: Mapping[int, str],
     ids: set[int],
+    whole_areas: bool,
 ) -> None:
     """Check an annotation and add it to its video."""
     value, number = record.value, read_id(record, index, ids)
@@ -307,15 +312,17 @@ def _read_object(
             read_box(record, layout.boxes, one)
         if value.get("occlusion") is not None:
             occlusion = occlusion_degree(_read_labels(record, video.length))
-    area = None if areas is None else _mean_area(record, layout.areas, areas)
+    area = None if areas is None else _mean_area(record, layout.areas, areas, whole_areas)
     video.objects.append(Track(record.label, category, masks, 1.0, number, is_crowd, area, box, occlusion))
 
 
-def _mean_area(record: Record, key: str, areas: Sequence[Any]) -> float:
+def _mean_area(record: Record, key: str, areas: Sequence[Any], whole: bool) -> float:
+    if whole:
+        areas = [float(one) if isinstance(one, str) and re.fullmatch("[0-9]{1,18}", one) else one for one in areas]
     for area in areas:
         if area is not None and not (is_finite(area) and area >= 0):
             record.fail(key, f"{short(area)}; expected pixels or null")
-    visible = [float(area) for area in areas if area]
+    visible = [float(int(area) if whole else area) for area in areas if area]
     return sum(visible) / len(visible) if visible else 0.0
 
 

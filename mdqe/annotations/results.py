@@ -87,8 +87,8 @@ def read_results(source: Source, annotations: Annotations) -> Results:
         warnings.warn(
             f"{name}: {unknown.total()} results have categories that {annotations.name} does not have "
             f"({', '.join(map(str, sorted(unknown)[:8]))}); they are ignored",
-            stacklevel=3,
+            stacklevel=4,
         )
     if not document:
-        warnings.warn(f"{name}: no results; all metrics are those of finding nothing", stacklevel=3)
+        warnings.warn(f"{name}: no results; all metrics are those of finding nothing", stacklevel=4)
     return Results(name, tracks)

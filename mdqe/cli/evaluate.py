@@ -3,14 +3,13 @@
 import argparse
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mdqe.cli import say
 from mdqe.cli.options import add_model_arguments, add_score_threshold, option, output_path, whole
 from mdqe.errors import InputError
 
-if TYPE_CHECKING:
-    from mdqe.annotations.reader import Annotations
+BENCHMARKS = ("ytvis", "ovis", "coco", "lvvis", "hqvis")
 
 HELP = "compare results with annotations, or run a model over a set of videos or images and compare its results"
 EXAMPLE = (
@@ -35,6 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "image, from which an interrupted run continues"
     )
     option(parser, "-o --output", "DIR", output_path, output)
+    names = (
+        "the benchmark whose rules are used: " + ", ".join(BENCHMARKS) + "; by default, it is recognised from the data"
+    )
+    parser.add_argument("--benchmark", metavar="NAME", choices=BENCHMARKS, help=names)
     used = "HOTA, IDF1, identity switches, the score of a video and report.html"
     add_score_threshold(parser, f"minimum score of the results in {used}")
     option(parser, "--images", "DIR", Path, "the folder of the frames, as in FILE@IMAGES")
@@ -49,8 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the table; invalid input raises InputError or OSError."""
     from mdqe.annotations.files import find_data
-    from mdqe.annotations.reader import read_annotations
+    from mdqe.annotations.reader import load_annotations, read_annotations
     from mdqe.cli.evaluate_report import table, write_report, write_tables
+    from mdqe.evaluation.benchmarks import recognise
 
     if args.results is not None and args.model is not None:
         raise InputError("give RESULTS or --model, not both")
@@ -59,7 +63,9 @@ def run(args: argparse.Namespace) -> int:
     files = find_data(args.data)
     if args.images is not None:
         files = files._replace(images=args.images)
-    annotations = read_annotations(files.annotations, hidden=args.results is None)
+    loaded = load_annotations(files.annotations)
+    benchmark = args.benchmark or recognise(loaded)
+    annotations = read_annotations(loaded, hidden=args.results is None, whole_areas=benchmark == "lvvis")
     results: Any = args.results
     if results is None:
         from mdqe.cli.evaluate_model import run_model
@@ -71,29 +77,28 @@ def run(args: argparse.Namespace) -> int:
             say("the set has no annotations to compare with")
             print(args.output / "results.json")
             return 0
-    metrics = _compare(annotations, results, args)
+    metrics = _compare(benchmark, loaded, results, args)
     if args.output is not None:
         write_tables(metrics, args.output)
-    print(table(metrics).encode("utf-8", "replace").decode(), flush=True)  # JSON can contain halves of characters
+    print(
+        table(metrics, benchmark).encode("utf-8", "replace").decode(), flush=True
+    )  # JSON can contain halves of characters
     if "per_video" in metrics:
         write_report(metrics, files, annotations, results, args)
     return 0
 
 
-def _compare(annotations: "Annotations", results: Any, args: argparse.Namespace) -> dict[str, Any]:
-    """`evaluate`, or `evaluate_coco` if the annotations are of images; warnings are printed to stderr."""
-    from mdqe.annotations.reader import IMAGES
-    from mdqe.evaluation import evaluate, evaluate_coco
+def _compare(benchmark: str, annotations: Any, results: Any, args: argparse.Namespace) -> dict[str, Any]:
+    """The numbers of a benchmark; warnings are printed to stderr."""
+    from mdqe.evaluation import evaluate
 
+    options: dict[str, Any] = {}
+    if benchmark != "coco":
+        more = args.output is not None
+        options = {"score_threshold": args.score_threshold, "per_video": more, "precision_curves": more}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        if annotations.layout == IMAGES:
-            metrics = evaluate_coco(annotations, results)
-        else:
-            more = args.output is not None
-            metrics = evaluate(
-                annotations, results, score_threshold=args.score_threshold, per_video=more, precision_curves=more
-            )
+        metrics = evaluate(annotations, results, benchmark=benchmark, **options)
     for warning in caught:
         say(f"warning: {warning.message}")
     return metrics

@@ -16,6 +16,7 @@ from mdqe.annotations.files import DataFiles
 from mdqe.annotations.reader import Annotations, Video
 from mdqe.annotations.results import read_results
 from mdqe.cli import one_line, say
+from mdqe.cli.evaluate_table import GROUPS, aligned, group_table, percent
 from mdqe.evaluation.average_precision import IOU_THRESHOLDS, RECALLS
 from mdqe.evaluation.video_score import best_of_tracks
 from mdqe.files import whole_file
@@ -28,35 +29,37 @@ METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "A
 DEGREES = {"slightly": "so", "moderately": "mo", "heavily": "ho"}
 
 
-def table(numbers: Mapping[str, Any]) -> str:
+def table(numbers: Mapping[str, Any], benchmark: str = "ytvis") -> str:
     """The metrics in percent, over all categories and for each; "-" where there is nothing to count.
 
-    For images, a table of masks and one of boxes; for videos, also the metrics by occlusion and of identities.
+    For images, a table of masks and one of boxes; for videos, also the metrics by occlusion and of identities. For
+    LV-VIS and HQ-YTVIS, a line for each group of official numbers.
     """
+    if benchmark in GROUPS:
+        return group_table(benchmark, numbers["official"])
     if "box_AP" in numbers:
         return "\n".join([*_categories(numbers, "masks"), "", *_categories(numbers, "boxes", "box_")])
     lines = _categories(numbers)
     if "AP_so" in numbers:
         lines.append("")
         for degree, key in DEGREES.items():
-            precision, recall = _percent(numbers[f"AP_{key}"]), _percent(numbers[f"AR_{key}"])
+            precision, recall = percent(numbers[f"AP_{key}"]), percent(numbers[f"AR_{key}"])
             lines.append(f"{degree} occluded".ljust(20) + f"AP {precision:>5}  AR {recall:>5}")
     if "HOTA" in numbers:
         names = ("HOTA", "DetA", "AssA", "IDF1", "IDP", "IDR")
-        values = "  ".join(f"{name} {_percent(numbers[name])}" for name in names)
+        values = "  ".join(f"{name} {percent(numbers[name])}" for name in names)
         lines += ["", f"{values}  identity switches {numbers['IDSW']}"]
     return "\n".join(lines)
 
 
 def _categories(numbers: Mapping[str, Any], title: str = "", prefix: str = "") -> list[str]:
     """A line for all categories, then one for each category that has objects or results."""
-    rows = [(title, "objects", *METRICS)]
+    rows: list[Sequence[str]] = [(title, "objects", *METRICS)]
     categories = [one for one in numbers["per_category"].values() if one["objects"] or one["results"]]
     total = sum(one["objects"] for one in categories)
     for name, count, one in (("all", total, numbers), *((one["name"], one["objects"], one) for one in categories)):
-        rows.append((name, str(count), *(_percent(one[prefix + key]) for key in METRICS)))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
+        rows.append((name, str(count), *(percent(one[prefix + key]) for key in METRICS)))
+    return aligned(rows).splitlines()
 
 
 def write_tables(numbers: Mapping[str, Any], folder: Path) -> None:
@@ -71,10 +74,6 @@ def write_tables(numbers: Mapping[str, Any], folder: Path) -> None:
             writer.writerow(["id", *columns])
             for number, one in numbers[name].items():
                 writer.writerow([number, *("" if one[key] == -1 else one[key] for key in columns)])
-
-
-def _percent(value: float) -> str:
-    return "-" if value == -1 else f"{100 * value:.1f}"
 
 
 def write_report(

@@ -14,6 +14,7 @@ from mdqe.annotations.problems import Problems
 from mdqe.annotations.reader import IMAGES, Annotations, Track, pack_tracks, read_annotations
 from mdqe.annotations.results import read_results
 from mdqe.errors import DependencyError
+from mdqe.evaluation.tubes import OFFICIAL
 from mdqe.evaluation.ytvis import warn_of_id_0
 from mdqe.results import rle
 
@@ -40,7 +41,8 @@ def evaluate_coco(annotations: Source, results: Source) -> dict[str, Any]:
           100 results per image and category; "ARs", "ARm", "ARl";
         - of boxes the same with the prefix `box_`;
         - "per_category": by category id, its "name", the number of "objects" (without crowds) and of "results", and the
-          same metrics.
+          same metrics;
+        - "official": those of masks under "segm" and those of boxes under "bbox", with names such as "AP_small".
 
         The size of a result is the area of its mask in the metrics of masks, and that of its box in those of boxes.
 
@@ -60,7 +62,7 @@ def evaluate_coco(annotations: Source, results: Source) -> dict[str, Any]:
     warn_of_id_0(truth)
     objects = list(_rows(truth.name, truth, {number: video.objects for number, video in truth.videos.items()}))
     rows = list(_rows(found.name, truth, found.tracks))
-    metrics: dict[str, Any] = {}
+    metrics: dict[str, Any] = {"official": {}}
     counts = Counter(one["category_id"] for one in objects if not one["iscrowd"])
     given = Counter(one["category_id"] for one in rows)
     per_category = {
@@ -70,6 +72,7 @@ def evaluate_coco(annotations: Source, results: Source) -> dict[str, Any]:
     for kind, prefix in KINDS.items():
         precision, recall = _compare(truth, objects, rows, kind)
         metrics |= _metrics(precision, recall, prefix)
+        metrics["official"][kind] = {name: metrics[prefix + key] for name, key in OFFICIAL.items()}
         for k, one in enumerate(per_category.values()):
             one |= _metrics(precision[:, :, k : k + 1], recall[:, k : k + 1], prefix)
     return {**metrics, "per_category": per_category}

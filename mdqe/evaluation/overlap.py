@@ -57,6 +57,13 @@ def overlap(
     return Overlap(areas[:number], areas[number:], shared)
 
 
+def tube_ious(pixels: Overlap) -> np.ndarray:
+    """The IoUs (D, G) over all frames; 0 where both are empty."""
+    shared = pixels.shared.sum(axis=2)
+    union = pixels.results.sum(axis=1)[:, None] + pixels.objects.sum(axis=1) - shared
+    return np.divide(shared, union, out=np.zeros(shared.shape), where=union > 0)
+
+
 def _compute(
     counts: Sequence[rle.Counts], places: np.ndarray, size: tuple[int, int], shape: tuple[int, int, int]
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,61 @@
+"""The benchmarks by name, and how the benchmark of a file or folder is recognised."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from mdqe.annotations.files import Loaded, Source
+from mdqe.annotations.reader import Annotations, load_annotations
+from mdqe.errors import InputError
+from mdqe.evaluation import hqvis, lvvis
+from mdqe.evaluation.coco import evaluate_coco
+from mdqe.evaluation.hqvis import evaluate_hqvis
+from mdqe.evaluation.lvvis import evaluate_lvvis
+from mdqe.evaluation.ytvis import evaluate_ytvis
+
+BENCHMARKS: dict[str, Callable[..., dict[str, Any]]] = {
+    "ytvis": evaluate_ytvis,
+    "ovis": evaluate_ytvis,
+    "coco": evaluate_coco,
+    "lvvis": evaluate_lvvis,
+    "hqvis": evaluate_hqvis,
+}
+"""The functions that compare results with annotations, by the name of the benchmark."""
+
+
+def evaluate(annotations: Source, results: Source, *, benchmark: str | None = None, **options: Any) -> dict[str, Any]:
+    """Compare results with the annotations of a benchmark.
+
+    Args:
+        annotations: the official file or folder of the annotations, or the loaded JSON.
+        results: the official file or folder of the results, or the loaded JSON.
+        benchmark: a name of `BENCHMARKS`; None: recognise it from the annotations.
+        options: of the function of the benchmark, such as `score_threshold`.
+
+    Returns:
+        The metrics, described at the function of the benchmark. "official" has those of the official evaluator, with
+        its structure and names.
+
+    Raises:
+        OSError: a file cannot be read.
+        InputError: an unknown benchmark, or files of another one; a file is invalid. The message names the file, the
+            record and the field.
+    """
+    if benchmark is not None and benchmark not in BENCHMARKS:
+        raise InputError(f"benchmark is {benchmark!r}; expected one of {', '.join(BENCHMARKS)}")
+    source = annotations if isinstance(annotations, Annotations) else load_annotations(annotations)
+    name = benchmark or recognise(source)
+    if benchmark is None and name == "coco":
+        name = "ytvis"  # its error names evaluate_coco
+    return BENCHMARKS[name](source, results, **options)
+
+
+def recognise(annotations: Annotations | Loaded) -> str:
+    """The name of the benchmark of annotations."""
+    document = {} if isinstance(annotations, Annotations) else annotations.document
+    if not isinstance(document, Mapping):
+        return "ytvis"
+    if "images" in document and "videos" not in document:
+        return "coco"
+    if lvvis.recognises(document):
+        return "lvvis"
+    return "hqvis" if hqvis.recognises(document) else "ytvis"
