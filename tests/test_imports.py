@@ -19,7 +19,7 @@ FOLDERS = sorted({path.parent for path in FILES} - {PACKAGE})
 ROOMS = (
     "errors", "files", "config", "boxes", "targets", "distributed", "ops",
     "modeling", "results", "annotations", "checkpoint", "weights", "losses", "video", "data", "inference", "model",
-    "evaluation", "export", "training", "pages", "importing", "cli", "__main__",
+    "evaluation", "export", "training", "pages", "importing", "writing", "cli", "__main__",
 )  # fmt: skip
 ROOT_NAMES = {"__version__", "lazy_names"}  # names of `mdqe` itself that its modules may import
 EXTRAS = {"video": {"av", "PIL"}, "cli": {"av", "PIL"}, "data": {"av", "PIL"}}  # what a room's extra installs

@@ -1,6 +1,7 @@
 """Problems of a data set, which are collected and reported together."""
 
 import warnings
+from collections import Counter
 from types import TracebackType
 
 from mdqe.errors import InputError, printable
@@ -36,9 +37,12 @@ class Problems:
         """Examples by kind."""
         self.errors: list[RecordError] = []
         """The errors among the problems, in order."""
+        self.pixels: Counter[str] = Counter()
+        """The number of pixels that problems concern, by kind."""
 
-    def add(self, kind: str, example: str) -> None:
-        """Add a problem, such as "images are missing" and the path of the image."""
+    def add(self, kind: str, example: str, pixels: int = 0) -> None:
+        """Add a problem, such as "images are missing" and the path of the image; and the pixels that it concerns."""
+        self.pixels[kind] += pixels
         # Names of a file may contain control characters, which a terminal would obey.
         self.found.setdefault(kind, []).append(printable(example, 1000))
 
@@ -62,7 +66,8 @@ class Problems:
     def lines(self) -> list[str]:
         """A line for each kind: the number of problems, and the first examples."""
         return [
-            f"{kind} ({len(names)}): {'; '.join(names[:_LISTED])}{'; …' if len(names) > _LISTED else ''}"
+            f"{kind} ({len(names)}{f', {pixels:,} pixels' if (pixels := self.pixels[kind]) else ''}): "
+            f"{'; '.join(names[:_LISTED])}{'; …' if len(names) > _LISTED else ''}"
             for kind, names in self.found.items()
         ]
 

@@ -2,14 +2,16 @@
 
 import warnings
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mdqe.annotations.files import Source, load_json
 from mdqe.annotations.problems import Problems
-from mdqe.annotations.reader import IMAGES, Annotations, Track, read_box, read_masks
+from mdqe.annotations.reader import IMAGES, VIDEOS, Annotations, Track, Video, read_box, read_masks
 from mdqe.annotations.records import Record, kind
 from mdqe.errors import InputError
+from mdqe.results.instances import VideoInstances
 
 
 @dataclass(frozen=True)
@@ -92,3 +94,57 @@ def read_results(source: Source, annotations: Annotations) -> Results:
     if not document:
         warnings.warn(f"{name}: no results; all metrics are those of finding nothing", stacklevel=4)
     return Results(name, tracks)
+
+
+def group_results(name: str, document: Sequence[Any]) -> dict[int, list[tuple[int, Record]]]:
+    """Results, with their places in the list, by the id of their video.
+
+    Raises:
+        RecordError: a result is not an object or has no video.
+    """
+    rows: dict[int, list[tuple[int, Record]]] = {}
+    for i, one in enumerate(document):
+        record = Record(name, f"result {i}", one)
+        rows.setdefault(record.integer("video_id"), []).append((i, record))
+    return rows
+
+
+def read_alone(name: str, number: int, rows: Sequence[tuple[int, Record]]) -> tuple[Video, list[Track]]:
+    """A video of results without annotations, and its tracks. Its size and length are those of its masks.
+
+    Args:
+        name: what errors call the file.
+        number: the id of the video.
+        rows: its results, of `group_results`.
+
+    Raises:
+        InputError: a result is invalid, or no result has an RLE.
+    """
+    size, length = None, 0
+    for _, record in rows:
+        masks = record.items("segmentations")
+        length = length or len(masks)
+        size = size or next((_size(record, t, one) for t, one in enumerate(masks) if isinstance(one, Mapping)), None)
+    if size is None:
+        raise InputError(f"{name}: no result of video {number} has an RLE; the size of the video is unknown")
+    video = Video(number, size, length)
+    alone = Annotations(name, VIDEOS, {number: video}, {})
+    return video, [read_result(record, i, alone)[1] for i, record in rows]
+
+
+def instance_tracks(result: VideoInstances) -> list[Track]:
+    """The rows of a result as tracks, whose categories are its labels."""
+    rows = zip(result.labels, result.scores, result.track_ids, strict=True)
+    return [
+        Track(f"result {i}", int(label), list(result.rles[i]), float(score), int(number))
+        for i, (label, score, number) in enumerate(rows)
+    ]
+
+
+def _size(record: Record, frame: int, mask: Mapping[str, Any]) -> tuple[int, int] | None:
+    if not mask:  # absent
+        return None
+    size = mask.get("size")
+    if not isinstance(size, list) or len(size) != 2 or not all(type(edge) is int and edge > 0 for edge in size):
+        record.fail("segmentations", f"without a size [height, width] in frame {frame}")
+    return size[0], size[1]

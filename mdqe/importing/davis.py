@@ -16,7 +16,7 @@ from mdqe.importing.source import OBJECT, Shape, Source, image_root, video_folde
 from mdqe.video.images import opened_image
 
 ANNOTATIONS = "Annotations"
-_VOID = 255
+VOID = 255
 
 
 def recognises(source: Path) -> bool:
@@ -35,11 +35,11 @@ def open_source(source: Path, images: Path | None, notes: Problems) -> Source:
 
     def shapes(path: Path, numbers: np.ndarray) -> list[Shape]:
         found = masks(numbers)
-        if [number for number, _ in found] == [_VOID] and _is_grey(path):
+        if [number for number, _ in found] == [VOID] and _is_grey(path):
             return [Shape(1, OBJECT, found[0][1])]
-        if _VOID in (number for number, _ in found):
+        if VOID in (number for number, _ in found):
             notes.add("frames with void pixels, left out", str(path))
-        return [Shape(number, OBJECT, counts) for number, counts in found if number != _VOID]
+        return [Shape(number, OBJECT, counts) for number, counts in found if number != VOID]
 
     annotations, level = _find(source)
     root = image_root(images, annotations.parent / FRAMES)

@@ -34,6 +34,9 @@ from mdqe.results import rle
 from mdqe.video.frames import VideoError
 from mdqe.video.images import opened_image
 
+IGNORED_LABEL = "__ignore__"
+"""The label of regions to ignore."""
+
 
 def recognises(source: Path) -> bool:
     """Whether the first JSON file of the first folder has shapes."""

@@ -29,6 +29,8 @@ from mdqe.results import rle
 
 CATEGORIES = {1: "car", 2: "pedestrian"}
 IGNORED = 10
+CLASS_STEP = 1000
+"""Ids of objects are 1000 · class + instance."""
 _FIELDS = ("time_frame", "object_id", "class_id", "image_height", "image_width", "rle")
 _CHALLENGE = Path("gt", "gt.txt")
 _FRAMES = "img1"

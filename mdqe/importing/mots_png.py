@@ -11,10 +11,8 @@ from mdqe.annotations.files import FRAMES
 from mdqe.annotations.problems import Problems
 from mdqe.errors import InputError
 from mdqe.importing.id_png import in_folders_of_images, masks, open_folders, read_numbers
-from mdqe.importing.mots import CATEGORIES, IGNORED, expected_class
+from mdqe.importing.mots import CATEGORIES, CLASS_STEP, IGNORED, expected_class
 from mdqe.importing.source import Shape, Source, image_root, video_folders
-
-_CLASS = 1000
 
 
 def recognises(source: Path) -> bool:
@@ -25,7 +23,7 @@ def recognises(source: Path) -> bool:
             if numbers is None:
                 return False
             if numbers.any():
-                return set(np.unique(numbers[numbers > 0] // _CLASS).tolist()) <= {*CATEGORIES, IGNORED}
+                return set(np.unique(numbers[numbers > 0] // CLASS_STEP).tolist()) <= {*CATEGORIES, IGNORED}
     return False
 
 
@@ -35,7 +33,7 @@ def open_source(source: Path, images: Path | None, notes: Problems) -> Source:
     def shapes(path: Path, numbers: np.ndarray) -> list[Shape]:
         found = []
         for number, counts in masks(numbers):
-            kind = number // _CLASS
+            kind = number // CLASS_STEP
             if kind == IGNORED:
                 notes.add("regions to ignore, left out", str(path))
             elif kind not in CATEGORIES:

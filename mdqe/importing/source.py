@@ -66,7 +66,8 @@ def video_folders(source: Path, suffix: str) -> dict[Path, list[Path]]:
 
     if not source.is_dir():
         return {}
-    folders = sorted((path for path in source.iterdir() if path.is_dir()), key=natural_key)
+    visible = (path for path in source.iterdir() if path.is_dir() and not path.name.startswith("."))
+    folders = sorted(visible, key=natural_key)
     found = {folder: paths for folder in folders if (paths := files(folder))}
     return found or ({source: own} if (own := files(source)) else {})
 
@@ -115,7 +116,7 @@ def note_unannotated(notes: Problems, files: Mapping[str, str], annotated: Colle
 
 def numbers(files: Mapping[str, str]) -> dict[int, str]:
     """The images, of `image_files`, whose names end in a number, by this number: 12 for "frame_000012"."""
-    return {int(found[0]): file for stem, file in files.items() if (found := re.search(r"[0-9]+$", stem))}
+    return {int(found[0]): file for stem, file in files.items() if (found := re.search(r"[0-9]{1,18}$", stem))}
 
 
 def check_image(path: Path, size: tuple[int, int]) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 from mdqe.annotations.files import Loaded, load_json
 from mdqe.annotations.reader import VIDEOS, Annotations, Track, Video, compress_tracks, read_annotations
-from mdqe.annotations.records import Record, is_finite, kind
-from mdqe.annotations.results import read_result, read_results
+from mdqe.annotations.records import is_finite, kind
+from mdqe.annotations.results import group_results, instance_tracks, read_alone, read_results
 from mdqe.errors import InputError
 
 PREDICTION, TRUTH = "Prediction", "Ground truth"
@@ -129,32 +129,12 @@ def _results(loaded: Loaded, truth: Annotations, wanted: str | None) -> Shown:
 
 def _results_alone(loaded: Loaded, wanted: str | None) -> Shown:
     """Results contain the size and the length of their video, but no names."""
-    rows: dict[int, list[tuple[int, Record]]] = {}
-    for i, row in enumerate(loaded.document):
-        record = Record(loaded.name, f"result {i}", row)
-        rows.setdefault(record.integer("video_id"), []).append((i, record))
+    rows = group_results(loaded.name, loaded.document)
     videos = {number: Video(number, (1, 1), 1) for number in rows}
-    video = _choose(Annotations(loaded.name, VIDEOS, videos, {}), wanted)
-    size, length = None, 0
-    for _, record in rows[video.id]:
-        masks = record.items("segmentations")
-        length = length or len(masks)
-        size = size or next((_size(record, t, one) for t, one in enumerate(masks) if isinstance(one, dict)), None)
-    if size is None:
-        raise InputError(f"{loaded.name}: no result of video {video.id} has an RLE; the size of the video is unknown")
-    video.size, video.length = size, length
-    annotations = Annotations(loaded.name, VIDEOS, {video.id: video}, {})
-    tracks = [read_result(record, i, annotations)[1] for i, record in rows[video.id]]
+    number = _choose(Annotations(loaded.name, VIDEOS, videos, {}), wanted).id
+    video, tracks = read_alone(loaded.name, number, rows[number])
+    annotations = Annotations(loaded.name, VIDEOS, {number: video}, {})
     return _shown(video, sides_of(video, annotations, (loaded.name, tracks)))
-
-
-def _size(record: Record, frame: int, mask: Mapping[str, Any]) -> tuple[int, int] | None:
-    if not mask:  # absent
-        return None
-    size = mask.get("size")
-    if not isinstance(size, list) or len(size) != 2 or not all(type(edge) is int and edge > 0 for edge in size):
-        record.fail("segmentations", f"without a size [height, width] in frame {frame}")
-    return size[0], size[1]
 
 
 def _instances(loaded: Loaded, truth: Annotations | None, wanted: str | None) -> Shown:
@@ -163,10 +143,7 @@ def _instances(loaded: Loaded, truth: Annotations | None, wanted: str | None) ->
     result = VideoInstances.load(loaded.name)
     if not (result.num_frames and all(result.size)):
         raise InputError(f"{loaded.name} contains no frames")
-    tracks = [
-        Track(f"result {i}", int(label), list(result.rles[i]), float(score), int(number))
-        for i, (label, score, number) in enumerate(zip(result.labels, result.scores, result.track_ids, strict=True))
-    ]
+    tracks = instance_tracks(result)
     names = {i: str(name) for i, name in enumerate(result.categories)}
     sides = [Side(PREDICTION, compress_tracks(loaded.name, VIDEOS, tracks, result.size), names)]
     given = loaded.document.get("settings")

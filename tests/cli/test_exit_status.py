@@ -115,7 +115,8 @@ def test_the_command_as_a_module(tmp_path):
 
 EMPTY = (
     "segment a.mp4", "demo", "train --data synthetic", "evaluate a.json --data b.json", "view a.json",
-    "submit a.json --data b.json", "split a.json", "make-data", "import masks", "convert a.pth", "export",
+    "submit a.json --data b.json", "split a.json", "make-data", "import masks",
+    "write a.json --format coco", "convert a.pth", "export",
 )  # fmt: skip
 
 

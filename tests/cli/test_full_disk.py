@@ -167,6 +167,23 @@ def test_import(fill, masks):
     assert json.loads(complete["a.json"])["videos"]
 
 
+@pytest.mark.parametrize("format", ["coco", "labelme"])
+def test_write(fill, tmp_path, format):
+    """Shapes of LabelMe appear for a whole video or not at all."""
+    masks = np.random.default_rng(0).random((2, 3, 160, 200)) < 0.5
+    for name in ("a", "b"):
+        (tmp_path / "results" / name).mkdir(parents=True)
+        VideoInstances.from_masks([0.5, 0.6], [0, 0], [1, 2], masks).save(
+            tmp_path / "results" / name / "instances.json"
+        )
+    output, before = ("OUT/a.json", write_old("a.json")) if format == "coco" else ("OUT", lambda folder: None)
+    *failed, complete = fill("write", tmp_path / "results", "-o", output, "--format", format, before=before)
+    if format == "coco":
+        assert all(left == {"a.json": b"old"} for left in failed)
+    else:
+        assert len(complete) == 6 and all(left == {} for left in failed)
+
+
 def test_view(fill, shapes):
     command = ("view", shapes / "annotations.json", "--frames", shapes / "JPEGImages", "--video", 1, "-o", "OUT/v.html")
     *failed, complete = fill(*command, before=write_old("v.html"))
