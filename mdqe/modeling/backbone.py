@@ -55,8 +55,7 @@ class Backbone(nn.Module):
         if stride_in_1x1:
             _move_stride_to_1x1(self.body, name)
         if frozen_batch_norm:
-            _fold_norms(self.body)
-            self.body = freeze_batch_norm_2d(self.body)  # the norms that do not directly follow a convolution
+            self.freeze_norms()
         is_swin = False
         for module in self.body.modules():
             if isinstance(module, SwinTransformerV2Stage):
@@ -79,6 +78,12 @@ class Backbone(nn.Module):
         return tuple(rearrange(m, "b h w c -> b c h w") for m in normed)
 
 
+    def freeze_norms(self) -> None:
+        """Keep batch norms constant from now on, with their current statistics, as `frozen_batch_norm` does."""
+        _fold_norms(self.body)
+        self.body = freeze_batch_norm_2d(self.body)  # the norms that do not directly follow a convolution
+
+
 class FrozenNormConv2d(nn.Conv2d):
     """A convolution and the frozen batch norm after it, in one pass over the frames.
 
@@ -92,7 +97,7 @@ class FrozenNormConv2d(nn.Conv2d):
         }
         super().__init__(conv.in_channels, conv.out_channels, **shape, bias=False, device="meta")
         self.weight = conv.weight
-        self.norm = FrozenBatchNorm2d(conv.out_channels, eps=norm.eps)
+        self.norm = FrozenBatchNorm2d(conv.out_channels, eps=norm.eps).to(conv.weight)
         self.norm.load_state_dict(norm.state_dict())
 
     def forward(self, x: Tensor) -> Tensor:
@@ -109,8 +114,11 @@ def _fold_norms(body: nn.Module) -> None:
         if not isinstance(parent, Bottleneck | BasicBlock | nn.Sequential) and parent is not body:
             continue
         for (name, conv), (norm_name, norm) in pairwise(list(parent.named_children())):
+            owner = parent
+            if isinstance(conv, nn.Sequential) and len(conv):  # a stem of several convolutions
+                owner, name, conv = conv, str(len(conv) - 1), conv[-1]
             if type(conv) is nn.Conv2d and type(norm) is nn.BatchNorm2d and conv.bias is None:
-                setattr(parent, name, FrozenNormConv2d(conv, norm))
+                setattr(owner, name, FrozenNormConv2d(conv, norm))
                 setattr(parent, norm_name, nn.Identity())
 
 

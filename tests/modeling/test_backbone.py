@@ -80,6 +80,23 @@ def test_frozen_norms_are_constants(name, monkeypatch):
     assert [key for key, value in backbone.state_dict().items() if not torch.equal(value, state[key])] == []
 
 
+@pytest.mark.parametrize("name", ["resnet10t", "resnet18", "efficientnet_b0"])
+def test_norms_frozen_later(name):
+    """`freeze_norms` keeps the maps of evaluation mode; in ResNets every norm becomes part of a convolution."""
+    backbone = Backbone(name, frozen_batch_norm=False).double().eval()
+    randomize_norms(backbone)
+    frames = torch.randn(2, 3, 64, 96, dtype=torch.float64)
+    with torch.no_grad():
+        expected = backbone(frames)
+        backbone.freeze_norms()
+        for result, m in zip(backbone.train()(frames), expected, strict=True):
+            torch.testing.assert_close(result, m, rtol=1e-9, atol=1e-11)
+    if name.startswith("resnet"):
+        folded = sum(isinstance(m, FrozenNormConv2d) for m in backbone.modules())
+        assert folded == sum(isinstance(m, FrozenBatchNorm2d) for m in backbone.modules()) > 0
+    assert Backbone(name).state_dict().keys() == backbone.state_dict().keys()  # as if frozen from the start
+
+
 def test_norms_that_train():
     backbone = Backbone("resnet18", frozen_batch_norm=False).train()
     before = backbone.body.bn1.running_mean.clone()
