@@ -22,6 +22,7 @@ from keyword import iskeyword
 from typing import Any, NoReturn, TypeVar
 
 import mdqe
+from mdqe.cli.process import set_up_process
 from mdqe.errors import MDQEError, is_out_of_memory
 
 T = TypeVar("T")
@@ -45,7 +46,9 @@ class Terminated(KeyboardInterrupt):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command line and return its exit status."""
+    """Run a command line and return its exit status. None: the arguments and the settings of this process."""
+    if argv is None:
+        set_up_process()
     args = _parser().parse_args(argv)
     try:
         with _terminable():

@@ -77,7 +77,6 @@ class Backbone(nn.Module):
         normed = (norm(rearrange(m, "b c h w -> b h w c")) for norm, m in zip(self.norms, maps, strict=True))
         return tuple(rearrange(m, "b h w c -> b c h w") for m in normed)
 
-
     def freeze_norms(self) -> None:
         """Keep batch norms constant from now on, with their current statistics, as `frozen_batch_norm` does."""
         _fold_norms(self.body)
