@@ -11,8 +11,9 @@ import numpy as np
 from mdqe.annotations.files import FRAMES
 from mdqe.annotations.problems import Problems
 from mdqe.errors import InputError
-from mdqe.importing.id_png import masks, open_folders
+from mdqe.importing.id_png import open_folders
 from mdqe.importing.source import OBJECT, Shape, Source, image_root, video_folders
+from mdqe.video.id_images import masks
 from mdqe.video.images import opened_image
 
 ANNOTATIONS = "Annotations"

@@ -20,11 +20,7 @@ from mdqe.importing.source import (
     note_unannotated,
     video_folders,
 )
-from mdqe.results import rle
-from mdqe.video.images import opened_image
-
-_PER_BATCH = 16  # masks in memory
-_CHANNELS = ("1", "L", "P", "I", "I;16", "I;16B")
+from mdqe.video.id_images import masks, read_numbers
 
 
 def recognises(source: Path) -> bool:
@@ -86,25 +82,3 @@ def open_folders(
         note_unannotated(notes, files, {path.stem for path in paths})
         videos.append(Video(name, len(paths), frames(paths, files, folder)))
     return Source(root, videos)
-
-
-def read_numbers(path: Path) -> np.ndarray | None:
-    """The pixel values (H, W) of an image, int64; None if it has colours.
-
-    Raises:
-        VideoError, FileNotFoundError, DependencyError: as `mdqe.video.images.load_image`.
-    """
-    with opened_image(path) as image:
-        return np.asarray(image).astype(np.int64) if image.mode in _CHANNELS else None
-
-
-def masks(numbers: np.ndarray) -> list[tuple[int, str]]:
-    """The values in an image (H, W) except 0, in ascending order, each with the RLE of its pixels."""
-    columns = np.ascontiguousarray(numbers.T)  # (W, H)
-    values = np.unique(columns)
-    values = values[values != 0]
-    counts = []
-    for start in range(0, len(values), _PER_BATCH):
-        chunk = values[start : start + _PER_BATCH]
-        counts += rle.encode((columns == chunk[:, None, None]).transpose(0, 2, 1))  # (chunk, H, W)
-    return list(zip(values.tolist(), counts, strict=True))

@@ -4,12 +4,11 @@ A line is "time_frame object_id class_id image_height image_width rle". Class 1 
 regions to ignore. The format: https://www.vision.rwth-aachen.de/page/mots.
 """
 
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
+from mdqe.annotations.mots import CATEGORIES, FIELDS, IGNORED, read_lines
 from mdqe.annotations.problems import Problems
 from mdqe.errors import InputError
 from mdqe.importing.source import (
@@ -25,24 +24,9 @@ from mdqe.importing.source import (
     numbers,
     video_folders,
 )
-from mdqe.results import rle
 
-CATEGORIES = {1: "car", 2: "pedestrian"}
-IGNORED = 10
-CLASS_STEP = 1000
-"""Ids of objects are 1000 · class + instance."""
-_FIELDS = ("time_frame", "object_id", "class_id", "image_height", "image_width", "rle")
 _CHALLENGE = Path("gt", "gt.txt")
 _FRAMES = "img1"
-
-
-class _Line(NamedTuple):
-    label: str
-    """What errors call it."""
-    object: int
-    kind: int
-    size: tuple[int, int]
-    counts: str
 
 
 def recognises(source: Path) -> bool:
@@ -52,7 +36,7 @@ def recognises(source: Path) -> bool:
         return False
     with first.open("rb") as file:
         fields = file.readline(1 << 16).split(b" ")
-    return len(fields) == len(_FIELDS) and all(one.isdigit() for one in fields[:-1])
+    return len(fields) == len(FIELDS) and all(one.isdigit() for one in fields[:-1])
 
 
 def open_source(source: Path, images: Path | None, notes: Problems) -> Source:
@@ -82,11 +66,6 @@ def open_source(source: Path, images: Path | None, notes: Problems) -> Source:
     return Source(root, videos, CATEGORIES)
 
 
-def expected_class() -> str:
-    """The classes, for an error message."""
-    return f"expected {', '.join(f'{number} ({name})' for number, name in CATEGORIES.items())} or {IGNORED} (to ignore)"
-
-
 def _text_files(source: Path) -> dict[str, Path]:
     """The text files by the names of their videos."""
     if source.is_file():
@@ -99,7 +78,7 @@ def _text_files(source: Path) -> dict[str, Path]:
 
 def _frames(path: Path, by_number: Mapping[int, str], root: Path, notes: Problems) -> Iterator[Frame]:
     lines = defaultdict(list)
-    for number, line in _lines(path):
+    for number, line in read_lines(path):
         if number not in by_number:
             raise InputError(f'{line.label}: "time_frame" is {number}; no image in {root} has this number')
         lines[number].append(line)
@@ -118,26 +97,3 @@ def _frames(path: Path, by_number: Mapping[int, str], root: Path, notes: Problem
             else:
                 shapes.append(Shape(line.object, CATEGORIES[line.kind], line.counts))
         yield Frame(file, size or image_size(root / file), shapes)
-
-
-def _lines(path: Path) -> Iterator[tuple[int, _Line]]:
-    """The lines of a file, each with the number of its frame."""
-    try:
-        text = path.read_text(encoding="ascii")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not a text file of MOTS: {error}") from None
-    for i, line in enumerate(text.splitlines(), 1):
-        label, fields = f"{path}: line {i}", line.split(" ")
-        if len(fields) != len(_FIELDS):
-            raise InputError(f"{label} has {len(fields)} fields; expected {' '.join(_FIELDS)}, separated by spaces")
-        for key, value in zip(_FIELDS[:-1], fields, strict=False):
-            if not re.fullmatch(r"[0-9]{1,18}", value):
-                raise InputError(f'{label}: "{key}" is {value[:40]!r}; expected a whole number')
-        number, identity, kind, height, width = map(int, fields[:-1])
-        if kind not in CATEGORIES and kind != IGNORED:
-            raise InputError(f'{label}: "class_id" is {kind}; {expected_class()}')
-        try:
-            rle.run_lengths(fields[-1:], (height, width))
-        except ValueError as error:
-            raise InputError(f'{label}: "rle": {str(error).replace(" of mask 0", "")}') from None
-        yield number, _Line(label, identity, kind, (height, width), fields[-1])

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from mdqe.annotations.files import FRAMES
+from mdqe.annotations.mots import CATEGORIES, CLASS_STEP, IGNORED, expected_class
 from mdqe.annotations.problems import Problems
 from mdqe.errors import InputError
-from mdqe.importing.id_png import in_folders_of_images, masks, open_folders, read_numbers
-from mdqe.importing.mots import CATEGORIES, CLASS_STEP, IGNORED, expected_class
+from mdqe.importing.id_png import in_folders_of_images, open_folders
 from mdqe.importing.source import Shape, Source, image_root, video_folders
+from mdqe.video.id_images import masks, read_numbers
 
 
 def recognises(source: Path) -> bool:

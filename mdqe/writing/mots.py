@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from mdqe.annotations.mots import CATEGORIES, CLASS_STEP, IGNORED
 from mdqe.annotations.problems import Problems
 from mdqe.annotations.reader import Track
-from mdqe.importing.id_png import masks
-from mdqe.importing.mots import CATEGORIES, CLASS_STEP, IGNORED
+from mdqe.video.id_images import masks
 from mdqe.writing.clips import Clip, frame_numbers
 from mdqe.writing.pngs import BEYOND, paint, png
 

@@ -1,0 +1,58 @@
+"""The text files of MOTS: a line for each object and frame.
+
+A line is "time_frame object_id class_id image_height image_width rle". Class 1 is car, 2 is pedestrian, and 10 marks
+regions to ignore. The format: https://www.vision.rwth-aachen.de/page/mots.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from mdqe.errors import InputError
+from mdqe.results import rle
+
+CATEGORIES = {1: "car", 2: "pedestrian"}
+IGNORED = 10
+CLASS_STEP = 1000
+"""Ids of objects are 1000 · class + instance."""
+FIELDS = ("time_frame", "object_id", "class_id", "image_height", "image_width", "rle")
+
+
+class Line(NamedTuple):
+    """An object or a region in a frame."""
+
+    label: str
+    """What errors call it."""
+    object: int
+    kind: int
+    size: tuple[int, int]
+    counts: str
+
+
+def expected_class() -> str:
+    """The classes, for an error message."""
+    return f"expected {', '.join(f'{number} ({name})' for number, name in CATEGORIES.items())} or {IGNORED} (to ignore)"
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, Line]]:
+    """The lines of a file, each with the number of its frame."""
+    try:
+        text = path.read_text(encoding="ascii")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not a text file of MOTS: {error}") from None
+    for i, line in enumerate(text.splitlines(), 1):
+        label, fields = f"{path}: line {i}", line.split(" ")
+        if len(fields) != len(FIELDS):
+            raise InputError(f"{label} has {len(fields)} fields; expected {' '.join(FIELDS)}, separated by spaces")
+        for key, value in zip(FIELDS[:-1], fields, strict=False):
+            if not re.fullmatch(r"[0-9]{1,18}", value):
+                raise InputError(f'{label}: "{key}" is {value[:40]!r}; expected a whole number')
+        number, identity, kind, height, width = map(int, fields[:-1])
+        if kind not in CATEGORIES and kind != IGNORED:
+            raise InputError(f'{label}: "class_id" is {kind}; {expected_class()}')
+        try:
+            rle.run_lengths(fields[-1:], (height, width))
+        except ValueError as error:
+            raise InputError(f'{label}: "rle": {str(error).replace(" of mask 0", "")}') from None
+        yield number, Line(label, identity, kind, (height, width), fields[-1])
