@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _THREADS = 8
 _PER_BATCH = 4096
+WRONG_SIZE = "images differ in size from their annotations"
 _TURNED = range(5, 9)  # EXIF orientations that exchange height and width
 
 
@@ -71,5 +72,5 @@ def image_problem(image: tuple[Path, tuple[int, int]]) -> tuple[str, str] | None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         return "images are damaged", f"{path} ({error})"
     if (height, width) != size:
-        return "images differ in size from their annotations", f"{path} ({width}x{height}, not {size[1]}x{size[0]})"
+        return WRONG_SIZE, f"{path} ({width}x{height}, not {size[1]}x{size[0]})"
     return None

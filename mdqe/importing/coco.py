@@ -16,6 +16,7 @@ from mdqe.annotations.problems import Problems
 from mdqe.annotations.reader import IMAGES, mask_error, read_id, read_names
 from mdqe.annotations.records import Record, kind
 from mdqe.errors import InputError
+from mdqe.importing.other_json import other_form
 from mdqe.importing.source import Frame, Shape, Source, Video, check_image, compressed, image_root
 from mdqe.video.images import natural_key
 
@@ -47,11 +48,11 @@ def open_source(source: Path, images: Path | None, notes: Problems) -> Source:
         notes: receives what is left out.
     """
     name, document = load_json(source, str(source))
+    if (other := other_form(document)) is not None:
+        raise InputError(f"{name} is {other}")
     if not isinstance(document, Mapping):
         raise InputError(f"{name}: {kind(document)}; expected an object with images, annotations, categories")
     file = Record(name, "the file", document)
-    if "videos" in document and "images" not in document:
-        raise InputError(f"{name} has videos and no images: it is in the form of YouTube-VIS already")
     problems = Problems()
     categories = read_names(file, "categories", "category", problems)
     titles = read_names(file, "videos", "video", problems) if "videos" in document else {}
@@ -120,7 +121,7 @@ def _read_annotation(
 
 def _frames(name: str, root: Path, images: list[_Image]) -> Iterator[Frame]:
     for image in sorted(images, key=lambda one: one.place):
-        check_image(root / image.file, image.size)
+        check_image(root / image.file, image.size, f"{name}: the entry of an image")
         shapes = []
         masks = compressed([mask for *_, mask in image.shapes], image.size)
         for (label, track, category, is_crowd, _), counts in zip(image.shapes, masks, strict=True):

@@ -10,6 +10,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 from xml.parsers import expat
@@ -136,7 +137,7 @@ def _order(files: Mapping[str, str], task: Task, folder: Path) -> list[str]:
 def _frames(task: Task, files: list[str], root: Path, notes: Problems) -> Iterator[Frame]:
     size = task.size or image_size(root / files[0])
     for t, file in enumerate(files):
-        check_image(root / file, size)
+        check_image(root / file, size, str(task.path))
         placed = task.shapes.pop(t, [])
         rles = [_rle(task, one, size) for one in placed]
         if len({one.order for one in placed}) > 1 and (cut := _cut(placed, rles, size)) != rles:
@@ -212,6 +213,7 @@ class _Reader:
         self._values: dict[str, str] = {}
         self._track: dict[str, str] = {}
         self._numbered: list[tuple[int, Placed]] = []
+        self._visible: dict[int, dict[int, bool]] = defaultdict(dict)  # by track and number of the frame
 
     def finish(self) -> Task:
         """The task, after everything has been read."""
@@ -228,7 +230,21 @@ class _Reader:
                 frames = f"{task.start} to {task.start + task.step * (task.length - 1)}"
                 raise InputError(f'{task.path}: {placed.label}: "frame" is {number}; its frames are {frames}')
             task.shapes[place].append(placed)
+        self._check_gaps()
         return task
+
+    def _check_gaps(self) -> None:
+        """Check that no track is without a shape between its key frames, where it would be absent without a word."""
+        task = self.task
+        end = task.start + task.step * task.length
+        for track, visible in self._visible.items():
+            numbers = sorted(number for number in visible if task.start <= number < end)
+            for number, after in pairwise([*numbers, end]):
+                if visible[number] and after > number + task.step:
+                    raise InputError(
+                        f"{task.path}: track {track} has no shape in frame {number + task.step}, after frame {number}, "
+                        'and no shape with outside="1" there; expected a shape in every frame, not in key frames only'
+                    )
 
     def _start(self, tag: str, attributes: dict[str, str]) -> None:
         if not self._open and tag != "annotations":
@@ -265,7 +281,9 @@ class _Reader:
             self.notes.add("shapes other than polygons and masks, left out", f"{self.task.path}: {label}")
             return
         number = self._whole("frame", found.get("frame"))
-        if found.get("outside") == "1":
+        outside = found.get("outside") == "1"
+        self._visible[track][number] = not outside or self._visible[track].get(number, False)
+        if outside:
             return
         order = found.get("z_order", "0")
         if not re.fullmatch(r"-?[0-9]{1,9}", order):

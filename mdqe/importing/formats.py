@@ -10,6 +10,7 @@ from mdqe.annotations.problems import Problems
 from mdqe.errors import InputError
 from mdqe.importing import FORMATS
 from mdqe.importing.document import DocumentBuilder
+from mdqe.importing.other_json import other_form_of
 from mdqe.importing.source import Source
 
 
@@ -92,7 +93,8 @@ def recognise(source: Path) -> str:
     """
     found = [name for name in FORMATS if _module(name).recognises(source)]
     if not found:
-        raise InputError(f"{source} is not in a known format; --format names one of {', '.join(FORMATS)}")
+        other = other_form_of(source)
+        raise InputError(other or f"{source} is not in a known format; --format names one of {', '.join(FORMATS)}")
     if len(found) > 1:
         raise InputError(f"{source} may be {' or '.join(found)}; --format names the right one")
     return found[0]

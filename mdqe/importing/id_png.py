@@ -14,6 +14,7 @@ from mdqe.importing.source import (
     Shape,
     Source,
     Video,
+    check_image,
     image_files,
     image_folder,
     image_root,
@@ -74,6 +75,7 @@ def open_folders(
             numbers = read_numbers(path)
             if numbers is None:
                 raise InputError(f"{path} has colours; expected one channel with object ids")
+            check_image(root / files[path.stem], numbers.shape, str(path))
             yield Frame(files[path.stem], numbers.shape, shapes(path, numbers))
 
     videos = []

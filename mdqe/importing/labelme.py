@@ -53,9 +53,11 @@ def open_source(source: Path, images: Path | None, notes: Problems) -> Source:
     Args:
         source: a folder of JSON files, or of a folder of them per video.
         images: the folder of the frames; by default, they are beside the JSON files.
-        notes: receives shapes without a group_id, shapes other than polygons, rectangles and masks, and images without
-            a JSON file.
+        notes: receives regions to ignore, shapes without a group_id, shapes other than polygons and masks, and images
+            without a JSON file.
     """
+    if source.is_file():
+        raise InputError(f"{source} has the shapes of one frame; name the folder of all: {source.absolute().parent}")
     root = image_root(images, source)
     videos = []
     for folder, paths in video_folders(source, ".json").items():
@@ -76,7 +78,7 @@ def _frames(paths: Sequence[Path], files: Mapping[str, str], root: Path, notes: 
             size = image_size(root / image)
         else:
             size = file.size("imageHeight", "imageWidth")
-            check_image(root / image, size)
+            check_image(root / image, size, name)
         shapes = []
         for i, one in enumerate(file.items("shapes")):
             record = Record(name, f"shape {i}", one)
@@ -100,33 +102,24 @@ def _shape(record: Record, size: tuple[int, int], notes: Problems) -> Shape | No
     if not isinstance(label, str):
         record.fail("label", f"{kind(label)}; expected a string")
     name = f"{record.file}: {record.label}"
+    if label == IGNORED_LABEL:
+        notes.add("regions to ignore, left out", f"{name} ({label})")
+        return None
     if group is None:
         notes.add("shapes without a group_id, left out", f"{name} ({label})")
         return None
     identity = record.integer("group_id")
     form = record.value.get("shape_type") or "polygon"
-    if form not in ("polygon", "rectangle", "mask"):
-        notes.add("shapes other than polygons, rectangles and masks, left out", f"{name} ({form})")
+    if form not in ("polygon", "mask"):
+        notes.add("shapes other than polygons and masks, left out", f"{name} ({form})")
         return None
     points = _points(record, 3 if form == "polygon" else 2)
     if form == "mask":
         return Shape(identity, label, _mask(record, points, size))
-    if form == "rectangle":
-        points = _corners(record, points)
     try:
         return Shape(identity, label, polygon_rle([[one for point in points for one in point]], size))
     except InputError as error:
         record.fail("points", f"invalid: {error}")
-
-
-def _corners(record: Record, points: list[list[float]]) -> list[list[float]]:
-    """The corners of a rectangle in order. LabelMe writes two opposite ones; X-AnyLabeling writes all four."""
-    if len(points) == 4:
-        return points
-    if len(points) != 2:
-        record.fail("points", f"a list of {len(points)}; expected the 2 opposite or all 4 corners of a rectangle")
-    (left, top), (right, bottom) = points
-    return [[left, top], [right, top], [right, bottom], [left, bottom]]
 
 
 def _points(record: Record, minimum: int) -> list[list[float]]:

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from mdqe.annotations.files import FRAMES
 from mdqe.annotations.mots import CATEGORIES, FIELDS, IGNORED, read_lines
 from mdqe.annotations.problems import Problems
 from mdqe.errors import InputError
@@ -30,7 +31,7 @@ _FRAMES = "img1"
 
 
 def recognises(source: Path) -> bool:
-    """Whether it is a text file, a folder of such files, or a folder of folders with gt/gt.txt."""
+    """Whether it is a text file, a folder of such files, a folder with gt/gt.txt, or a folder of such folders."""
     first = next(iter(_text_files(source).values()), None)
     if first is None:
         return False
@@ -47,12 +48,17 @@ def open_source(source: Path, images: Path | None, notes: Problems) -> Source:
 
     Args:
         source: VIDEO.txt or a folder of such files, whose frames are in folders of the same names in `images`; or a
-            folder of VIDEO/gt/gt.txt, whose frames are in VIDEO/img1.
+            folder of VIDEO/gt/gt.txt, whose frames are in VIDEO/img1; or such a folder VIDEO.
         images: the folder of the frames of all videos.
         notes: receives the regions to ignore.
     """
-    challenge = source.is_dir() and not video_folders(source, ".txt").get(source)
-    root = image_root(images, source if challenge else source.parent / "JPEGImages", source.parent / "images")
+    if (source / _CHALLENGE).is_file():
+        choices = [source.resolve().parent]
+    elif source.is_dir() and not video_folders(source, ".txt").get(source):
+        choices = [source]
+    else:
+        choices = [source.parent / FRAMES, source.parent / "images"]
+    root = image_root(images, *choices)
     videos = []
     for name, path in _text_files(source).items():
         folder = root / name / _FRAMES
@@ -70,6 +76,8 @@ def _text_files(source: Path) -> dict[str, Path]:
     """The text files by the names of their videos."""
     if source.is_file():
         return {source.stem: source} if source.suffix == ".txt" else {}
+    if (source / _CHALLENGE).is_file():
+        return {source.resolve().name: source / _CHALLENGE}
     if own := video_folders(source, ".txt").get(source):
         return {path.stem: path for path in own}
     found = (folder / _CHALLENGE for folder in sorted(source.iterdir()))
@@ -85,7 +93,7 @@ def _frames(path: Path, by_number: Mapping[int, str], root: Path, notes: Problem
     size = next((part[0].size for part in lines.values()), None)
     for number, file in by_number.items():
         if size is not None:
-            check_image(root / file, size)
+            check_image(root / file, size, str(path))
         shapes = []
         for line in lines[number]:
             if line.size != size:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from mdqe.annotations.masks import Mask, decode, pack, read_mask
 from mdqe.annotations.problems import Problems
-from mdqe.data.images import image_problem
+from mdqe.data.images import WRONG_SIZE, image_problem
 from mdqe.errors import InputError, printable
 from mdqe.results import rle
 from mdqe.video.images import is_image, natural_key
@@ -119,14 +119,22 @@ def numbers(files: Mapping[str, str]) -> dict[int, str]:
     return {int(found[0]): file for stem, file in files.items() if (found := re.search(r"[0-9]{1,18}$", stem))}
 
 
-def check_image(path: Path, size: tuple[int, int]) -> None:
+def check_image(path: Path, size: tuple[int, int], masks: str) -> None:
     """Check the header of an image of H, W, before masks of that size are made.
 
+    Args:
+        path: the image.
+        size: H and W of the masks.
+        masks: what errors call the masks.
+
     Raises:
-        InputError: it is missing, damaged, or has another size.
+        InputError: it is missing or damaged, or the masks have another size.
     """
     if (problem := image_problem((path, size))) is not None:
-        raise InputError(printable(": ".join(problem), 1000))
+        kind, example = problem
+        if kind == WRONG_SIZE:
+            kind = f"{masks} is for frames of {size[1]}x{size[0]}; its frame has another size"
+        raise InputError(printable(f"{kind}: {example}", 1000))
 
 
 def image_size(path: Path) -> tuple[int, int]:

@@ -12,7 +12,7 @@ import pytest
 import truths
 from fuzzing import accepts, damaged_bytes, damaged_texts
 from mutations import mutations
-from test_import_polygons import SIZES, cvat, labelme, mask_element, polygon, shape
+from test_import_polygons import SIZES, cvat, labelme, masks_of, polygon, polygons_of, shape
 from test_import_run_lengths import coco_document, mots_lines, mots_videos
 from truths import FRAMES, png, scenes, write_frames
 
@@ -61,11 +61,8 @@ def test_labelme(tmp_path, given):
 @pytest.mark.parametrize("given", [None, "cvat"])
 def test_cvat(tmp_path, given):
     write_frames(tmp_path / "images" / "v", pattern="frame_{:06}.png")
-    tracks = [
-        (i, "cat", [polygon(t, corners, order=i) for t, corners in enumerate(track) if corners])
-        for i, track in enumerate(truths.polygons(0))
-    ]
-    tracks.append((9, "dog", [mask_element(0, scenes(("a",))[0].masks[0, 0])]))
+    tracks = [(i, "cat", polygons_of(track, order=i)) for i, track in enumerate(truths.polygons(0))]
+    tracks.append((9, "dog", masks_of(scenes(("a",))[0].masks[0])))
     path = tmp_path / "v.xml"
     path.write_text(cvat(tracks, SIZES).replace("<track", "\n<track").replace("<polygon", "\n<polygon"))
     check(path, damaged_texts(path.read_text(), COUNT, 2), path, format=given)

@@ -38,12 +38,11 @@ def test_labelme(tmp_path):
                 for i, track in enumerate(tracks)
                 if track[t] is not None
             ]
-            shapes.append(shape("dog", 7, square, "rectangle"))  # another part of it
-            masks[2, t] |= truths.filled([[2, 3], [11, 3], [11, 9], [2, 9]])
-            turned = [[40, 20], [52, 26], [48, 34], [36, 28]]
-            shapes.append(shape("dog", 7, turned, "rectangle"))
-            masks[2, t] |= truths.filled(turned)
+            part = [[40, 20], [52, 26], [48, 34], [36, 28]]
+            shapes.append(shape("dog", 7, part))  # another part of it
+            masks[2, t] |= truths.filled(part)
             shapes += [shape("cat", None, square, "rectangle"), shape("cat", 1, square, "circle")]
+            shapes += [shape("dog", 7, square, "rectangle"), shape("__ignore__", None, part)]
             (tmp_path / name / image).with_suffix(".json").write_text(labelme(shapes, image))
         files[name] = [f"{name}/{image}" for image in names]
         videos.append(Truth(name, masks, ["cat", "cat", "dog"], [5, 6, 7]))
@@ -53,8 +52,10 @@ def test_labelme(tmp_path):
     assert document["categories"] == [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
     listed = "\n".join(notes.lines())
     assert "images without annotations, left out (2): first/00004.jpg; second/00004.jpg" in listed
-    assert "shapes without a group_id, left out (8): " in listed and "first/00000.json: shape 5 (cat); " in listed
-    assert "shapes other than polygons, rectangles and masks, left out (8): " in listed and "(circle)" in listed
+    assert "shapes without a group_id, left out (8): " in listed and "first/00000.json: shape 4 (cat); " in listed
+    assert "shapes other than polygons and masks, left out (16): " in listed
+    assert "(circle)" in listed and "(rectangle)" in listed
+    assert "regions to ignore, left out (8): " in listed and "(__ignore__)" in listed
     truths.assert_loads(document, tmp_path, tmp_path / "annotations.json")
     assert import_annotations(tmp_path) == document, "the file that was written there is ignored"
 
@@ -81,16 +82,6 @@ def test_labelme_masks_in_one_folder_and_images_elsewhere(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "points", [[[4, 6], [30, 6], [30, 20], [4, 20]], [[30, 20], [4, 20], [4, 6], [30, 6]], [[30, 6], [4, 20]]]
-)
-def test_labelme_rectangles_of_two_and_four_corners(tmp_path, points):
-    (image,) = write_frames(tmp_path / "v", 1)
-    (tmp_path / "v" / "00000.json").write_text(labelme([shape("a", 1, points, "rectangle")], image))
-    (one,) = import_annotations(tmp_path)["annotations"]
-    assert one["bboxes"] == [[4, 6, 26, 14]] and one["areas"] == [26 * 14]
-
-
-@pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"label": 5}, 'shape 0: "label" is a number; expected a string'),
@@ -100,10 +91,6 @@ def test_labelme_rectangles_of_two_and_four_corners(tmp_path, points):
         (
             {"points": [[1, 2], [3, 4], [5, 9e9]]},
             'shape 0: "points" is invalid: a polygon extends far beyond the frame',
-        ),
-        (
-            {"shape_type": "rectangle"},
-            'shape 0: "points" is a list of 3; expected the 2 opposite or all 4 corners of a rectangle',
         ),
         ({"shape_type": "mask"}, 'shape 0 has no "mask"'),
         ({"shape_type": "mask", "mask": "!"}, "shape 0: \"mask\" is '!'; expected a PNG image in base64"),
@@ -121,6 +108,26 @@ def test_bad_labelme(tmp_path, change, message):
     with pytest.raises(ValueError) as caught:
         import_annotations(tmp_path)
     assert f"00000.json: {message}" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_one_file_of_labelme(tmp_path):
+    (image,) = write_frames(tmp_path / "v", 1)
+    path = tmp_path / "v" / "00000.json"
+    path.write_text(labelme([shape("a", 1, [[1, 2], [30, 4], [20, 30]])], image))
+    with pytest.raises(ValueError, match="the LabelMe file of one frame; name the folder that contains the files of"):
+        import_annotations(path)
+    with pytest.raises(ValueError, match=r"has the shapes of one frame; name the folder of all: .*/v$"):
+        import_annotations(path, format="labelme")
+
+
+def test_labelme_of_another_size(tmp_path):
+    (image,) = write_frames(tmp_path / "v", 1)
+    document = json.loads(labelme([shape("a", 1, [[1, 2], [30, 4], [20, 30]])], image)) | {"imageHeight": 20}
+    (tmp_path / "v" / "00000.json").write_text(json.dumps(document))
+    with pytest.raises(
+        ValueError, match=r"v/00000.json is for frames of 72x20; its frame has another size: .*\(72x48,"
+    ):
+        import_annotations(tmp_path)
 
 
 def test_labelme_without_its_image(tmp_path):
@@ -141,6 +148,7 @@ def cvat(tracks: list[tuple[int, str, list[str]]], head: str = "", size: int = F
     )
 
 
+CORNERS = [[1.0, 2.0], [30.0, 4.0], [20.0, 30.0]]
 SIZES = f"<original_size><width>{SIZE[1]}</width><height>{SIZE[0]}</height></original_size>"
 
 
@@ -150,6 +158,18 @@ def polygon(frame: int, points: list[list[float]], order: int = 0, outside: int 
         f'<polygon frame="{frame}" keyframe="1" outside="{outside}" occluded="0" points="{text}" z_order="{order}">'
         '<attribute name="colour">red &amp; blue</attribute></polygon>'
     )
+
+
+def polygons_of(track: list[list[list[float]] | None], order: int = 0) -> list[str]:
+    """The shapes of a track, outside where the object is absent."""
+    return [polygon(t, one or CORNERS, order, outside=int(one is None)) for t, one in enumerate(track)]
+
+
+def masks_of(masks: np.ndarray, start: int = 0, step: int = 1) -> list[str]:
+    """The shapes of a track of masks, outside where the object is absent."""
+    absent = '<mask frame="{}" outside="1" rle="0,1" left="0" top="0" width="1" height="1"/>'
+    frames = [(start + step * t, mask) for t, mask in enumerate(masks)]
+    return [mask_element(t, mask) if mask.any() else absent.format(t) for t, mask in frames]
 
 
 def mask_element(frame: int, mask: np.ndarray) -> str:
@@ -174,8 +194,7 @@ def test_cvat(tmp_path, packed):
             masks[i], painted = masks[i] & ~painted, painted | masks[i]
         tracks = []
         for i, track in enumerate(shapes):
-            last = next(one for one in track if one is not None)
-            elements = [polygon(t, one or last, orders[i], outside=int(one is None)) for t, one in enumerate(track)]
+            elements = polygons_of(track, orders[i])
             elements.append('<box frame="0" outside="0" xtl="1" ytl="2" xbr="3" ybr="4"/>' if i == 0 else "")
             tracks.append((i, "cat" if i else "dog", elements))
         home = tmp_path / name / "annotations.xml" if packed else tmp_path / f"{name}.xml"
@@ -201,10 +220,7 @@ def test_cvat(tmp_path, packed):
 def test_cvat_masks_and_numbers_of_frames(tmp_path, start, first):
     """Every fifth frame of a longer video; its images numbered from 1, as their numbers there, or from 0."""
     (video,) = scenes(("clip",), categories=("cat",))
-    tracks = [
-        (number, "cat", [mask_element(start + 5 * t, mask) for t, mask in enumerate(masks) if mask.any()])
-        for number, masks in zip(video.ids, video.masks, strict=True)
-    ]
+    tracks = [(number, "cat", masks_of(masks, start, 5)) for number, masks in zip(video.ids, video.masks, strict=True)]
     head = f"<start_frame>{start}</start_frame><stop_frame>{start + 20}</stop_frame><frame_filter>step=5</frame_filter>"
     (tmp_path / "clip.xml").write_text(cvat(tracks, head))
     step = 5 if first == start else 1
@@ -218,10 +234,9 @@ SECRET = '<?xml version="1.0"?><!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passw
 
 
 def one(element: str, **options: Any) -> str:
-    return cvat([(4, "cat", [element])], **options)
+    return cvat([(4, "cat", [element, polygon(1, CORNERS, outside=1)])], **options)
 
 
-CORNERS = [[1.0, 2.0], [30.0, 4.0], [20.0, 30.0]]
 MASK = '<mask frame="0" outside="0" rle="{}" left="{}" top="2" width="2" height="3"/>'
 
 
@@ -259,3 +274,29 @@ def test_bad_cvat(tmp_path, text, message):
     with pytest.raises(ValueError) as caught:
         import_annotations(tmp_path / "clip.xml", format="cvat")
     assert message in str(caught.value) and "clip.xml" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("frames", "outside", "missing"),
+    [
+        ([0, 3], [], 1),
+        ([1], [], 2),
+        ([0, 1], [3], 2),
+        ([2], [], 3),
+        ([0, 3], [1], None),
+        ([1], [2], None),
+        ([3], [0], None),
+    ],
+)
+def test_cvat_key_frames_only(tmp_path, frames, outside, missing):
+    """Where a track has neither a shape nor is outside, CVAT would show a shape between those of its key frames."""
+    write_frames(tmp_path / "images")
+    elements = [polygon(t, CORNERS, outside=int(t in outside)) for t in sorted(frames + outside)]
+    (tmp_path / "clip.xml").write_text(cvat([(4, "cat", elements)]))
+    if missing is None:
+        (found,) = import_annotations(tmp_path / "clip.xml")["annotations"]
+        assert [t for t, area in enumerate(found["areas"]) if area] == frames
+        return
+    message = f"track 4 has no shape in frame {missing}, after frame {missing - 1}, and no shape with outside=.1. there"
+    with pytest.raises(ValueError, match=message):
+        import_annotations(tmp_path / "clip.xml")

@@ -48,6 +48,25 @@ def test_mots_challenge(tmp_path):
     truths.assert_loads(document, tmp_path, tmp_path / "annotations.json")
 
 
+def test_one_sequence_of_mots_challenge(tmp_path, monkeypatch):
+    """The folder of a sequence, and that it is the current one."""
+    (video,) = mots_videos(("MOTS20-02",))
+    (tmp_path / video.name / "gt").mkdir(parents=True)
+    (tmp_path / video.name / "gt" / "gt.txt").write_text("\n".join(mots_lines(video, 1)))
+    names = write_frames(tmp_path / video.name / "img1", pattern="{:06}.jpg", first=1)
+    files = {video.name: [f"{video.name}/img1/{name}" for name in names]}
+    truths.assert_equal(import_annotations(tmp_path / video.name), [video], files)
+    monkeypatch.chdir(tmp_path / video.name)
+    truths.assert_equal(import_annotations("."), [video], files)
+
+
+def test_mots_of_another_size(tmp_path):
+    write_frames(tmp_path / "images" / "1")
+    (tmp_path / "1.txt").write_text(f"0 1001 1 24 72 {compressed(np.ones((24, 72)))}\n")
+    with pytest.raises(ValueError, match=r"1.txt is for frames of 72x24; its frame has another size: .*\(72x48, not"):
+        import_annotations(tmp_path / "1.txt")
+
+
 def test_kitti_mots_with_empty_frames(tmp_path):
     videos, files = mots_videos(("0002", "0010")), {}
     videos[1].masks[:, 0] = False
@@ -186,7 +205,7 @@ def test_coco_polygons_crowds_and_what_is_left_out(tmp_path):
     ("change", "message"),
     [
         (lambda d: (d.pop("images"), d.pop("videos")), 'frames.json: the file has no "images"'),
-        (lambda d: d.pop("images"), "frames.json has videos and no images: it is in the form of YouTube-VIS already"),
+        (lambda d: d.pop("images"), "frames.json is in the form of YouTube-VIS already: it has videos and no images"),
         (lambda d: d["images"][1].pop("file_name"), 'frames.json: image 1 has no "file_name"'),
         (lambda d: d["images"][1].update(id=0), 'frames.json: image 1: "id" is 0, which is not unique'),
         (lambda d: d["images"][1].update(video_id=99), 'image 1: "video_id" is 99, which is not in videos'),
@@ -215,3 +234,34 @@ def test_bad_coco(tmp_path, change, message):
     with pytest.raises(ValueError) as caught:
         import_annotations(tmp_path / "frames.json")
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+SA_V = {"video_id": "sav_000001", "video_frame_count": 2, "masklet": [[{"size": [2, 2], "counts": "04"}]]}
+TAO = {
+    "images": [{"id": 1, "video_id": 1, "file_name": "a/1.jpg", "height": 2, "width": 2}],
+    "videos": [{"id": 1, "name": "a", "neg_category_ids": [3], "not_exhaustive_category_ids": []}],
+    "tracks": [{"id": 1, "category_id": 1, "video_id": 1}],
+    "annotations": [{"id": 1, "image_id": 1, "track_id": 1, "category_id": 1, "bbox": [0, 0, 1, 1]}],
+    "categories": [{"id": 1, "name": "cat"}],
+}
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        (SA_V, "is in the form of SA-V (masklets of one video), which mdqe import does not read"),
+        (TAO, "is in the form of TAO, whose objects are boxes; mdqe import needs masks"),
+        ({"format": "mdqe-instances", "version": 1}, "is a result of mdqe segment; mdqe write writes it in other form"),
+        ([{"video_id": 1, "score": 0.5}], "is a list, as results are; mdqe import reads annotations"),
+        ({"videos": [], "annotations": []}, "is in the form of YouTube-VIS already: it has videos and no images"),
+    ],
+)
+def test_other_json_files_are_named(tmp_path, document, message):
+    path = tmp_path / "v" / "sav_000001_manual.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(document))
+    for source in (path, path.parent, tmp_path):
+        with pytest.raises(ValueError) as caught:
+            import_annotations(source)
+        assert str(caught.value) == f"{path} {caught.value.args[0].split(' ', 1)[1]}"
+        assert message in str(caught.value) and "\n" not in str(caught.value)
