@@ -1,8 +1,10 @@
-"""Count operator calls and places where the host would wait for a GPU, from frames to run lengths.
+"""Count operator calls and places where the host would wait for a GPU: from frames to run lengths, and of the losses.
 
 A call that only makes a view of a tensor is not counted. The host waits where a value or a size comes back from the
 device: for `cpu`, `tolist`, `item`, `nonzero`, `unique`, `masked_select`, `equal` and indexing with booleans. Both are
-counted on a CPU, with small frames. Only on a CPU, MLPs process tokens in blocks; this is switched off here:
+counted on a CPU, for the video with small frames. What only a CPU does is switched off here: MLPs process tokens in
+blocks, and the losses process pixels in small blocks and take few logarithms. The losses include the matching and their
+backward pass; the network is replaced by random outputs:
 
     python examples/benchmarks/calls.py
 """
@@ -18,9 +20,14 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from training_step import FRAMES, HEIGHT, WIDTH, make_targets
 
 from mdqe import MDQE, MDQEConfig
 from mdqe.inference.session import VideoSession
+from mdqe.losses import Criterion
+from mdqe.modeling.network import ClipOutput, ClipPrediction
+from mdqe.modeling.preprocess import padded_size
+from mdqe.modeling.query_init import FrameQueries
 
 WAITING = {"_local_scalar_dense", "nonzero", "_unique2", "unique_dim", "unique_consecutive", "masked_select", "equal"}
 TRANSFERS = {Tensor.cpu, Tensor.tolist}
@@ -73,19 +80,56 @@ def count_segment(model: MDQE, frames: int, batch: int, size: tuple[int, int]) -
     return operators
 
 
+def random_output(config: MDQEConfig, clips: int) -> ClipOutput:
+    """Random outputs of the network in training, with a gradient, for clips of the size in `training_step.py`."""
+    c, g = config, torch.Generator().manual_seed(0)
+    queries, (height, width) = c.grid_size**2, padded_size((HEIGHT, WIDTH))
+
+    def rand(*shape: int, scale: float = 1) -> Tensor:
+        return (scale * torch.rand(clips, *shape, generator=g)).requires_grad_()
+
+    layers = [
+        ClipPrediction(rand(queries, c.num_classes), rand(queries, c.mask_dim), rand(FRAMES, queries, 4), rand(queries))
+        for _ in range(c.decoder_layers + 1)
+    ]
+    maps = rand(FRAMES, c.num_classes, height // 8, width // 8)
+    frame_queries = FrameQueries(rand(1), rand(FRAMES, queries, 2), rand(FRAMES, queries, c.embed_dim, scale=0.1), maps)
+    return ClipOutput(layers, rand(c.mask_dim, FRAMES, height // 4, width // 4), frame_queries)
+
+
+def count_losses(config: MDQEConfig, clips: int, objects: int) -> Operators:
+    """Count the calls of matching, losses and their backward pass in a training step."""
+    output, targets = random_output(config, clips), [make_targets(objects, seed) for seed in range(clips)]
+    accelerator = {"block_elements": lambda _: 1 << 25, "counts_logarithms": lambda _: False}
+    with patch.multiple("mdqe.losses.mask", **accelerator), counted() as operators:
+        losses = Criterion()(output, targets)
+        sum(losses.values()).backward()
+    return operators
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--frames", type=int, default=32, help="frames of the video (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=16, help="frames encoded together (default: %(default)s)")
     parser.add_argument("--top", type=int, default=12, help="operators to list (default: %(default)s)")
+    parser.add_argument("--clips", type=int, default=4, help="clips of a training step (default: %(default)s)")
+    parser.add_argument("--objects", type=int, default=20, help="objects in a clip (default: %(default)s)")
     args = parser.parse_args()
     torch.manual_seed(0)
     model = MDQE(MDQEConfig.preset("r50_ovis_360", test_shorter_edge=None)).eval()
     found = count_segment(model, args.frames, args.batch, (96, 160))
     calls, waits = found.calls.total() / args.frames, found.waits.total() / -(-args.frames // args.batch)
-    print(f"{calls:.0f} operator calls a frame, {waits:.0f} waits a group")
+    print(f"a video: {calls:.0f} operator calls a frame, {waits:.0f} waits a group")
+    show(found, args.top)
+    found = count_losses(model.config, args.clips, args.objects)
+    print(f"losses of a training step: {found.calls.total()} operator calls, {found.waits.total()} waits")
+    show(found, args.top)
+
+
+def show(found: Operators, top: int) -> None:
+    """Print the most frequent operators."""
     for title, counts in (("calls", found.calls), ("waits", found.waits)):
-        print(title, ", ".join(f"{name} {number}" for name, number in counts.most_common(args.top) if number))
+        print(title, ", ".join(f"{name} {number}" for name, number in counts.most_common(top) if number))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,7 @@ class PlainMaskLoss(nn.Module):
         *,
         matched: Tensor | None = None,
         normalizer: Tensor | float | None = None,
+        reduction: Literal["mean", "none"] = "mean",
     ) -> tuple[Tensor, Tensor]:
         """Compute the losses of predicted masks and their objects.
 
@@ -55,17 +56,20 @@ class PlainMaskLoss(nn.Module):
             matched: (N,) the object of each predicted mask, if objects have several masks or none; on any device.
                 Objects without a predicted mask are not neighbours.
             normalizer: divisor of the sums over predicted masks; None: the number of masks, at least 1.
+            reduction: "none": return the losses of every predicted mask, (N,) each.
 
         Returns:
             BCE and Dice, two scalars in float32 or wider, without weights.
 
         Raises:
             TypeError: an argument is not a tensor.
-            ValueError: shapes, types or devices do not fit together. With `check_values` also: masks or boxes are
-                outside [0, 1] or NaN, boxes have a negative width or height, as cxcywh boxes often have, or matched
-                is not the index of an object.
+            ValueError: shapes, types or devices do not fit together, or another reduction. With `check_values` also:
+                masks or boxes are outside [0, 1] or NaN, boxes have a negative width or height, as cxcywh boxes often
+                have, or matched is not the index of an object.
         """
         check_inputs(mask_logits, masks, boxes, clip_index, matched)
+        if reduction not in ("mean", "none"):
+            raise ValueError(f"reduction is {reduction!r}, expected 'mean' or 'none'")
         if self.check_values and masks.device.type != "meta" and not torch.compiler.is_compiling():
             check_ranges(masks, boxes, matched)
         matched = None if matched is None else matched.to(masks.device, torch.int64)
@@ -76,6 +80,8 @@ class PlainMaskLoss(nn.Module):
         masks = masks.detach().flatten(1).to(at_least_float32(source.dtype))  # (K, P)
         emphasis, empty = (None, None) if regions is None else (r.flatten(1).to(masks.dtype) for r in regions)  # (K, P)
         losses = MaskTerms.apply(source.flatten(1), features, rows, masks, emphasis, empty, self.alpha)  # (N,) twice
+        if reduction == "none":
+            return losses
         bce, dice = (x.sum() / (max(len(x), 1) if normalizer is None else normalizer) for x in losses)
         return bce, dice
 
@@ -172,19 +178,33 @@ def block_elements(device: torch.device) -> int:
     return 1 << (18 if device.type == "cpu" else 25)
 
 
+def counts_logarithms(device: torch.device) -> bool:
+    """Whether one logarithm per pixel costs more than the rest of the losses. On accelerators, passes count instead."""
+    return device.type == "cpu"
+
+
+def sum_softplus(x: Tensor, p: Tensor) -> Tensor:
+    """Σ softplus(x) over the pixels: (N, P) → (N,). Overwrites x, whose sigmoid is p."""
+    if counts_logarithms(x.device):
+        return x.clamp_(min=0).sum(1) - sum_log(certainty(p))
+    return softplus(x).sum(1)
+
+
+def softplus(x: Tensor) -> Tensor:
+    """log(1 + exp x) in a single pass, also where `torch.nn.functional.softplus` returns x."""
+    return torch.logaddexp(x, x.new_zeros(()))
+
+
 def certainty(p: Tensor) -> Tensor:
     """Return max(p, 1 − p) of probabilities."""
     return (p - 0.5).abs_().add_(0.5)
 
 
 def sum_log(q: Tensor) -> Tensor:
-    """Σ log q over the pixels of q (N, P) in [½, 1]: (N,).
-
-    It takes logarithms of products, because one logarithm per pixel would cost more than the rest of the losses.
-    """
+    """Σ log q over the pixels of q (N, P) in [½, 1]: (N,). It takes logarithms of products."""
     whole = q.shape[1] // _GROUP * _GROUP
-    products = q[:, :whole].unflatten(1, (_GROUP, whole // _GROUP)).prod(1)
-    return products.log().sum(1) + q[:, whole:].log().sum(1)
+    logs = q[:, :whole].unflatten(1, (_GROUP, whole // _GROUP)).prod(1).log().sum(1)
+    return logs if whole == q.shape[1] else logs + q[:, whole:].log().sum(1)
 
 
 class MaskTerms(torch.autograd.Function):
@@ -223,14 +243,18 @@ class MaskTerms(torch.autograd.Function):
             p = x.sigmoid()
             shown += p.sum(1)
             overlap += reward[:, part].index_select(0, rows).mul_(p).sum(1)
-            # softplus(x) − x m = hinge − log q
-            hinge = x.clamp(min=0).sub_(masks[:, part].index_select(0, rows).mul_(x))
-            q = certainty(p)
-            bce += hinge.sum(1) - sum_log(q)
-            if emphasis is not None:
-                e = emphasis[:, part].index_select(0, rows)
-                inside = hinge.mul_(e).sum(1) - sum_log(q.sub_(1).mul_(e).add_(1))
-                bce += (alpha - 1) * inside
+            inner = masks[:, part].index_select(0, rows).mul_(x)
+            e = None if emphasis is None else emphasis[:, part].index_select(0, rows)
+            if counts_logarithms(masks.device):  # softplus(x) − x m = hinge − log q
+                hinge, q = x.clamp_(min=0).sub_(inner), certainty(p)
+                bce += hinge.sum(1) - sum_log(q)
+                if e is not None:
+                    bce += (alpha - 1) * (hinge.mul_(e).sum(1) - sum_log(q.sub_(1).mul_(e).add_(1)))
+            else:
+                terms = softplus(x).sub_(inner)
+                bce += terms.sum(1)
+                if e is not None:
+                    bce += (alpha - 1) * terms.mul_(e).sum(1)
         nothing = masks.new_zeros(len(masks))
         weight = masks.shape[1] + (nothing if emphasis is None else (alpha - 1) * emphasis.sum(1))[rows]
         empty = (nothing if others is None else others.sum(1))[rows]

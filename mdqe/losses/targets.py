@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from mdqe.targets import ClipTargets
 
@@ -28,14 +29,18 @@ class ScaledTargets(NamedTuple):
 
 
 class StackedTargets(NamedTuple):
-    """The N objects of several clips, concatenated."""
+    """The objects of B clips, padded to the K objects of the clip that has the most."""
 
     labels: Tensor
-    """(N,)."""
+    """(B, K); 0 where padded."""
+    ids: Tensor
+    """(B, K, T), −1 where absent and −2 where padded."""
     boxes: Tensor
-    """(N, T, 4) xyxy in [0, 1]; zeros where absent."""
-    first: Tensor
-    """(B,) the index of the first object of each clip."""
+    """(B, K, T, 4) xyxy in [0, 1]; zeros where absent or padded."""
+    inner: Tensor
+    """(B, K, T, H / 8, W / 8) bool; False where padded."""
+    valid: Tensor
+    """(B, K) bool, False where padded."""
 
 
 def check_types(targets: Sequence[ClipTargets], clips: int) -> None:
@@ -90,28 +95,51 @@ def scale_targets(
     Raises:
         ValueError: a label that the model does not have, or masks larger than the padded frames.
     """
+    return scale_clips([targets], padded_size, num_classes, dtype)[0]
+
+
+def scale_clips(
+    clips: Sequence[ClipTargets], padded_size: tuple[int, int], num_classes: int, dtype: torch.dtype
+) -> list[ScaledTargets]:
+    """Scale the targets of several clips, as `scale_targets` does, with a single transfer from their device."""
+    for targets in clips:
+        height, width = targets.masks.shape[-2:]
+        if height > padded_size[0] or width > padded_size[1]:
+            raise ValueError(f"masks is {height}x{width}, expected at most the padded frames' {padded_size}")
+    # One transfer: the labels, and whether an object is present in some frame.
+    known = torch.cat([torch.stack([t.labels, (t.ids >= 0).any(1).to(t.labels.dtype)]) for t in clips], 1).cpu().numpy()
+    scaled, first = [], 0
+    for targets in clips:
+        labels, kept = known[:, first : first + len(targets.labels)]
+        first += len(labels)
+        if len(labels) and labels.max() >= num_classes:
+            raise ValueError(f"labels is {labels.tolist()}, expected less than num_classes={num_classes}")
+        if not kept.all():
+            rows = torch.from_numpy(kept.nonzero()[0]).to(targets.labels.device)
+            parts = (targets.labels, targets.ids, targets.masks, targets.boxes)
+            targets = ClipTargets(*(x.index_select(0, rows) for x in parts))
+        scaled.append(_scale(targets, padded_size, dtype))
+    return scaled
+
+
+def _scale(targets: ClipTargets, padded_size: tuple[int, int], dtype: torch.dtype) -> ScaledTargets:
+    """Scale objects that are all present in some frame."""
     height, width = targets.masks.shape[-2:]
-    if height > padded_size[0] or width > padded_size[1]:
-        raise ValueError(f"masks is {height}x{width}, expected at most the padded frames' {padded_size}")
-    if targets.labels.numel() and int(targets.labels.max()) >= num_classes:
-        raise ValueError(f"labels is {targets.labels.tolist()}, expected less than num_classes={num_classes}")
     present = targets.ids >= 0  # (K, T)
-    kept = present.any(1)
-    present, masks = present[kept], targets.masks[kept]
     scale = targets.boxes.new_tensor([padded_size[1], padded_size[0]] * 2)
-    boxes = (targets.boxes[kept] / scale).clamp(0, 1)
-    boxes = torch.where(present[..., None], boxes, 0).to(dtype)
-    masks = F.pad(masks, (0, padded_size[1] - width, 0, padded_size[0] - height))
+    boxes = torch.where(present[..., None], (targets.boxes / scale).clamp(0, 1), 0).to(dtype)
+    masks = F.pad(targets.masks, (0, padded_size[1] - width, 0, padded_size[0] - height))
     visible = present[..., None, None]
     fine, coarse = _quarters(masks, 4) * visible, _quarters(masks, 8) * visible
-    return ScaledTargets(targets.labels[kept], targets.ids[kept], boxes, fine.to(dtype) / 4, coarse > 2)
+    return ScaledTargets(targets.labels, targets.ids, boxes, fine.to(dtype) / 4, coarse > 2)
 
 
 def stack_targets(targets: Sequence[ScaledTargets]) -> StackedTargets:
-    """Concatenate the labels and boxes of all clips."""
-    labels, boxes = torch.cat([t.labels for t in targets]), torch.cat([t.boxes for t in targets])
-    counts = torch.tensor([len(t.labels) for t in targets])
-    return StackedTargets(labels, boxes, (counts.cumsum(0) - counts).to(labels.device))
+    """Stack the labels, ids, boxes and masks at stride 8 of all clips."""
+    columns = zip(*((t.labels, t.boxes, t.inner) for t in targets), strict=True)
+    labels, boxes, inner = (pad_sequence(list(column), batch_first=True) for column in columns)
+    ids = pad_sequence([t.ids for t in targets], batch_first=True, padding_value=-2)
+    return StackedTargets(labels, ids, boxes, inner, ids.amax(-1) >= 0)
 
 
 def _quarters(masks: Tensor, stride: int) -> Tensor:

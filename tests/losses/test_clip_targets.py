@@ -86,11 +86,16 @@ def test_objects_that_are_never_present_are_dropped() -> None:
     assert torch.equal(scaled.labels, target.labels[[0, 2]])
 
 
-def test_clips_are_concatenated() -> None:
+def test_clips_are_padded() -> None:
     scaled = [scale_targets(clips.targets(n, seed=n), clips.SIZE, clips.CLASSES, torch.float32) for n in (2, 0, 3)]
     stacked = stack_targets(scaled)
-    assert stacked.first.tolist() == [0, 2, 2]
-    assert torch.equal(stacked.boxes[2:], scaled[2].boxes)
+    assert stacked.valid.sum(1).tolist() == [2, 0, 3]
+    for b, clip in enumerate(scaled):
+        count = len(clip.labels)
+        assert stacked.valid[b, :count].all()
+        assert (stacked.ids[b, count:] == -2).all()
+        assert torch.equal(stacked.boxes[b, :count], clip.boxes)
+        assert torch.equal(stacked.labels[b, :count], clip.labels)
 
 
 def test_unknown_labels_and_large_masks_are_named() -> None:

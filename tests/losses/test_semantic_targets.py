@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mdqe.losses.query_init import ids_at, semantic_targets
-from mdqe.losses.targets import ScaledTargets
+from mdqe.losses.targets import ScaledTargets, stack_targets
 
 CLASSES = 3
 
@@ -69,7 +69,7 @@ def random_objects(objects: int, frames: int, small: float, seed: int) -> Scaled
 def test_equals_the_loops(objects: int, frames: int, small: float, seed: int) -> None:
     target = random_objects(objects, frames, small, seed)
     labels, ids, centerness = slow_targets(target)
-    result = semantic_targets(target, CLASSES)
+    result = semantic_targets(stack_targets([target]), CLASSES)
     assert np.array_equal(result.labels, labels)
     assert np.array_equal(result.ids, ids)
     np.testing.assert_allclose(result.centerness, centerness, rtol=1e-12, atol=1e-14)
@@ -77,7 +77,7 @@ def test_equals_the_loops(objects: int, frames: int, small: float, seed: int) ->
 
 def test_more_small_objects_than_pixels() -> None:
     target = random_objects(30, 2, 1.0, 3)  # 20 pixels
-    result = semantic_targets(target, CLASSES)
+    result = semantic_targets(stack_targets([target]), CLASSES)
     # No pixel is covered twice before every pixel is covered.
     present = (target.ids >= 0).sum(0)
     assert all((result.labels[t] >= 0).sum() == min(int(present[t]), 20) for t in range(2))
@@ -87,7 +87,7 @@ def test_more_small_objects_than_pixels() -> None:
 def test_no_objects(kind: str) -> None:
     target = random_objects(4, 2, 0.0, 0)
     target = ScaledTargets(*(x[:0] for x in target)) if kind == "none" else target._replace(boxes=target.boxes * 0)
-    result = semantic_targets(target, CLASSES)
+    result = semantic_targets(stack_targets([target]), CLASSES)
     assert (result.labels == -1).all()
     assert (result.ids == -1).all()
     assert result.centerness.shape == (2, 20, CLASSES)

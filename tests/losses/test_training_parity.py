@@ -13,6 +13,7 @@ from torch import Tensor
 from mdqe.checkpoint import convert_official
 from mdqe.losses import Criterion
 from mdqe.losses.query_init import ids_at, semantic_targets
+from mdqe.losses.targets import stack_targets
 from mdqe.targets import ClipTargets
 
 EXACT = 1e-5  # relative, of losses and gradient norms in float64
@@ -68,7 +69,7 @@ def step() -> Step:
 def test_semantic_targets_are_equal(step: Step) -> None:
     expected = reference.arrays()
     for i, target in enumerate(step.criterion.scale(step.output, step.targets)):
-        semantic = semantic_targets(target, 25)
+        semantic = semantic_targets(stack_targets([target]), 25)
         assert torch.equal(semantic.labels, expected["sem_target.labels"][i])
         assert torch.equal(semantic.ids, expected["sem_target.ids"][i])
         centerness = semantic.centerness.sum(-1).float()
