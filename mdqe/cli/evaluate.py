@@ -9,7 +9,7 @@ from mdqe.cli import say
 from mdqe.cli.options import add_model_arguments, add_score_threshold, option, output_path, whole
 from mdqe.errors import InputError
 
-BENCHMARKS = ("ytvis", "ovis", "coco", "lvvis", "hqvis")
+BENCHMARKS = ("ytvis", "ovis", "coco", "lvvis", "hqvis", "mots")
 
 HELP = "compare results with annotations, or run a model over a set of videos or images and compare its results"
 EXAMPLE = (
@@ -54,12 +54,15 @@ def run(args: argparse.Namespace) -> int:
     from mdqe.annotations.files import find_data
     from mdqe.annotations.reader import load_annotations, read_annotations
     from mdqe.cli.evaluate_report import table, write_report, write_tables
-    from mdqe.evaluation.benchmarks import recognise
+    from mdqe.evaluation.benchmarks import FOLDERS, recognise, recognise_folder
 
     if args.results is not None and args.model is not None:
         raise InputError("give RESULTS or --model, not both")
     if args.results is None and args.output is None:
         raise InputError("running a model needs -o DIR for the results")
+    folder = args.benchmark or recognise_folder(args.data)
+    if folder in FOLDERS:
+        return _compare_folders(folder, args)
     files = find_data(args.data)
     if args.images is not None:
         files = files._replace(images=args.images)
@@ -88,12 +91,25 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _compare_folders(benchmark: str, args: argparse.Namespace) -> int:
+    """Print the table of a benchmark whose annotations are a folder, and write its numbers."""
+    from mdqe.cli.evaluate_report import table, write_tables
+
+    if args.results is None:
+        raise InputError(f"{args.data} has annotations of {benchmark}: give RESULTS; a model cannot be run on them")
+    metrics = _compare(benchmark, args.data, args.results, args)
+    if args.output is not None:
+        write_tables(metrics, args.output)
+    print(table(metrics, benchmark), flush=True)
+    return 0
+
+
 def _compare(benchmark: str, annotations: Any, results: Any, args: argparse.Namespace) -> dict[str, Any]:
     """The numbers of a benchmark; warnings are printed to stderr."""
     from mdqe.evaluation import evaluate
 
     options: dict[str, Any] = {}
-    if benchmark != "coco":
+    if benchmark not in ("coco", "mots"):
         more = args.output is not None
         options = {"score_threshold": args.score_threshold, "per_video": more, "precision_curves": more}
     with warnings.catch_warnings(record=True) as caught:

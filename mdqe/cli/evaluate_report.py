@@ -3,6 +3,7 @@
 import argparse
 import csv
 import json
+import math
 import shlex
 import warnings
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from mdqe.annotations.files import DataFiles
 from mdqe.annotations.reader import Annotations, Video
 from mdqe.annotations.results import read_results
 from mdqe.cli import one_line, say
-from mdqe.cli.evaluate_table import GROUPS, aligned, group_table, percent
+from mdqe.cli.evaluate_table import GROUPS, aligned, group_table, mots_table, percent
 from mdqe.evaluation.average_precision import IOU_THRESHOLDS, RECALLS
 from mdqe.evaluation.video_score import best_of_tracks
 from mdqe.files import whole_file
@@ -37,6 +38,8 @@ def table(numbers: Mapping[str, Any], benchmark: str = "ytvis") -> str:
     """
     if benchmark in GROUPS:
         return group_table(benchmark, numbers["official"])
+    if benchmark == "mots":
+        return mots_table(numbers["official"])
     if "box_AP" in numbers:
         return "\n".join([*_categories(numbers, "masks"), "", *_categories(numbers, "boxes", "box_")])
     lines = _categories(numbers)
@@ -66,7 +69,8 @@ def write_tables(numbers: Mapping[str, Any], folder: Path) -> None:
     """Write numbers.json and per_category.csv, and per_video.csv if there are metrics of each video."""
     folder.mkdir(parents=True, exist_ok=True)
     with whole_file(folder / "numbers.json") as partial:
-        partial.write_text(json.dumps({k: v for k, v in numbers.items() if k != "precision_curves"}, indent=1) + "\n")
+        kept = {key: value for key, value in numbers.items() if key != "precision_curves"}
+        partial.write_text(json.dumps(_finite(kept), indent=1, allow_nan=False) + "\n")
     for name in [one for one in ("per_category", "per_video") if one in numbers]:
         columns = list(next(iter(numbers[name].values()), {}))
         with whole_file(folder / f"{name}.csv") as partial, partial.open("w", newline="", errors="replace") as file:
@@ -74,6 +78,15 @@ def write_tables(numbers: Mapping[str, Any], folder: Path) -> None:
             writer.writerow(["id", *columns])
             for number, one in numbers[name].items():
                 writer.writerow([number, *("" if one[key] == -1 else one[key] for key in columns)])
+
+
+def _finite(value: Any) -> Any:
+    """A value for JSON, which has no infinite numbers: they become "inf" and "-inf"."""
+    if isinstance(value, Mapping):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_finite(one) for one in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_report(

@@ -1,5 +1,6 @@
 """The tables that `mdqe evaluate` prints for the benchmarks with more than one group of numbers."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,40 @@ def group_table(benchmark: str, official: Mapping[str, Any]) -> str:
     rows = [("", *OFFICIAL.values())]
     rows += [(name, *(percent(official[name][key]) for key in OFFICIAL)) for name in GROUPS[benchmark]]
     return aligned(rows)
+
+
+MOTS = {
+    "sMOTSA": "sMOTSA",
+    "MOTSA": "MOTSA",
+    "MOTSP": "MOTSP",
+    "id_switches": "IDS",
+    "tp": "TP",
+    "fp": "FP",
+    "fn": "FN",
+}
+"""The columns of MOTS by the names in mots_tools."""
+
+
+def mots_table(official: Mapping[str, Any]) -> str:
+    """A table of the numbers of mots_tools for each class, then TrackEval's over all sequences."""
+    tables = []
+    for kind in ("car", "pedestrian"):
+        rows = [(kind, *MOTS.values())]
+        rows += [(name, *(_number(one[key]) for key in MOTS)) for name, one in official[kind].items()]
+        tables.append(aligned(rows))
+    rows = [("TrackEval", "HOTA", "sMOTA", "MOTA", "MOTP", "IDF1", "IDSW")]
+    for kind, parts in official["trackeval"]["COMBINED_SEQ"].items():
+        hota, clear = sum(parts["HOTA"]["HOTA"]) / len(parts["HOTA"]["HOTA"]), parts["CLEAR"]
+        values = (hota, clear["sMOTA"], clear["MOTA"], clear["MOTP"], parts["Identity"]["IDF1"], clear["IDSW"])
+        rows.append((kind, *map(_number, values)))
+    return "\n\n".join([*tables, aligned(rows)])
+
+
+def _number(value: float) -> str:
+    """A count as it is, a metric in percent; "-" if it is infinite."""
+    if isinstance(value, int):
+        return str(value)
+    return f"{100 * value:.1f}" if math.isfinite(value) else "-"
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:

@@ -1,15 +1,18 @@
 """The benchmarks by name, and how the benchmark of a file or folder is recognised."""
 
 from collections.abc import Callable, Mapping
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
-from mdqe.annotations.files import Loaded, Source
+from mdqe.annotations.files import ANNOTATIONS, Loaded, Source
 from mdqe.annotations.reader import Annotations, load_annotations
 from mdqe.errors import InputError
-from mdqe.evaluation import hqvis, lvvis
+from mdqe.evaluation import hqvis, lvvis, mots_files
 from mdqe.evaluation.coco import evaluate_coco
 from mdqe.evaluation.hqvis import evaluate_hqvis
 from mdqe.evaluation.lvvis import evaluate_lvvis
+from mdqe.evaluation.mots import evaluate_mots
 from mdqe.evaluation.ytvis import evaluate_ytvis
 
 BENCHMARKS: dict[str, Callable[..., dict[str, Any]]] = {
@@ -18,8 +21,12 @@ BENCHMARKS: dict[str, Callable[..., dict[str, Any]]] = {
     "coco": evaluate_coco,
     "lvvis": evaluate_lvvis,
     "hqvis": evaluate_hqvis,
+    "mots": evaluate_mots,
 }
 """The functions that compare results with annotations, by the name of the benchmark."""
+
+FOLDERS = ("mots",)
+"""Benchmarks whose annotations are folders."""
 
 
 def evaluate(annotations: Source, results: Source, *, benchmark: str | None = None, **options: Any) -> dict[str, Any]:
@@ -42,11 +49,24 @@ def evaluate(annotations: Source, results: Source, *, benchmark: str | None = No
     """
     if benchmark is not None and benchmark not in BENCHMARKS:
         raise InputError(f"benchmark is {benchmark!r}; expected one of {', '.join(BENCHMARKS)}")
+    name = benchmark or recognise_folder(annotations)
+    if name in FOLDERS:
+        return BENCHMARKS[name](annotations, results, **options)
     source = annotations if isinstance(annotations, Annotations) else load_annotations(annotations)
     name = benchmark or recognise(source)
     if benchmark is None and name == "coco":
         name = "ytvis"  # its error names evaluate_coco
     return BENCHMARKS[name](source, results, **options)
+
+
+def recognise_folder(annotations: Source) -> str | None:
+    """The name of the benchmark of a folder; None for files, and for folders with annotations.json."""
+    if not isinstance(annotations, str | PathLike):
+        return None
+    path = Path(annotations)
+    if path.is_dir() and not (path / ANNOTATIONS).is_file():
+        return "mots" if mots_files.recognises(path) else None
+    return "mots" if path.is_file() and mots_files.is_map(path) else None
 
 
 def recognise(annotations: Annotations | Loaded) -> str:

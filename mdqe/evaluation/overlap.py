@@ -46,10 +46,8 @@ def overlap(
     places = np.array([i for i, one in enumerate(masks) if one is not None], np.int64)  # (M,), of tracks x frames
     counts = [to_rle(one, size) for one in masks if one is not None]
     number = len(results[1])
-    compiled = compiled_library() is not None and size[0] * size[1] < 2**31
-    compute = _compute_compiled if compiled else _compute
     try:
-        areas, shared = compute(counts, places, size, (number, len(tracks) - number, frames))
+        areas, shared = _pixels(counts, places, size, (number, len(tracks) - number, frames))
     except (ValueError, TypeError):
         for name, part in (results, objects):
             compress_tracks(name, VIDEOS, part, size)
@@ -57,11 +55,31 @@ def overlap(
     return Overlap(areas[:number], areas[number:], shared)
 
 
+def frame_overlap(results: Sequence[rle.Counts], objects: Sequence[rle.Counts], size: tuple[int, int]) -> Overlap:
+    """Compare the masks of results and objects in one frame of `size` (height, width); T is 1.
+
+    Raises:
+        InputError, ValueError, TypeError: counts that are not an RLE of that size.
+    """
+    counts = [*results, *objects]
+    shape = (len(results), len(objects), 1)
+    areas, shared = _pixels(counts, np.arange(len(counts), dtype=np.int64), size, shape)
+    return Overlap(areas[: len(results)], areas[len(results) :], shared)
+
+
+def _pixels(
+    counts: Sequence[rle.Counts], places: np.ndarray, size: tuple[int, int], shape: tuple[int, int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """`_compute`, by the compiled library where it was built."""
+    compiled = compiled_library() is not None and size[0] * size[1] < 2**31
+    return (_compute_compiled if compiled else _compute)(counts, places, size, shape)
+
+
 def tube_ious(pixels: Overlap) -> np.ndarray:
     """The IoUs (D, G) over all frames; 0 where both are empty."""
     shared = pixels.shared.sum(axis=2)
     union = pixels.results.sum(axis=1)[:, None] + pixels.objects.sum(axis=1) - shared
-    return np.divide(shared, union, out=np.zeros(shared.shape), where=union > 0)
+    return shared / np.maximum(union, 1)
 
 
 def _compute(

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from evaluation_cases import changed, generate
 
+from mdqe.cli import evaluate as command
 from mdqe.errors import InputError
 from mdqe.evaluation import evaluate
+from mdqe.evaluation.benchmarks import BENCHMARKS
 from mdqe.evaluation.hqvis import boundaries
 from mdqe.results import rle
 
@@ -134,5 +136,9 @@ def test_hqvis_boundaries_are_those_of_the_refined_masks():
 
 
 def test_unknown_benchmarks_are_named():
-    with pytest.raises(InputError, match="benchmark is 'davis'; expected one of ytvis, ovis, coco, lvvis, hqvis"):
+    with pytest.raises(InputError, match="benchmark is 'davis'; expected one of ytvis, ovis, coco, lvvis, hqvis, "):
         evaluate({}, [], benchmark="davis")
+
+
+def test_the_command_knows_every_benchmark():
+    assert tuple(BENCHMARKS) == command.BENCHMARKS

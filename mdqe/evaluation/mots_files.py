@@ -1,0 +1,204 @@
+"""The files of KITTI MOTS and MOTSChallenge: text files or PNG images, sequence maps, and the lengths of sequences."""
+
+import configparser
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from mdqe.annotations.mots import CATEGORIES, CLASS_STEP, IGNORED, Line, expected_class, read_lines
+from mdqe.errors import InputError
+from mdqe.results import rle
+from mdqe.video.id_images import masks, read_numbers
+
+CHALLENGE = Path("gt", "gt.txt")
+_TRUTH_FOLDERS = ("label_02", "instances_txt", "instances")
+_RESULT_FOLDERS = ("data",)
+_MAPS = ("*.seqmap", "*.seqmap.*")
+MOST_FRAMES = 10**6
+"""Of a sequence."""
+
+Frames = dict[int, list[Line]]
+"""The objects of a sequence by the number of the frame."""
+
+
+class Sequences(NamedTuple):
+    """The sequences of a set."""
+
+    paths: dict[str, Path]
+    """The file, or the folder of images, of each sequence."""
+    lasts: dict[str, int | None]
+    """The number of the last frame; None where no file has it."""
+    first: int
+    """The number of the first frame: 1 in MOTSChallenge, otherwise 0."""
+
+
+def find_truth(folder: Path) -> Sequences:
+    """The annotated sequences of a folder, or those that a sequence map lists.
+
+    Args:
+        folder: the annotations, or a folder that contains them as label_02, instances_txt or instances; SEQUENCE.txt or
+            SEQUENCE/000000.png in KITTI MOTS, SEQUENCE/gt/gt.txt and SEQUENCE/seqinfo.ini in MOTSChallenge; or a file
+            with a sequence map.
+
+    Raises:
+        OSError: a file or folder does not exist.
+        InputError: there are no sequences, or several sequence maps.
+    """
+    listed = folder if folder.is_file() else None
+    home = folder.parent if listed else folder
+    challenge = _challenge(home)
+    if challenge:
+        paths = {path.parents[1].name: path for path in challenge}
+        lasts: dict[str, int | None] = {name: _length(path.parents[1]) for name, path in paths.items()}
+        return Sequences(paths, lasts, 1)
+    found = _sequences(home, _TRUTH_FOLDERS)
+    if not found:
+        raise InputError(
+            f"{folder} has no sequences of MOTS: no SEQUENCE.txt, SEQUENCE/000000.png or SEQUENCE/{CHALLENGE}"
+        )
+    maps = (
+        [listed]
+        if listed
+        else sorted({one for place in (home, home.parent) for kind in _MAPS for one in place.glob(kind)})
+    )
+    known = {path: _read_map(path) for path in maps}
+    known = {path: lasts for path, lasts in known.items() if lasts.keys() <= found.keys()}
+    if len(known) > 1:
+        raise InputError(
+            f"{home} has several sequence maps: {', '.join(map(str, known))}; name one of them instead of the folder"
+        )
+    for lasts in known.values():
+        return Sequences({name: found[name] for name in lasts}, dict(lasts), 0)
+    return Sequences(found, dict.fromkeys(found), 0)
+
+
+def find_results(folder: Path, names: Sequence[str]) -> dict[str, Path]:
+    """The files of results of sequences: SEQUENCE.txt or SEQUENCE/000000.png in a folder, or in its folder data.
+
+    Raises:
+        FileNotFoundError: a sequence has no results; an empty file is a sequence without results.
+    """
+    found = _sequences(folder, _RESULT_FOLDERS)
+    for name in names:
+        if name not in found:
+            raise FileNotFoundError(f"no such file: {folder / name}.txt, the results of a sequence; it may be empty")
+    return found
+
+
+def recognises(folder: Path) -> bool:
+    """Whether a folder contains sequences of MOTS."""
+    return folder.is_dir() and bool(_challenge(folder) or _sequences(folder, _TRUTH_FOLDERS))
+
+
+def is_map(path: Path) -> bool:
+    """Whether a file is a sequence map by its name."""
+    return any(path.match(kind) for kind in _MAPS)
+
+
+def read_sequence(path: Path) -> Frames:
+    """The objects and regions of a sequence.
+
+    Raises:
+        OSError: the file cannot be read.
+        InputError: it is invalid, frames have different sizes, an object is twice in a frame, or masks overlap.
+    """
+    frames: Frames = {}
+    for number, line in _read_images(path) if path.is_dir() else read_lines(path):
+        if number > MOST_FRAMES:
+            raise InputError(f'{line.label}: "time_frame" is {number}; expected at most {MOST_FRAMES}')
+        frames.setdefault(number, []).append(line)
+    size = next((line.size for part in frames.values() for line in part), None)
+    for number, part in frames.items():
+        for line in part:
+            if line.size != size:
+                raise InputError(
+                    f"{line.label}: the size of the image is {list(line.size)}; before, it was {list(size or ())}"
+                )
+        objects = Counter(line.object for line in part if line.kind != IGNORED)
+        if twice := [one for one, count in objects.items() if count > 1]:
+            raise InputError(f"{path}: frame {number}: object {twice[0]} is there twice")
+        if _overlap([line.counts for line in part], part[0].size):
+            raise InputError(f"{path}: frame {number}: masks overlap; in MOTS, a pixel belongs to one object")
+    return frames
+
+
+def _overlap(counts: Sequence[str], size: tuple[int, int]) -> bool:
+    """Whether masks share a pixel, from their runs."""
+    if len(counts) < 2:
+        return False
+    lengths, number = rle.run_lengths(counts, size)
+    ends = np.cumsum(lengths) - np.repeat(np.arange(len(number)) * size[0] * size[1], number)
+    drawn = rle.foreground(number) & (lengths > 0)
+    starts, ends = (ends - lengths)[drawn], ends[drawn]
+    order = np.argsort(starts)
+    return bool((starts[order][1:] < ends[order][:-1]).any())
+
+
+def _read_images(folder: Path) -> Iterator[tuple[int, Line]]:
+    for path in sorted(folder.glob("*.png")):
+        if not re.fullmatch("[0-9]{1,9}", path.stem):
+            raise InputError(f"{path}: expected the number of a frame as the name, such as 000000.png")
+        values = read_numbers(path)
+        if values is None:
+            raise InputError(f"{path} has colours; expected one channel with object ids")
+        for value, counts in masks(values):
+            kind = value // CLASS_STEP
+            if kind not in CATEGORIES and kind != IGNORED:
+                raise InputError(f"{path}: value {value}: class is {kind}; {expected_class()}")
+            yield int(path.stem), Line(f"{path}: value {value}", value, kind, values.shape, counts)
+
+
+def _challenge(folder: Path) -> list[Path]:
+    """The gt/gt.txt of the sequences of MOTSChallenge, in the folder or in one of its folders, or of one sequence."""
+    for pattern in (CHALLENGE, Path("*") / CHALLENGE, Path("*") / "*" / CHALLENGE):
+        if found := sorted(folder.glob(str(pattern))):
+            return found
+    return []
+
+
+def _length(folder: Path) -> int | None:
+    """The number of frames of a sequence of MOTSChallenge, from its seqinfo.ini."""
+    path = folder / "seqinfo.ini"
+    if not path.is_file():
+        return None
+    parser = configparser.ConfigParser(interpolation=None)
+    try:
+        parser.read_string(path.read_text(errors="replace"))
+        text = parser["Sequence"]["seqLength"]
+    except (configparser.Error, KeyError) as error:
+        raise InputError(f"{path} has no seqLength of a [Sequence]: {' '.join(str(error).split())}") from None
+    if not re.fullmatch("[0-9]{1,9}", text) or int(text) > MOST_FRAMES:
+        raise InputError(f'{path}: "seqLength" is {text[:40]!r}; expected a number of at most {MOST_FRAMES} frames')
+    return int(text)
+
+
+def _sequences(folder: Path, inside: Sequence[str]) -> dict[str, Path]:
+    """The files SEQUENCE.txt, or the folders of PNG images, in a folder or in one of its folders `inside`."""
+    for place in (folder, *(folder / name for name in inside)):
+        if not place.is_dir():
+            if place == folder:
+                raise FileNotFoundError(f"no such folder: {folder}")
+            continue
+        texts = {path.stem: path for path in sorted(place.glob("*.txt"))}
+        images = {path.name: path for path in sorted(place.iterdir()) if path.is_dir() and any(path.glob("*.png"))}
+        if texts or images:
+            return texts or images
+    return {}
+
+
+def _read_map(path: Path) -> dict[str, int | None]:
+    """The sequences of a map and the numbers of their last frames; "0002 empty 000000 000232" has 233 frames."""
+    lasts: dict[str, int | None] = {}
+    for i, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
+        fields = line.split()
+        if not fields:
+            continue
+        if len(fields) < 4 or not re.fullmatch("[0-9]{1,9}", fields[3]) or int(fields[3]) > MOST_FRAMES:
+            raise InputError(f"{path}: line {i} is {line[:60]!r}; expected SEQUENCE empty FIRST LAST")
+        name = f"{int(fields[0]):04}" if re.fullmatch("[0-9]{1,9}", fields[0]) else fields[0]
+        lasts[name] = int(fields[3])
+    return lasts
