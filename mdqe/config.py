@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -209,8 +210,9 @@ class MDQEConfig:
         known = {field.name for field in dataclasses.fields(cls)}
         unknown = sorted(set(values) - known)
         if unknown:
-            names, expected = ", ".join(map(printable, unknown[:10])), ", ".join(sorted(known))
-            raise InputError(f"unknown configuration fields {names}, expected some of {expected}")
+            near = get_close_matches(str(unknown[0]), known, 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise InputError(f"unknown configuration fields {', '.join(map(printable, unknown[:10]))}{hint}")
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Released checkpoints: names, presets by shape, inflation to clips, and invalid files."""
 
 import json
-import pickle
 
 import pytest
 import torch
@@ -114,6 +113,22 @@ def test_sizes_of_a_checkpoint_trained_on_other_data():
     assert matching_presets(official) == ()
 
 
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        (("resnet50", 256, 80, 4), ("r50_coco",)),
+        (("resnet101", 256, 80, 2), ("r101_coco",)),
+        (("resnet101", 256, 40, 1), ("r101_ytvis19",)),
+        (("swinv2_large_window12_192", 192, 80, 3), ("swinl_coco",)),
+        (("swinv2_large_window12_192", 192, 25, 4), ("swinl_ovis",)),
+        (("resnet50", 256, 25, 2), ("r50_ovis_360", "r50_ovis_720")),
+        (("resnet50", 256, 40, 7), ("r50_ytvis19", "r50_ytvis21")),
+    ],
+)
+def test_presets_by_shape_with_another_number_of_frames(sizes, expected):
+    assert matching_presets(pickled(layout(*sizes))) == expected
+
+
 def test_checkpoints_of_other_code():
     with pytest.raises(ValueError, match=r"not a checkpoint of the released MDQE: missing .*level_embed"):
         official_sizes({"detr.class_embed.weight": torch.zeros(2, 2)})
@@ -192,20 +207,11 @@ def test_files_with_other_objects_are_rejected(tmp_path, zipped):
     whole = {"model": {"a": torch.rand(2)}, "hook": Program(tmp_path / "ran")}
     torch.save(whole, tmp_path / "x.pth", _use_new_zipfile_serialization=zipped)
     with pytest.raises(
-        ValueError, match=r"contains Python objects other than tensors.* torch\.save\(\{\"model\""
+        ValueError, match=r"contains Python objects other than tensors.* torch\.save\(\{k: v for k, v in torch\.load"
     ) as raised:
         read_official(tmp_path / "x.pth")
     assert "\n" not in str(raised.value)
     assert not (tmp_path / "ran").exists()
-
-
-def test_the_advice_for_rejected_files_works(tmp_path):
-    torch.save({"model": {"a": torch.ones(2)}, "hook": Program(tmp_path / "ran")}, tmp_path / "x.pth")
-    with pytest.raises(ValueError) as raised:
-        read_official(tmp_path / "x.pth")
-    advice = str(raised.value).partition("where it was made: ")[2]
-    exec(advice, {"torch": torch, "path": tmp_path / "x.pth", "new_path": tmp_path / "new.pth"})
-    assert torch.equal(read_official(tmp_path / "new.pth")["a"], torch.ones(2))
 
 
 @pytest.mark.parametrize("keep", [0.1, 0.5, 0.999])
@@ -229,20 +235,15 @@ def test_files_of_another_format(tmp_path, data):
     [
         ([1, 2], "contains a list, expected tensors by name"),
         ({}, "contains a dict, expected tensors by name"),
-        ({"model": None}, "contains a NoneType, expected"),
-        ({"a": torch.zeros(1), "epoch": 3}, "contains entries that are not tensors by name: epoch"),
+        ({"model": None}, "contains entries that are not tensors by name: model"),
+        ({"a": torch.zeros(1), "epochs": [3]}, "contains entries that are not tensors by name: epochs"),
+        ({"epoch": 3}, "contains entries that are not tensors by name: epoch"),
     ],
 )
 def test_files_without_tensors(tmp_path, content, message):
     torch.save(content, tmp_path / "x.pth")
     with pytest.raises(ValueError, match=message):
         read_official(tmp_path / "x.pth")
-
-
-def test_pickled_arrays_are_rejected(tmp_path):
-    (tmp_path / "x.pkl").write_bytes(pickle.dumps({"model": {"a": torch.zeros(2).numpy()}}, protocol=2))
-    with pytest.raises(ValueError, match="contains Python objects other than tensors"):
-        read_official(tmp_path / "x.pkl")
 
 
 def test_missing_file(tmp_path):

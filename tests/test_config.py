@@ -172,9 +172,9 @@ def test_messages_have_the_field_and_what_is_expected(field, value, expected):
 def test_unknown_names():
     with pytest.raises(ValueError, match="unknown preset 'r50_ovis', expected one of r101_coco, "):
         MDQEConfig.preset("r50_ovis")
-    with pytest.raises(ValueError, match=r"unknown configuration fields heads, expected some of .*num_heads"):
+    with pytest.raises(ValueError, match=r"^unknown configuration fields heads; did you mean num_heads\?$"):
         MDQEConfig.preset("r50_coco", heads=8)
-    with pytest.raises(ValueError, match="unknown configuration fields a, b, "):
+    with pytest.raises(ValueError, match=r"^unknown configuration fields a, b$"):
         MDQEConfig().replace(b=1, a=2)
 
 

@@ -112,6 +112,13 @@ class Network(nn.Module):
         """The floating-point type of the weights."""
         return self.encoder.level_embed.dtype
 
+    def class_layers(self) -> dict[str, nn.Linear]:
+        """The layers whose shape depends on the number of categories, by their names in the state."""
+        heads = {"class_head": self.class_head}
+        if isinstance(self.query_init, QueryInitializer):
+            heads["query_init.activation_head"] = self.query_init.activation_head
+        return {f"{name}.layers.{len(head.layers) - 1}": head.last for name, head in heads.items()}
+
     def forward(
         self,
         frames: Tensor | None = None,

@@ -8,16 +8,13 @@ from pathlib import Path
 
 import timm
 from huggingface_hub import constants
-from torch import Tensor
 
-from mdqe.checkpoint import inflate_temporal
 from mdqe.config import MDQEConfig
 from mdqe.errors import InputError
 from mdqe.model import MDQE
 from mdqe.modeling.backbone import Backbone
-from mdqe.modeling.query_init import QueryInitializer
 from mdqe.weights.download import StalledError, call_with_progress, seconds_without_progress, unfinished
-from mdqe.weights.folder import CONFIG_FILE, WEIGHTS_FILE, fill, read_config, read_weights
+from mdqe.weights.folder import CONFIG_FILE, read_config
 from mdqe.weights.source import explain_hub_error, failed_response, open_source
 
 IMAGENET = "imagenet"
@@ -51,22 +48,8 @@ def initial_model(
         model.backbone = imagenet_backbone(config)
         say(f"weights: timm's ImageNet weights of {config.backbone}, all others random")
         return model
-    fetch = open_source(init)
-    saved = read_config(fetch(CONFIG_FILE))
-    if saved.num_classes != config.num_classes and not reset_classes:
-        raise InputError(
-            f"{init} has {saved.num_classes} categories, the model to train has {config.num_classes}: initialise the "
-            "class heads randomly with --reset-classes, in Python with reset_classes=True"
-        )
-    weights = fetch(WEIGHTS_FILE)
-    state = read_weights(weights)
-    inflated = saved.clip_length == 1 and config.clip_length > 1
-    if inflated:
-        state = inflate_temporal(state, config)
-    model = MDQE(config)
-    if reset_classes:
-        state.update(_class_layers(model))
-    fill(model, state, weights)
+    model = MDQE.from_pretrained(init, reset_classes=reset_classes, **config.to_dict()).train()
+    inflated = config.clip_length > 1 == read_config(open_source(init)(CONFIG_FILE)).clip_length
     notes = [f"TCA repeated for {config.clip_length} frames"] * inflated + ["class heads random"] * reset_classes
     say(f"weights: {init}" + (f" ({', '.join(notes)})" if notes else ""))
     return model
@@ -102,15 +85,3 @@ def imagenet_backbone(config: MDQEConfig) -> Backbone:
         raise ConnectionError(
             f"timm's weights for {name!r} cannot be downloaded ({reason}); without a network they must be in its cache"
         ) from error
-
-
-def _class_layers(model: MDQE) -> dict[str, Tensor]:
-    """Return the layers whose shape depends on the number of categories."""
-    heads = {"class_head": model.class_head}
-    if isinstance(model.query_init, QueryInitializer):
-        heads["query_init.activation_head"] = model.query_init.activation_head
-    return {
-        f"{name}.layers.{len(head.layers) - 1}.{tensor_name}": tensor
-        for name, head in heads.items()
-        for tensor_name, tensor in head.last.state_dict().items()
-    }

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import fields
+from difflib import get_close_matches
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
@@ -10,44 +14,12 @@ import torch
 from huggingface_hub import HfApi, ModelCard, PyTorchModelHubMixin
 from torch import nn
 
-from mdqe.checkpoint import inflate_temporal
+from mdqe.checkpoint.layout import inflate_temporal
 from mdqe.config import MDQEConfig
-from mdqe.errors import InputError
-from mdqe.files import whole_file
+from mdqe.errors import InputError, printable
+from mdqe.weights.card import CARD_FILE, model_card, write_card
 from mdqe.weights.folder import CONFIG_FILE, WEIGHTS_FILE, SkipRandomInit, fill, read_config, read_weights, write_folder
 from mdqe.weights.source import PROGRAMMING_ERRORS, explain_hub_error, open_source
-
-CARD_FILE = "README.md"
-MODEL_CARD = """---
-{{ card_data }}
----
-
-# {{ title }}
-
-Video instance segmentation with MDQE ([paper]({{ paper_url }})): a mask in each frame for every object of a video, and
-one identity throughout the video.
-
-| | |
-|---|---|
-| backbone | `{{ config.backbone }}` |
-| parameters | {{ "{:,}".format(parameters) }} |
-| categories | {{ config.num_classes }} |
-| frames of a clip in training and at test | {{ config.clip_length }}, {{ config.test_clip_length }} |
-| shorter edge at test | {{ config.test_shorter_edge or "that of the video" }} |
-{% if source %}| weights | {{ source }} |
-{% endif %}
-```bash
-mdqe segment video.mp4 -o results --model {{ model_id }}
-```
-
-```python
-from mdqe import MDQE
-
-result = MDQE.from_pretrained("{{ model_id }}").segment("video.mp4")
-```
-{% if config.categories %}
-Categories: {{ config.categories | join(", ") }}.
-{% endif %}"""
 
 Model = TypeVar("Model", bound="PretrainedMixin")
 
@@ -56,14 +28,13 @@ class PretrainedMixin(
     nn.Module,
     PyTorchModelHubMixin,
     library_name="mdqe",
-    pipeline_tag="image-segmentation",
-    tags=["mdqe", "video-instance-segmentation", "video-segmentation", "object-tracking"],
-    paper_url="https://arxiv.org/abs/2303.14395",
-    model_card_template=MODEL_CARD,
 ):
     """Loading and saving for a module that is constructed as `cls(config)` and has the attribute `config`."""
 
     config: MDQEConfig
+
+    class_layers: Callable[[], dict[str, nn.Linear]]
+    """As in `Network`; used by `reset_classes`."""
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
@@ -76,7 +47,10 @@ class PretrainedMixin(
         local_files_only: bool = False,
         force_download: bool = False,
         device: str | torch.device | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
+        torch_dtype: torch.dtype | str | None = None,
+        subfolder: str | None = None,
+        reset_classes: bool = False,
         **config_overrides: Any,
     ) -> Model:
         """Load a model in evaluation mode. Loading is strict: no parameter keeps a random value.
@@ -89,7 +63,12 @@ class PretrainedMixin(
             local_files_only: use only the cache and do not connect.
             force_download: download files even if they are in the cache.
             device: the device of the model; None: the CPU.
-            dtype: the floating-point type of the parameters, independent of that in the file; None: torch's default.
+            dtype: the floating-point type of the parameters, such as torch.bfloat16 or "bfloat16"; "auto": that of the
+                file; None: torch's default.
+            torch_dtype: another name of `dtype`, as in transformers.
+            subfolder: the folder with the files inside the folder or repository.
+            reset_classes: initialise the layers that score categories randomly, for other categories than those of the
+                saved model; `num_classes` and `categories` are theirs. One of the two is enough.
             **config_overrides: fields of MDQEConfig to change. A model with single-frame clips accepts any clip_length.
 
         Raises:
@@ -101,7 +80,8 @@ class PretrainedMixin(
                 tensors, or different shapes.
             OSError: the weights file is truncated or damaged.
         """
-        device, dtype = _checked_device(device), _checked_dtype(dtype)
+        device, dtype = _checked_device(device), _checked_dtype(dtype, torch_dtype)
+        _check_overrides(config_overrides)
         fetch = open_source(
             id_or_folder,
             revision=revision,
@@ -109,16 +89,27 @@ class PretrainedMixin(
             cache_dir=cache_dir,
             local_files_only=local_files_only,
             force_download=force_download,
+            subfolder=subfolder,
         )
         saved = read_config(fetch(CONFIG_FILE))
+        if reset_classes:
+            config_overrides = {**_other_categories(saved, config_overrides), **config_overrides}
         config = saved.replace(**config_overrides)  # before the long download, because it can fail
+        if config.num_classes != saved.num_classes and not reset_classes:
+            raise InputError(
+                f"{id_or_folder} has {saved.num_classes} categories, not {config.num_classes}: initialise the layers "
+                "that score categories randomly with reset_classes=True, in mdqe train with --reset-classes"
+            )
         weights = fetch(WEIGHTS_FILE)
         state = read_weights(weights)
         if saved.clip_length == 1:
             state = inflate_temporal(state, config)
-        with SkipRandomInit():
+        with nullcontext() if reset_classes else SkipRandomInit():
             model = cls(config)
-        fill(model.to(dtype=dtype), state, weights)
+        if reset_classes:
+            for name, layer in model.class_layers().items():
+                state.update({f"{name}.{key}": tensor for key, tensor in layer.state_dict().items()})
+        fill(model.to(dtype=_saved_dtype(state) if dtype is None else dtype), state, weights)
         return model.to(device).eval()
 
     def save_pretrained(  # type: ignore[override]
@@ -181,19 +172,12 @@ class PretrainedMixin(
 
     def _write(self, folder: Path, model_id: str, source: str | None) -> None:
         write_folder(self, self.config, folder, source)
-        if not (folder / CARD_FILE).exists():
-            with whole_file(folder / CARD_FILE) as partial:
-                self.generate_model_card(model_id, source).save(partial)
+        write_card(folder, self.generate_model_card(model_id, source))
 
     def generate_model_card(self, model_id: str = "FOLDER", source: str | None = None) -> ModelCard:
         """The model card: a description of the model, its categories and its use."""
-        return super().generate_model_card(
-            title=Path(model_id).name,
-            model_id=model_id,
-            config=self.config,
-            parameters=sum(parameter.numel() for parameter in self.parameters()),
-            source=source,
-        )
+        count = sum(parameter.numel() for parameter in self.parameters())
+        return model_card(self.config, model_id, parameters=count, source=source)
 
 
 def _checked_device(device: str | torch.device | None) -> torch.device:
@@ -213,8 +197,43 @@ def _checked_device(device: str | torch.device | None) -> torch.device:
     return checked
 
 
-def _checked_dtype(dtype: torch.dtype | None) -> torch.dtype:
-    checked = torch.get_default_dtype() if dtype is None else dtype
+def _checked_dtype(dtype: torch.dtype | str | None, torch_dtype: torch.dtype | str | None) -> torch.dtype | None:
+    """The type of the parameters; None for that of the file."""
+    if dtype is not None and torch_dtype is not None and dtype != torch_dtype:
+        raise InputError(f"dtype is {dtype!r} and torch_dtype is {torch_dtype!r}, expected one of them")
+    given = torch_dtype if dtype is None else dtype
+    if isinstance(given, str) and given == "auto":
+        return None
+    checked: Any = torch.get_default_dtype() if given is None else given
+    if isinstance(checked, str):
+        checked = getattr(torch, checked.removeprefix("torch."), None)
     if not isinstance(checked, torch.dtype) or not checked.is_floating_point:
-        raise InputError(f"dtype is {dtype!r}, expected a floating-point type such as torch.bfloat16")
+        raise InputError(f'dtype is {given!r}, expected a floating-point type such as torch.bfloat16 or "bfloat16"')
     return checked
+
+
+def _saved_dtype(state: dict[str, torch.Tensor]) -> torch.dtype:
+    """The floating-point type with the most numbers."""
+    counts: dict[torch.dtype, int] = {}
+    for tensor in state.values():
+        if tensor.is_floating_point():
+            counts[tensor.dtype] = counts.get(tensor.dtype, 0) + tensor.numel()
+    return max(counts, key=lambda dtype: counts[dtype], default=torch.get_default_dtype())
+
+
+def _check_overrides(overrides: dict[str, Any]) -> None:
+    known = {field.name for field in fields(MDQEConfig)}
+    for name in overrides.keys() - known:
+        near = get_close_matches(name, known, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise InputError(f"from_pretrained has no argument {printable(name)!r}{hint}")
+
+
+def _other_categories(saved: MDQEConfig, overrides: dict[str, Any]) -> dict[str, Any]:
+    """The fields of the configuration that follow from the given categories."""
+    names = overrides.get("categories")
+    count = len(names) if isinstance(names, list | tuple) and names else saved.num_classes
+    count = overrides.get("num_classes", count)
+    if names is None and count == saved.num_classes:  # the same categories, scored anew
+        return {}
+    return {"num_classes": count, "categories": (), "category_ids": ()}

@@ -8,9 +8,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
+from huggingface_hub import (
+    constants,
+    get_hf_file_metadata,
+    hf_hub_download,
+    hf_hub_url,
+    try_to_load_from_cache,
+)
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -21,6 +27,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from mdqe.config import MDQEConfig
 from mdqe.errors import InputError
 from mdqe.weights.download import (
     VARIABLE,
@@ -38,6 +45,7 @@ PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl")
 PROGRAMMING_ERRORS = (AssertionError, AttributeError, NameError, TypeError)
 """Errors that are bugs, here or in the Hub's client. They are not reported as failures of the network."""
 
+CONNECTION_SECONDS = 2.0  # for the first request for a file that is not in the cache
 PROBE_SECONDS = 10.0  # for a request that asks a server why it sent nothing
 
 Fetch = Callable[[str], Path]
@@ -57,6 +65,7 @@ def open_source(
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
     force_download: bool = False,
+    subfolder: str | None = None,
 ) -> Fetch:
     """Find what a model's name refers to. An existing folder takes precedence over the Hub.
 
@@ -68,6 +77,9 @@ def open_source(
     """
     if force_download and local_files_only:
         raise InputError("force_download=True and local_files_only=True cannot be combined")
+    inside = PurePosixPath(subfolder or "")
+    if inside.is_absolute() or ".." in inside.parts:
+        raise InputError(f"subfolder is {subfolder!r}, expected a folder inside the model's, such as 'models/small'")
     name = str(id_or_folder)
     if name.startswith(BUNDLED_PREFIX):
         if name not in bundled_models():
@@ -75,13 +87,18 @@ def open_source(
         return partial(_find_in, BUNDLED_FOLDER / name.removeprefix(BUNDLED_PREFIX))
     path = Path(name).expanduser()
     if path.is_dir():
-        return partial(_find_in, path)
+        return partial(_find_in, path / inside)
     if path.is_file():
         hint = _conversion(path) if path.suffix in PICKLES else f"pass its folder, {path.parent}"
         raise InputError(f"{name} is a file, expected a folder, a Hub id or {BUNDLED_PREFIX}NAME: {hint}")
     if isinstance(id_or_folder, Path) or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise FileNotFoundError(f"no such folder: {name}")
-    return _Repository(name, revision, token, cache_dir, local_files_only, force_download).fetch
+    if name in MDQEConfig.presets():
+        raise InputError(
+            f"{name} is a preset, a configuration without weights; in Python, "
+            f"MDQE(MDQEConfig.preset({name!r})) has random weights"
+        )
+    return _Repository(name, revision, token, cache_dir, local_files_only, force_download, str(inside)).fetch
 
 
 def _conversion(path: Path) -> str:
@@ -93,6 +110,8 @@ def _find_in(folder: Path, filename: str) -> Path:
     path = folder / filename
     if path.is_file():
         return path
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no such folder: {folder}")
     pickles = sorted(p for p in folder.iterdir() if p.suffix in PICKLES)
     hint = f"; only safetensors weights can be loaded: {_conversion(pickles[0])}" if pickles else ""
     raise FileNotFoundError(f"{folder} has no {filename}{hint}")
@@ -106,11 +125,15 @@ class _Repository:
     cache_dir: str | Path | None
     local_files_only: bool
     force_download: bool
+    subfolder: str = "."
     commit: str | None = None  # of the first file; the other files are fetched from the same commit
 
     def fetch(self, filename: str) -> Path:
         cache = Path(self.cache_dir or constants.HF_HUB_CACHE).expanduser()
         began, seconds = time.time(), seconds_without_progress()
+        filename = str(PurePosixPath(self.subfolder, filename))
+        if self.commit is None:
+            self._check_connection(filename)
         download = partial(
             hf_hub_download,
             self.repo_id,
@@ -135,8 +158,31 @@ class _Repository:
             path.unlink(missing_ok=True)
             problem = f"{filename} of {self.repo_id!r} {problem}"
             raise ConnectionError(f"{problem}; it was deleted from the cache: try again to download it anew")
-        self.commit = path.parent.name  # snapshots/COMMIT/FILE
+        self.commit = path.parts[path.parts.index("snapshots") + 1]  # snapshots/COMMIT/FILE
         return path
+
+    def _check_connection(self, filename: str) -> None:
+        """Ask once for a file that is not in the cache: the client would repeat the request for half a minute.
+
+        Raises:
+            ConnectionError: the Hub cannot be reached.
+        """
+        if self.local_files_only or constants.HF_HUB_OFFLINE:
+            return
+        try:
+            cached = try_to_load_from_cache(self.repo_id, filename, cache_dir=self.cache_dir, revision=self.revision)
+            if not isinstance(cached, str) or self.force_download:
+                url = hf_hub_url(self.repo_id, filename, revision=self.revision)
+                get_hf_file_metadata(url, token=self.token, timeout=CONNECTION_SECONDS)
+        except PROGRAMMING_ERRORS:
+            raise
+        except Exception as error:  # a response, an invalid name and a slow server are left to the download
+            if "connect" in type(error).__name__.lower() and "timeout" not in type(error).__name__.lower():
+                raise ConnectionError(f"{self._looked}: {_unreachable(error)}") from error
+
+    @property
+    def _looked(self) -> str:
+        return f"no folder {self.repo_id!r} here; looked for a Hub model {self.repo_id!r}"
 
     def _stalled(self, filename: str, seconds: float) -> Exception:
         """The error of a download without progress. The client may have waited because of a status of the server."""
@@ -161,16 +207,13 @@ class _Repository:
             return InputError(f"{repo} is neither a folder nor a Hub id such as 'user/model'")
         if isinstance(error, LocalEntryNotFoundError) and (self.local_files_only or constants.HF_HUB_OFFLINE):
             cache = self.cache_dir or constants.HF_HUB_CACHE
-            return FileNotFoundError(
-                f"{filename} of {repo}{at} is not in the cache {cache}, and downloads are disabled"
-            )
+            problem = f"{filename} of {repo}{at} is not in the cache {cache}, and downloads are disabled"
+            return FileNotFoundError(problem if self.commit else f"{self._looked}: {problem}")
         # The client raises a ValueError with a cause if force_download is set and the Hub cannot be reached.
         if isinstance(error, LocalEntryNotFoundError) or (isinstance(error, ValueError) and error.__cause__):
             response = failed_response(error)
             if response is None:
-                reason = "" if error.__cause__ is None else f" ({_first_line(error.__cause__)})"
-                where = f"{constants.ENDPOINT} for {filename} of {repo}"
-                return ConnectionError(f"cannot reach {where}{reason}; is the network up?")
+                return ConnectionError(f"download of {filename} of {repo}{at}: {_unreachable(error.__cause__)}")
             return explain_hub_error(response, f"download of {filename} of {repo}{at}")
         if isinstance(error, GatedRepoError):
             return PermissionError(
@@ -179,7 +222,7 @@ class _Repository:
             )
         if isinstance(error, RepositoryNotFoundError):
             return FileNotFoundError(
-                f"{repo} is neither a local folder nor a model at {constants.ENDPOINT}; "
+                f"{self._looked}: there is none at {constants.ENDPOINT}; "
                 "a private model needs a token (token=… or `hf auth login`)"
             )
         if isinstance(error, RevisionNotFoundError):
@@ -188,6 +231,11 @@ class _Repository:
             hint = "not an mdqe model" if filename == CONFIG_FILE else "only safetensors weights can be loaded"
             return FileNotFoundError(f"{repo}{at} has no {filename}: {hint}")
         return explain_hub_error(error, f"download of {filename} of {repo}{at}")
+
+
+def _unreachable(error: BaseException | None) -> str:
+    reason = "" if error is None else f" ({_first_line(error)})"
+    return f"cannot reach {constants.ENDPOINT}{reason}; is the network up?"
 
 
 def explain_hub_error(error: Exception, action: str) -> Exception:

@@ -1,15 +1,20 @@
 """`mdqe convert` on checkpoints of the released layout."""
 
 import hashlib
+import re
+import shlex
+from pathlib import Path
 
 import pytest
 import torch
 from official_layout import layout, pickled
 from safetensors import safe_open
+from safetensors.torch import load_file
 
 from mdqe import MDQE, MDQEConfig
 from mdqe.checkpoint import convert_official
-from mdqe.cli import convert
+from mdqe.cli import say
+from mdqe.weights.convert import configure
 
 
 @pytest.fixture
@@ -51,12 +56,15 @@ def test_converted_model_loads_with_every_value(run, checkpoint, tmp_path):
 
     before = (tmp_path / "model" / "model.safetensors").stat().st_mtime_ns
     status, out, err = run("convert", path, "-o", tmp_path / "model")
-    assert (status, out) == (2, "") and "already contains a model; choose a new folder" in err
+    assert (status, out) == (
+        2,
+        "",
+    ) and "already exists; choose a new folder, or replace the model in it: --force" in err
     assert (tmp_path / "model" / "model.safetensors").stat().st_mtime_ns == before
 
 
 def configured(path, preset=None, clip_length=None):
-    return convert._configure(torch.load(path, weights_only=True)["model"], preset, clip_length)
+    return configure(torch.load(path, weights_only=True)["model"], preset, clip_length, say)
 
 
 def test_a_named_preset_decides_the_settings(checkpoint):
@@ -150,3 +158,62 @@ def test_bad_input_is_one_line_and_status_2(run, checkpoint, tmp_path):
         status, out, err = run("convert", tmp_path / file, "-o", tmp_path / output, *options)
         assert (status, out) == (2, "")
         assert err.splitlines()[-1].startswith("mdqe convert: error: ") and message in err.splitlines()[-1]
+
+
+def test_an_existing_folder_needs_force(run, checkpoint, tiny_model, tmp_path):
+    folder = tmp_path / "model"
+    (folder / "notes").mkdir(parents=True)
+    (folder / "README.md").write_text("mine")
+    path = write_run(tiny_model, tmp_path / "run")
+    status, out, err = run("convert", path, "-o", folder)
+    assert (status, out) == (2, "")
+    assert (
+        err
+        == f"mdqe convert: error: {folder} already exists; choose a new folder, or replace the model in it: --force\n"
+    )
+    assert sorted(one.name for one in folder.iterdir()) == ["README.md", "notes"]
+    status, out, err = run("convert", path, "-o", folder, "--force")
+    assert (status, out) == (0, f"{folder}\n")
+    assert f"{folder / 'README.md'} is kept as it was" in err and (folder / "README.md").read_text() == "mine"
+    assert sorted(one.name for one in folder.iterdir()) == ["README.md", "config.json", "model.safetensors", "notes"]
+
+
+def write_run(model: Path, folder: Path, average: bool = False) -> Path:
+    """A checkpoint as a training run writes it."""
+    trained = MDQE.from_pretrained(model)
+    averages = {name: parameter.detach() / 2 for name, parameter in trained.named_parameters()}
+    state = {
+        "step": 7, "batch": 1, "config": trained.config.to_dict(), "model": dict(trained.state_dict()), "optimizer": {},
+        "scaler": {}, "average": averages if average else None, "random": [], "interval": {},
+    }  # fmt: skip
+    folder.mkdir()
+    torch.save(state, folder / "checkpoint.pt")
+    return folder / "checkpoint.pt"
+
+
+@pytest.mark.parametrize("average", [False, True])
+def test_a_stopped_run_is_converted_as_the_message_says(run, tiny_model, tmp_path, average):
+    path = write_run(tiny_model, tmp_path / "run", average)
+    status, _, err = run("info", "--model", tmp_path / "run")
+    assert status == 2
+    command = re.search(r"mdqe (convert \S+/checkpoint\.pt -o FOLDER)\n$", err)[1]
+    status, out, err = run(*shlex.split(command.replace("FOLDER", str(tmp_path / "model"))))
+    assert (status, out) == (0, f"{tmp_path / 'model'}\n")
+    assert "checkpoint of mdqe train after step 7" in err
+    old, new = MDQE.from_pretrained(tiny_model), MDQE.from_pretrained(tmp_path / "model")
+    assert new.config == old.config
+    expected = dict(old.state_dict())
+    expected |= {name: parameter / 2 for name, parameter in old.named_parameters()} if average else {}
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in new.state_dict().items())
+    status, _, err = run("convert", path, "-o", tmp_path / "other", "--preset", "r50_coco")
+    assert status == 2 and "a checkpoint of mdqe train has its own configuration; omit --preset" in err
+
+
+def test_what_training_writes_is_what_convert_reads(run, tiny_model, tmp_path):
+    """The model at the end of a run is the one that its last checkpoint gives, moving average included."""
+    options = ("--data", "synthetic", "--size", "64x48", "--steps", 1, "--batch", 1, "--ema", "0.5", "--device", "cpu")
+    assert run("train", "--init", tiny_model, "--reset-classes", *options, "-o", tmp_path / "run")[0] == 0
+    assert run("convert", tmp_path / "run" / "checkpoint.pt", "-o", tmp_path / "model")[0] == 0
+    models = [load_file(tmp_path / name / "model.safetensors") for name in ("run", "model")]
+    assert models[0].keys() == models[1].keys()
+    assert all(torch.equal(models[0][name], models[1][name]) for name in models[0])

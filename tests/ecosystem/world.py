@@ -35,7 +35,16 @@ def make_world(folder: Path) -> None:
     torch.manual_seed(0)
     for name in ("COCO_MODEL", "models/r50_coco"):
         MDQE(MDQEConfig.preset("r50_coco", **SMALL)).save_pretrained(folder / name)
+    _stop_a_run(folder / "stopped")
     _make_sets(folder)
+
+
+def _stop_a_run(folder: Path) -> None:
+    """The checkpoint of a training run that has not ended."""
+    folder.mkdir()
+    model = MDQE(MDQEConfig.preset("r50_coco", **SMALL))
+    values = {"config": model.config.to_dict(), "model": dict(model.state_dict()), "optimizer": {}, "average": None}
+    torch.save({"step": 500, **values}, folder / "checkpoint.pt")
 
 
 def _make_sets(folder: Path) -> None:

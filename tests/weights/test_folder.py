@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -127,6 +128,35 @@ def test_dtype(folder, model):
     assert_rejected(folder, r"dtype is torch\.int8, expected a floating-point type", dtype=torch.int8)
 
 
+def test_names_of_dtypes_as_in_transformers(folder, model):
+    for options in ({"dtype": "bfloat16"}, {"torch_dtype": "bfloat16"}, {"torch_dtype": torch.bfloat16}):
+        assert SmallModel.from_pretrained(folder, **options).embed.weight.dtype == torch.bfloat16
+    model.half().save_pretrained(folder)
+    assert SmallModel.from_pretrained(folder, dtype="auto").embed.weight.dtype == torch.float16
+    assert SmallModel.from_pretrained(folder).embed.weight.dtype == torch.float32
+    assert_rejected(folder, r"dtype is 'bf16', expected a floating-point type such as", dtype="bf16")
+    assert_rejected(folder, r"expected one of them", dtype="float16", torch_dtype="bfloat16")
+
+
+def test_subfolders(folder, model):
+    inside = folder.parent / "all" / "small" / "one"
+    inside.parent.mkdir(parents=True)
+    folder.rename(inside)
+    assert digest(SmallModel.from_pretrained(folder.parent / "all", subfolder="small/one")) == digest(model)
+    assert_rejected(folder.parent / "all", "no such folder: .*all/two", FileNotFoundError, subfolder="two")
+    for outside in ("../saved", "/saved"):
+        assert_rejected(folder.parent / "all", "expected a folder inside the model's", subfolder=outside)
+
+
+def test_presets_are_not_models():
+    message = "^r101_coco is a preset, a configuration without weights; "
+    assert_rejected("r101_coco", message)
+    with pytest.raises(ValueError, match=message) as raised:
+        SmallModel.from_pretrained("r101_coco")
+    statement = re.search(r"MDQE\(.*\)\)", str(raised.value))[0]
+    assert eval(statement, {"MDQE": lambda config: config, "MDQEConfig": MDQEConfig}) == MDQEConfig.preset("r101_coco")
+
+
 @pytest.mark.parametrize("device", ["gpu", "cuda", "cuda:99", "mps", "xpu", "meta"])
 def test_absent_devices(folder, device):
     if device == "cuda" and torch.cuda.is_available():
@@ -141,8 +171,12 @@ def test_absent_devices(folder, device):
 def test_overrides_change_the_config(folder, model):
     loaded = SmallModel.from_pretrained(folder, window_length=7, test_shorter_edge=None)
     assert loaded.config == model.config.replace(window_length=7, test_shorter_edge=None)
-    assert_rejected(folder, "unknown configuration fields windowlength", windowlength=7)
-    assert_rejected(folder, r"classify\.weight is \(3, 32\), expected \(5, 32\)", num_classes=5)
+    assert_rejected(
+        folder, "^from_pretrained has no argument 'windowlength'; did you mean 'window_length'\\?$", windowlength=7
+    )
+    assert_rejected(folder, "^from_pretrained has no argument 'x'$", x=7)
+    assert_rejected(folder, r"has 3 categories, not 5: .* reset_classes=True", num_classes=5)
+    assert_rejected(folder, r"embed\.weight is \(32, 4\), expected \(32, 5\)", embed_dim=5)
 
 
 def test_loading_draws_no_random_values(folder, model, monkeypatch):

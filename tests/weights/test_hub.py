@@ -19,7 +19,8 @@ def test_models_are_downloaded_once(hub, client, model):
 
 
 def test_overrides(hub, client):
-    assert "classify.weight is (3, 32), expected (5, 32)" in client.error("InputError", num_classes=5)
+    assert client.error("InputError", num_classes=5).startswith("someone/model has 3 categories, not 5: ")
+    assert "embed.weight is (32, 4), expected (32, 5)" in client.error("InputError", embed_dim=5)
 
 
 def test_revisions(hub, client, model, tmp_path):
@@ -47,7 +48,9 @@ def test_both_files_come_from_one_commit(hub, client):
 @pytest.mark.parametrize("token", [None, TOKEN])
 def test_missing_model(hub, client, token):
     message = client.error("FileNotFoundError", "someone/nothing", token=token)
-    assert message.startswith("'someone/nothing' is neither a local folder nor a model at http://127.0.0.1")
+    assert message.startswith(
+        "no folder 'someone/nothing' here; looked for a Hub model 'someone/nothing': there is none at "
+    )
     assert "a private model needs a token" in message
 
 
@@ -64,6 +67,15 @@ def test_weights_of_another_model_are_not_downloaded(hub, client, files):
     hub.add("someone/detr", {**files, "config.json": b'{"model_type": "detr"}'})
     assert "config of another model: model_type is 'detr'" in client.error("InputError", "someone/detr")
     assert hub.downloads("model.safetensors") == 0
+
+
+def test_subfolders(hub, client, files, model):
+    hub.add("someone/several", {f"small/{name}": data for name, data in files.items()})
+    assert client.load("someone/several", subfolder="small")["digest"] == digest(model)
+    assert (
+        client.error("FileNotFoundError", "someone/several")
+        == "'someone/several' has no config.json: not an mdqe model"
+    )
 
 
 def test_private_model_needs_the_token(hub, client, files, model):
@@ -91,6 +103,7 @@ def test_bugs_are_not_reported_as_network_failures(monkeypatch):
     def broken(*_, **__):
         raise TypeError("unexpected keyword argument")
 
+    monkeypatch.setattr("mdqe.weights.source.get_hf_file_metadata", lambda *_, **__: None)
     monkeypatch.setattr("mdqe.weights.source.hf_hub_download", broken)
     with pytest.raises(TypeError, match=r"^unexpected keyword argument$"):
         SmallModel.from_pretrained("someone/model")

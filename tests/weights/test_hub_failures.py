@@ -13,7 +13,7 @@ from hub_process import Client
 
 from mdqe.errors import InputError
 from mdqe.weights.download import StalledError, call_with_progress, seconds_without_progress
-from mdqe.weights.source import BUNDLED_FOLDER
+from mdqe.weights.source import BUNDLED_FOLDER, open_source
 
 INTERRUPTED = "download of model.safetensors of 'someone/model' was interrupted, try again ("
 
@@ -55,7 +55,11 @@ def test_truncated_file_in_the_cache(hub, client):
 
 def test_local_files_only(hub, client, model):
     message = client.error("FileNotFoundError", local_files_only=True)
-    assert message == f"config.json of 'someone/model' is not in the cache {client.cache}, and downloads are disabled"
+    looked = "no folder 'someone/model' here; looked for a Hub model 'someone/model'"
+    assert (
+        message
+        == f"{looked}: config.json of 'someone/model' is not in the cache {client.cache}, and downloads are disabled"
+    )
     client.load()
     hub.requests.clear()
     assert client.load(local_files_only=True)["digest"] == digest(model)
@@ -158,6 +162,23 @@ def test_damaged_downloads_are_not_kept(hub, client, files, model, name):
     assert client.error("ConnectionError") == message
     hub.broken.clear()
     assert client.load()["digest"] == digest(model)
+
+
+def test_a_hub_that_cannot_be_reached_is_asked_once(monkeypatch):
+    class ConnectError(Exception):
+        pass
+
+    def refuse(*_, **options):
+        assert options["timeout"] <= 2
+        raise ConnectError("Name or service not known")
+
+    monkeypatch.setattr("mdqe.weights.source.get_hf_file_metadata", refuse)
+    monkeypatch.setattr("mdqe.weights.source.hf_hub_download", None)
+    with pytest.raises(ConnectionError) as raised:
+        open_source("models/r50")("config.json")
+    looked = "no folder 'models/r50' here; looked for a Hub model 'models/r50'"
+    message = f"{looked}: cannot reach https://huggingface.co (Name or service not known); is the network up?"
+    assert str(raised.value) == message
 
 
 def test_offline_machine(hub, client, model, tmp_path):

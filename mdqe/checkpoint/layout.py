@@ -1,18 +1,15 @@
-"""Released checkpoints: read them, find their preset, rename their tensors, and adapt them to longer clips."""
+"""The names of a released checkpoint: which tensors are used, how they are renamed, and how clips get longer."""
 
 from __future__ import annotations
 
-import pickle
 import re
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
 from einops import repeat
 from torch import Tensor
 
 from mdqe.config import MDQEConfig
-from mdqe.errors import InputError, is_out_of_memory, printable
+from mdqe.errors import InputError, printable
 
 DROPPED = (
     r"(.*\.)?query_relpos_grid",
@@ -22,9 +19,11 @@ DROPPED = (
     r".*\.attn\.relative_position_index",
     r".*\.attn_mask",
     r"(.*\.)?pixel_(mean|std)",
-    r"criterion\.empty_weight",
+    r"criterion\..*",
+    r"(.*\.)?(num_batches_tracked|n_averaged|total_ops|total_params)",
 )
-"""Patterns of released names that are dropped: buffers that this library computes, and second names of a module."""
+"""Patterns of released names that are dropped: buffers that this library computes, second names of a module, the
+training losses, and counters of PyTorch and of profilers."""
 
 _BACKBONE = r"detr\.backbone\.0\.backbone"
 _DECODER = r"detr\.transformer_dec"
@@ -73,12 +72,6 @@ _RENAMED = (
 
 _TEMPORAL = re.compile(r"decoder\.layers\.\d+\.clip\.cross_attn\.(attention_weights|sampling_offsets)\.(?:weight|bias)")
 
-_BACKBONES = {  # a tensor that the backbone has, and one that it does not have
-    "resnet50": ("res4.5.conv1.weight", "res4.6.conv1.weight"),
-    "resnet101": ("res4.22.conv1.weight", "res4.23.conv1.weight"),
-    "swinv2_large_window12_192": ("layers.2.blocks.17.attn.logit_scale", "layers.2.blocks.18.attn.logit_scale"),
-}
-
 
 def convert_official(state_dict: dict[str, Any], config: MDQEConfig) -> dict[str, Tensor]:
     """Rename the tensors of a released checkpoint for an `MDQE(config)`.
@@ -126,95 +119,6 @@ def inflate_temporal(state: dict[str, Tensor], config: MDQEConfig) -> dict[str, 
         if match and frames > 1 and tensor.dim() and tensor.shape[0] == heads * single[match[1]]:
             inflated[name] = repeat(tensor, "(h p) ... -> (h t p) ...", h=heads, t=frames)  # p: P or 2·P
     return inflated
-
-
-class OfficialSizes(NamedTuple):
-    """The part of the configuration that the tensor shapes of a released checkpoint determine."""
-
-    backbone: str
-    hidden_dim: int
-    num_classes: int
-    clip_length: int
-
-
-def official_sizes(state_dict: dict[str, Tensor]) -> OfficialSizes:
-    """Infer the sizes from a checkpoint of the released layout.
-
-    Raises:
-        ValueError: a tensor that determines a size is missing, or the backbone is not a published one.
-    """
-    decoder = "detr.transformer_dec"
-    names = {
-        "levels": "detr.transformer_enc.level_embed",
-        "classes": f"{decoder}.cls_embed.layers.2.bias",
-        "spatial": f"{decoder}.decoder.layers.0.cross_attn.attention_weights.bias",
-        "temporal": f"{decoder}.decoder.layers.0.temp_attn_inst.attention_weights.bias",
-    }
-    missing = [name for name in names.values() if name not in state_dict]
-    if missing:
-        raise InputError(f"not a checkpoint of the released MDQE: missing {', '.join(missing)}")
-    shape = {key: tuple(state_dict[name].shape) for key, name in names.items()}
-    for key, name in names.items():
-        if len(shape[key]) != (2 if key == "levels" else 1) or 0 in shape[key]:
-            axes = "(levels, channels)" if key == "levels" else "(channels,)"
-            raise InputError(f"not a checkpoint of the released MDQE: {name} is {shape[key]}, expected {axes}")
-    for backbone, (present, absent) in _BACKBONES.items():
-        prefix = "detr.backbone.0.backbone."
-        if prefix + present in state_dict and prefix + absent not in state_dict:
-            levels, dim = shape["levels"]
-            per_frame, rest = divmod(shape["spatial"][0], levels)  # H·P
-            if rest:
-                raise InputError(
-                    f"not a checkpoint of the released MDQE: {names['spatial']} is {shape['spatial']}, "
-                    f"expected a multiple of its {levels} levels"
-                )
-            return OfficialSizes(backbone, dim, shape["classes"][0], shape["temporal"][0] // per_frame)
-    raise InputError(f"unknown backbone in the checkpoint, expected one of {', '.join(_BACKBONES)}")
-
-
-def matching_presets(state_dict: dict[str, Tensor]) -> tuple[str, ...]:
-    """Names of the presets that fit the tensor shapes of a checkpoint: several, if they differ only in settings."""
-    sizes = official_sizes(state_dict)
-    presets = {name: MDQEConfig.preset(name) for name in MDQEConfig.presets()}
-    return tuple(
-        name for name, c in presets.items() if (c.backbone, c.hidden_dim, c.num_classes, c.clip_length) == sizes
-    )
-
-
-def read_official(path: str | Path) -> dict[str, Tensor]:
-    """Read a .pth file of tensors, with or without a wrapping {"model": …}. No code in the file is executed.
-
-    Raises:
-        FileNotFoundError: the file does not exist.
-        ValueError: the file was not written by torch.save, is damaged, or contains anything other than tensors.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no such file: {path}")
-    with path.open("rb") as file:
-        head = file.read(20)
-    if not head.startswith((b"PK", b"\x80")):
-        raise InputError(f"{path} was not written by torch.save: it begins with {head!r}")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise InputError(
-            f"{path} contains Python objects other than tensors, and unpickling them can run arbitrary code. If you "
-            'trust the file, save only its tensors, where it was made: torch.save({"model": '
-            'torch.load(path, weights_only=False)["model"]}, new_path)'
-        ) from error
-    except Exception as error:  # the type depends on where the damage is
-        if is_out_of_memory(error):
-            raise
-        raise InputError(f"{path} is a truncated or damaged file ({path.stat().st_size:,} bytes)") from error
-    state = state.get("model", state) if isinstance(state, dict) else state
-    if not isinstance(state, dict) or not state:
-        raise InputError(f"{path} contains a {type(state).__name__}, expected tensors by name")
-    others = [name for name, value in state.items() if not isinstance(value, Tensor) or not isinstance(name, str)]
-    if others:
-        names = ", ".join(map(printable, others[:10]))
-        raise InputError(f"{path} contains entries that are not tensors by name: {names}")
-    return state
 
 
 def _rename(name: str) -> str | None:
