@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from mdqe.cli import say
-from mdqe.cli.options import add_model_arguments, add_score_threshold, option, output_path, whole
+from mdqe.cli.evaluate_thresholds import SWEEP, thresholds
+from mdqe.cli.options import add_model_arguments, option, output_path, whole
 from mdqe.errors import InputError
 
 BENCHMARKS = ("ytvis", "ovis", "coco", "lvvis", "hqvis", "mots")
@@ -38,8 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "the benchmark whose rules are used: " + ", ".join(BENCHMARKS) + "; by default, it is recognised from the data"
     )
     parser.add_argument("--benchmark", metavar="NAME", choices=BENCHMARKS, help=names)
-    used = "HOTA, IDF1, identity switches, the score of a video and report.html"
-    add_score_threshold(parser, f"minimum score of the results in {used}")
+    used = (
+        "minimum score of the results in HOTA, IDF1, identity switches, the score of a video and the pictures of "
+        f'report.html; with several, or "{SWEEP}" for 0.05 to 0.95, the one with the highest HOTA is suggested '
+        "and used"
+    )
+    option(parser, "--score-threshold", f"SCORE[,…]|{SWEEP}", thresholds, used, default=0.3)
     option(parser, "--images", "DIR", Path, "the folder of the frames, as in FILE@IMAGES")
     shown = "number of the best and of the worst videos in report.html"
     option(parser, "--show-videos", "N", whole(0, 50), shown, default=3)
@@ -54,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
     from mdqe.annotations.files import find_data
     from mdqe.annotations.reader import load_annotations, read_annotations
     from mdqe.cli.evaluate_report import table, write_report, write_tables
+    from mdqe.cli.evaluate_thresholds import choose_threshold, sweep_table
     from mdqe.evaluation.benchmarks import FOLDERS, recognise, recognise_folder
 
     if args.results is not None and args.model is not None:
@@ -80,12 +86,19 @@ def run(args: argparse.Namespace) -> int:
             say("the set has no annotations to compare with")
             print(args.output / "results.json")
             return 0
+    sweep = choose_threshold(args, benchmark, annotations, results)
     metrics = _compare(benchmark, loaded, results, args)
+    if "HOTA" in metrics:
+        metrics["score_threshold"] = args.score_threshold
+    if sweep is not None:
+        metrics["score_thresholds"] = sweep
     if args.output is not None:
         write_tables(metrics, args.output)
     print(
         table(metrics, benchmark).encode("utf-8", "replace").decode(), flush=True
     )  # JSON can contain halves of characters
+    if sweep is not None:
+        print(f"\n{sweep_table(sweep, args.score_threshold)}", flush=True)
     if "per_video" in metrics:
         write_report(metrics, files, annotations, results, args)
     return 0
@@ -94,7 +107,9 @@ def run(args: argparse.Namespace) -> int:
 def _compare_folders(benchmark: str, args: argparse.Namespace) -> int:
     """Print the table of a benchmark whose annotations are a folder, and write its numbers."""
     from mdqe.cli.evaluate_report import table, write_tables
+    from mdqe.cli.evaluate_thresholds import choose_threshold
 
+    choose_threshold(args, benchmark, args.data, args.results)
     if args.results is None:
         raise InputError(f"{args.data} has annotations of {benchmark}: give RESULTS; a model cannot be run on them")
     metrics = _compare(benchmark, args.data, args.results, args)

@@ -6,7 +6,7 @@ import json
 import math
 import shlex
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,11 @@ from mdqe.annotations.reader import Annotations, Video
 from mdqe.annotations.results import read_results
 from mdqe.cli import one_line, say
 from mdqe.cli.evaluate_table import GROUPS, aligned, group_table, mots_table, percent
+from mdqe.cli.evaluate_thresholds import suggestion
 from mdqe.evaluation.average_precision import IOU_THRESHOLDS, RECALLS
 from mdqe.evaluation.video_score import best_of_tracks
 from mdqe.files import whole_file
-from mdqe.pages.curves import draw_curves
+from mdqe.pages.curves import draw_curves, draw_thresholds
 from mdqe.pages.pictures import Pair, compare_frames, named_frames
 from mdqe.pages.report import COLUMNS, Example, rank_videos, report
 from mdqe.pages.shown import TRUTH, Side, sides_of, video_name
@@ -51,7 +52,8 @@ def table(numbers: Mapping[str, Any], benchmark: str = "ytvis") -> str:
     if "HOTA" in numbers:
         names = ("HOTA", "DetA", "AssA", "IDF1", "IDP", "IDR")
         values = "  ".join(f"{name} {percent(numbers[name])}" for name in names)
-        lines += ["", f"{values}  identity switches {numbers['IDSW']}"]
+        least = f"  (score ≥ {numbers['score_threshold']:g})" if "score_threshold" in numbers else ""
+        lines += ["", f"{values}  identity switches {numbers['IDSW']}{least}"]
     return "\n".join(lines)
 
 
@@ -66,16 +68,16 @@ def _categories(numbers: Mapping[str, Any], title: str = "", prefix: str = "") -
 
 
 def write_tables(numbers: Mapping[str, Any], folder: Path) -> None:
-    """Write numbers.json and per_category.csv, and per_video.csv if there are metrics of each video."""
+    """Write numbers.json and per_category.csv; per_video.csv and score_thresholds.csv if there are such metrics."""
     folder.mkdir(parents=True, exist_ok=True)
     with whole_file(folder / "numbers.json") as partial:
         kept = {key: value for key, value in numbers.items() if key != "precision_curves"}
         partial.write_text(json.dumps(_finite(kept), indent=1, allow_nan=False) + "\n")
-    for name in [one for one in ("per_category", "per_video") if one in numbers]:
+    for name in [one for one in ("per_category", "per_video", "score_thresholds") if one in numbers]:
         columns = list(next(iter(numbers[name].values()), {}))
         with whole_file(folder / f"{name}.csv") as partial, partial.open("w", newline="", errors="replace") as file:
             writer = csv.writer(file)
-            writer.writerow(["id", *columns])
+            writer.writerow(["score" if name == "score_thresholds" else "id", *columns])
             for number, one in numbers[name].items():
                 writer.writerow([number, *("" if one[key] == -1 else one[key] for key in columns)])
 
@@ -104,6 +106,7 @@ def write_report(
         OSError: a file cannot be written.
     """
     left_out: list[str] = []
+    swept = "score_thresholds" in numbers
     curves = _write_curves(numbers, args.output, left_out)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # printed when the results were compared
@@ -122,6 +125,7 @@ def write_report(
         pairs = _pairs(video, truth, (found.name, found.tracks[number]), images, args.score_threshold, left_out)
         command = ["mdqe", "view", str(where), "--annotations", str(files.annotations), "--video", str(number)]
         command += ["--frames", str(images)] if images is not None else []
+        command += ["--score-threshold", f"{args.score_threshold:g}"]
         examples[number] = Example(number, video_name(video), pairs, shlex.join([*command, "-o", f"{number}.html"]))
     page = report(
         numbers,
@@ -130,6 +134,8 @@ def write_report(
         [examples[number] for number in best],
         score_threshold=args.score_threshold,
         curves=curves,
+        thresholds=_draw_thresholds(numbers, args.output, left_out),
+        suggestion=suggestion(numbers["score_thresholds"], args.score_threshold) if swept else "",
         left_out=left_out,
     )
     with whole_file(args.output / "report.html") as partial:
@@ -190,11 +196,25 @@ def _write_curves(numbers: Mapping[str, Any], folder: Path, left_out: list[str])
         for category, name, lines in [*every, *((one, names[one], lines) for one, lines in curves.items())]:
             for iou, line in zip(IOU_THRESHOLDS, lines, strict=True):
                 writer.writerow([category, name, f"{iou:.2f}", *(f"{value:.6g}" for value in line)])
-    try:
-        picture = draw_curves(numbers)
-    except ImportError as error:
-        left_out.append(f"the picture of the curves: {error}")
+    return _write_picture(draw_curves, numbers, folder / "precision_recall.svg", left_out)
+
+
+def _draw_thresholds(numbers: Mapping[str, Any], folder: Path, left_out: list[str]) -> bytes | None:
+    """Write score_thresholds.svg, if several minimum scores were compared; returns the picture."""
+    if "score_thresholds" not in numbers or numbers["HOTA"] < 0:
         return None
-    with whole_file(folder / "precision_recall.svg") as partial:
+    return _write_picture(draw_thresholds, numbers, folder / "score_thresholds.svg", left_out)
+
+
+def _write_picture(
+    draw: Callable[[Mapping[str, Any]], bytes], numbers: Mapping[str, Any], path: Path, left_out: list[str]
+) -> bytes | None:
+    try:
+        picture = draw(numbers)
+    except ImportError as error:
+        if (line := f"the picture of the curves: {error}") not in left_out:
+            left_out.append(line)
+        return None
+    with whole_file(path) as partial:
         partial.write_bytes(picture)
     return picture

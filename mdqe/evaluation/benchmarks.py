@@ -28,6 +28,9 @@ BENCHMARKS: dict[str, Callable[..., dict[str, Any]]] = {
 FOLDERS = ("mots",)
 """Benchmarks whose annotations are folders."""
 
+TUBES = ("ytvis", "ovis", "lvvis", "hqvis")
+"""The benchmarks of results with scores and masks over whole videos, as `mdqe.evaluation.tubes` compares them."""
+
 
 def evaluate(annotations: Source, results: Source, *, benchmark: str | None = None, **options: Any) -> dict[str, Any]:
     """Compare results with the annotations of a benchmark.

@@ -81,7 +81,7 @@ def compare_tubes(
     for number in sorted(truth.videos):
         video, tracks = truth.videos[number], found.tracks[number]
         chosen = best_of_tracks(tracks, score_threshold)
-        objects, rows = _by_category(video.objects), _by_category(tracks)
+        objects, rows = by_category(video.objects), by_category(tracks)
         compared[number] = {
             category: _compare(
                 video,
@@ -118,6 +118,7 @@ def report(
             "name": name,
             "objects": sum(one.objects for one in parts.get(category, ())),
             "results": sum(one.results for one in parts.get(category, ())),
+            "tracks": sum(one.paired.tracks for one in parts.get(category, ())),
             **averages([lines.get(category, [])], occlusion),
             **(counts.get(category, IdentityCounts()).summary() if identity else {}),
         }
@@ -170,7 +171,8 @@ def official(numbers: Mapping[str, Any]) -> dict[str, float]:
     return {name: numbers[key] for name, key in OFFICIAL.items()}
 
 
-def _by_category(tracks: Sequence[Track]) -> dict[int, list[int]]:
+def by_category(tracks: Sequence[Track]) -> dict[int, list[int]]:
+    """The places of tracks in their list, by category."""
     found = defaultdict(list)
     for i, one in enumerate(tracks):
         found[one.category].append(i)
@@ -213,7 +215,7 @@ def _compare(
     paired = pair(ious[chosen][:, ~crowd], inside)
     counts = IdentityCounts()
     if identity:
-        counts = _compare_identities(shared[chosen], object_areas, track_areas[chosen], crowd)
+        counts = identity_counts(shared[chosen], object_areas, track_areas[chosen], crowd)
     return Compared(matches, counts, paired, int((~crowd).sum()), len(tracks))
 
 
@@ -242,10 +244,16 @@ def _ranges(
     return np.array(ignored), np.array(outside)
 
 
-def _compare_identities(
+def identity_counts(
     shared: np.ndarray, object_areas: np.ndarray, track_areas: np.ndarray, crowd: np.ndarray
 ) -> IdentityCounts:
-    """Compare identities by the pixels (D, G, T) that tracks and objects share; `crowd` (G,) bool."""
+    """Compare identities of one category of a video.
+
+    Args:
+        shared: (D, G, T) the pixels that tracks and objects share.
+        object_areas, track_areas: (G, T) and (D, T) pixels.
+        crowd: (G,) bool.
+    """
     shared = shared.transpose(1, 0, 2)  # (G, D, T)
     union = object_areas[:, None] + track_areas - shared
     ious = np.divide(shared, union, out=np.zeros(shared.shape), where=union > 0)

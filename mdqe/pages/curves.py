@@ -1,20 +1,28 @@
-"""Curves of precision over recall, drawn with matplotlib."""
+"""Curves of an evaluation, drawn with matplotlib."""
 
 import warnings
 from collections.abc import Mapping
 from io import BytesIO
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mdqe.errors import DependencyError
 from mdqe.evaluation.average_precision import IOU_THRESHOLDS, RECALLS
 
-MOST_NAMED = 10  # categories with a colour of their own
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLUMNS, MOST_ROWS = 4, 3
+LINE, SOFT = "#1d4ed8", "0.6"
 
 
 def draw_curves(numbers: Mapping[str, Any]) -> bytes:
-    """Draw an SVG picture: all categories together by IoU threshold, and each category over all thresholds.
+    """Draw precision over recall as an SVG picture: all categories together, then a small picture for each category.
+
+    A line is the mean over the IoU thresholds 0.5 to 0.95, and the band around it extends from the curve at 0.95 to the
+    one at 0.5. The categories with most objects have pictures, at most 11; a grey line is the mean of all categories.
 
     Args:
         numbers: of `evaluate` with `precision_curves`; at least one category has an object.
@@ -22,37 +30,92 @@ def draw_curves(numbers: Mapping[str, Any]) -> bytes:
     Raises:
         DependencyError: matplotlib is not installed.
     """
+    curves: dict[int, np.ndarray] = numbers["precision_curves"]  # (10, 101) each
+    every = np.mean(list(curves.values()), axis=0)
+    order = sorted(curves, key=lambda one: -numbers["per_category"][one]["objects"])
+    shown = order[: COLUMNS * MOST_ROWS - 1] if len(order) > 1 else []
+    rows = -(-(1 + len(shown)) // COLUMNS)
+    columns = min(COLUMNS, 1 + len(shown))
+    figure = _figure(5.4 if not shown else 2.7 * columns, 3.4 if not shown else 2.5 * rows + 0.3)
+    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    _draw_panel(panels[0], every, f"all {len(order)} categories" if shown else _name(numbers, order[0]), None)
+    panels[0].legend(loc="lower left", fontsize="x-small", framealpha=0.85)
+    for axes, category in zip(panels[1:], shown, strict=False):
+        _draw_panel(axes, curves[category], _name(numbers, category), every)
+    for axes in panels[1 + len(shown) :]:
+        axes.set_visible(False)
+    for axes in panels[: 1 + len(shown)][-columns:]:  # the lowest of each column
+        axes.tick_params(labelbottom=True)
+    notes = ["grey: all categories"] * bool(shown)
+    if len(order) > len(shown) > 0:
+        notes.append(f"{len(order) - len(shown)} more categories are in precision_recall.csv")
+    figure.supxlabel("; ".join(["recall", *notes]), fontsize="small")
+    figure.supylabel("precision, %", fontsize="small")
+    return _svg(figure)
+
+
+def draw_thresholds(numbers: Mapping[str, Any]) -> bytes:
+    """Draw HOTA, its two parts and IDF1 over the minimum score as an SVG picture.
+
+    Args:
+        numbers: of `mdqe evaluate` with several minimum scores: "score_thresholds" and the chosen "score_threshold".
+
+    Raises:
+        DependencyError: matplotlib is not installed.
+    """
+    sweep, chosen = numbers["score_thresholds"], numbers["score_threshold"]
+    figure = _figure(5.4, 3.2)
+    axes = figure.subplots()
+    styles = {"HOTA": (LINE, 2.2), "IDF1": ("#b45309", 1.4), "DetA": (SOFT, 1.2), "AssA": ("0.35", 1.2)}
+    for name, (color, width) in styles.items():
+        values = [100 * one[name] for one in sweep.values()]
+        style = "--" if name == "AssA" else "-"
+        axes.plot(list(sweep), values, style, color=color, linewidth=width, label=name, marker=".", markersize=4)
+    best = 100 * sweep[chosen]["HOTA"]
+    axes.axvline(chosen, color=LINE, linewidth=0.8, alpha=0.5)
+    axes.annotate(f"{chosen:g}: HOTA {best:.1f}", (chosen, best), (4, 6), textcoords="offset points", fontsize="small")
+    axes.set(xlabel="minimum score", ylabel="%", ylim=(0, 102))
+    axes.legend(loc="best", fontsize="small", framealpha=0.85, ncols=2)
+    _clear(axes)
+    return _svg(figure)
+
+
+def _figure(width: float, height: float) -> "Figure":
     try:
-        import matplotlib as mpl
         from matplotlib.figure import Figure
     except ImportError:
         raise DependencyError("drawing curves needs matplotlib: pip install 'mdqe[eval]'") from None
-    curves: dict[int, np.ndarray] = numbers["precision_curves"]  # (10, 101) each
-    figure = Figure(figsize=(10.5, 4.6), layout="constrained")
-    left, right = figure.subplots(1, 2, sharey=True)
-    mean = np.mean(list(curves.values()), axis=0)
-    for i, (iou, line) in enumerate(zip(IOU_THRESHOLDS, mean, strict=True)):
-        color = mpl.colormaps["viridis"](0.9 * i / (len(mean) - 1))
-        left.plot(RECALLS, 100 * line, color=color, label=f"{iou:.2f}  {100 * line.mean():.1f}")
-    order = sorted(curves, key=lambda one: -numbers["per_category"][one]["objects"])
-    for i, category in reversed(list(enumerate(order))):
-        line, named = curves[category].mean(axis=0), i < MOST_NAMED
-        name = numbers["per_category"][category]["name"].encode("utf-8", "replace").decode()
-        label = f"{100 * line.mean():.1f}  {name[:28]}" if named else None
-        right.plot(RECALLS, 100 * line, color=f"C{i}" if named else "0.8", label=label)
-    for axes, title in ((left, "All categories, by IoU: AP"), (right, "By category, over IoU 0.5 to 0.95: AP")):
-        axes.set(title=title, xlabel="recall", xlim=(0, 1), ylim=(0, 102))
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-        lines, labels = axes.get_legend_handles_labels()
-        step = 1 if axes is left else -1  # the right ones were drawn in reverse order, so that the first is on top
-        legend = axes.legend(lines[::step], labels[::step], loc="lower left", fontsize="small", framealpha=0.85)
-        for text in legend.get_texts():
-            text.set_parse_math(False)  # a name is not a formula
-    left.set_ylabel("precision, %")
-    if len(order) > MOST_NAMED:
-        right.plot([], [], color="0.8")
-        right.annotate(f"grey: {len(order) - MOST_NAMED} more", (0.98, 0.97), xycoords="axes fraction", ha="right")
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _draw_panel(axes: "Axes", lines: np.ndarray, name: str, every: np.ndarray | None) -> None:
+    """One category, or all: precision at the IoU thresholds (10, 101)."""
+    mean = lines.mean(axis=0)
+    bounds = f"IoU {IOU_THRESHOLDS[-1]:.2f} to {IOU_THRESHOLDS[0]:.2f}"
+    axes.fill_between(RECALLS, 100 * lines[-1], 100 * lines[0], color=LINE, alpha=0.15, linewidth=0, label=bounds)
+    if every is not None:
+        axes.plot(RECALLS, 100 * every.mean(axis=0), color=SOFT, linewidth=1)
+    axes.plot(RECALLS, 100 * mean, color=LINE, linewidth=1.6, label="mean over IoU")
+    axes.set(xlim=(0, 1), ylim=(0, 102), xticks=[0, 0.5, 1])
+    title = axes.set_title(f"{name}  AP {100 * lines.mean():.1f}", fontsize="small", loc="left")
+    title.set_parse_math(False)  # a name is not a formula
+    _clear(axes)
+
+
+def _clear(axes: "Axes") -> None:
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize="x-small")
+
+
+def _name(numbers: Mapping[str, Any], category: int) -> str:
+    name = numbers["per_category"][category]["name"].encode("utf-8", "replace").decode()
+    return name if len(name) <= 22 else f"{name[:21]}…"
+
+
+def _svg(figure: "Figure") -> bytes:
+    import matplotlib as mpl
+
     buffer = BytesIO()
     with warnings.catch_warnings(), mpl.rc_context({"svg.hashsalt": "mdqe"}):  # so that equal numbers give equal bytes
         warnings.simplefilter("ignore", UserWarning)  # letters that are missing in the font

@@ -36,6 +36,8 @@ def report(
     *,
     score_threshold: float,
     curves: bytes | None = None,
+    thresholds: bytes | None = None,
+    suggestion: str = "",
     left_out: Sequence[str] = (),
 ) -> bytes:
     """The HTML of an evaluation.
@@ -45,29 +47,33 @@ def report(
         names: of the videos, by id.
         worst, best: videos to show, the most extreme first.
         score_threshold: the minimum score of the results that are shown.
-        curves: an SVG picture.
+        curves: an SVG picture of precision and recall.
+        thresholds: an SVG picture of the metrics of identities over the minimum score.
+        suggestion: which minimum score to use.
         left_out: lines that name the missing parts of the page, with the reasons.
     """
-    parts = ["<h1>Evaluation</h1>", _head(numbers)]
+    parts = ["<h1>Evaluation</h1>", _head(numbers), _uses(numbers, score_threshold)]
     parts += [f'<p class="soft">Left out: {escape(line)}.</p>' for line in left_out]
     if curves is not None:
-        uri = "data:image/svg+xml;base64," + b64encode(curves).decode()
-        parts.append(
-            f'<h2>Precision and recall</h2><img class="curves" src="{uri}" alt="Precision over recall, by IoU '
-            'threshold and by category; the numbers are in precision_recall.csv">'
-        )
-    parts.append("<h2>Categories</h2>" + _categories(numbers["per_category"]))
+        shown = "Precision over recall, for all categories and by category; the numbers are in precision_recall.csv"
+        parts.append("<h2>Precision and recall</h2>" + _picture(curves, "curves", shown))
+    if suggestion:
+        parts.append(f"<h2>Minimum score</h2><p>{escape(suggestion)}.</p>")
+    if thresholds is not None:
+        shown = "HOTA, DetA, AssA and IDF1 over the minimum score; the numbers are in score_thresholds.csv"
+        parts.append(_picture(thresholds, "curves narrow", shown))
+    parts.append("<h2>Categories</h2>" + _categories(numbers["per_category"], score_threshold))
     parts.append(
         '<h2>Videos</h2><p class="soft">The score of a video is 2 Σ IoU / (objects + tracks): objects and tracks of a '
         f"score from {score_threshold:g} are paired one to one within a category. An object is found if the IoU of its "
         "pair is at least 0.5.</p>"
     )
-    shown = {one.number for one in (*worst, *best)}
+    linked = {one.number for one in (*worst, *best)}
     for title, examples in (("Worst", worst), ("Best", best)):
         if examples:
             parts.append(f"<h2>{title}</h2>")
             parts += [_example(one, numbers["per_video"][one.number]) for one in examples]
-    parts.append("<h2>All videos</h2>" + _videos(numbers["per_video"], names, shown))
+    parts.append("<h2>All videos</h2>" + _videos(numbers["per_video"], names, linked))
     return document("Evaluation · mdqe", "\n".join(parts), style=asset("report.css"))
 
 
@@ -78,14 +84,40 @@ def _head(numbers: Mapping[str, Any]) -> str:
     return f'<ul class="numbers">{"".join(items)}</ul>'
 
 
-def _categories(per_category: Mapping[int, Mapping[str, Any]]) -> str:
+def _uses(numbers: Mapping[str, Any], score_threshold: float) -> str:
+    """Which results the numbers use."""
+    identity = "HOTA, IDF1, identity switches, " if "HOTA" in numbers else ""
+    return (
+        f'<p class="soft">AP and AR use all results with their scores. {identity}the scores of videos and the pictures '
+        f"use one result per track, with a score of at least {score_threshold:g} (<code>--score-threshold</code>).</p>"
+    )
+
+
+def _picture(svg: bytes, style: str, shown: str) -> str:
+    return f'<img class="{style}" src="data:image/svg+xml;base64,{b64encode(svg).decode()}" alt="{shown}">'
+
+
+def _categories(per_category: Mapping[int, Mapping[str, Any]], score_threshold: float) -> str:
+    """A table, and a line on categories whose results are all below the minimum score."""
     listed = [one for one in per_category.values() if one["objects"] or one["results"]]
     columns = [key for key in HEAD if listed and key in listed[0]]
     rows = [
-        [escape(str(one["name"])), str(one["objects"]), str(one["results"]), *(_percent(one[key]) for key in columns)]
+        [
+            escape(str(one["name"])),
+            *(str(one[key]) for key in ("objects", "results", "tracks")),
+            *(_percent(one[key]) for key in columns),
+        ]
         for one in listed
     ]
-    return _table(["category", "objects", "results", *columns], rows)
+    low = [str(one["name"]) for one in listed if one["objects"] and one["results"] and not one["tracks"]]
+    note = ""
+    if low and "HOTA" in columns:
+        names = escape(", ".join(low[:8]) + (", …" if len(low) > 8 else ""))
+        note = (
+            f'<p class="soft">No result of {names} has a score of at least {score_threshold:g}, so HOTA and IDF1 are 0 '
+            "there, whatever AP is. <code>--score-threshold sweep</code> compares minimum scores.</p>"
+        )
+    return note + _table(["category", "objects", "results", f"tracks ≥ {score_threshold:g}", *columns], rows)
 
 
 def _videos(per_video: Mapping[int, Mapping[str, Any]], names: Mapping[int, str], shown: set[int]) -> str:

@@ -41,7 +41,8 @@ def test_a_results_file(run, tmp_path):
     assert lines[1][0] == "all" and lines[1][2:5] == ["19.9", "38.1", "19.6"] and lines[1][7] == "-"
     assert [line[0] for line in lines[2:7]] == ["class0", "class1", "class2", "class3", "class4"]
     assert lines[8] == ["slightly", "occluded", "AP", "27.1", "AR", "34.4"]
-    assert lines[-1][:2] == ["HOTA", "47.4"] and lines[-1][-3:-1] == ["identity", "switches"]
+    assert lines[-1][:2] == ["HOTA", "47.4"] and lines[-1][-6:-4] == ["identity", "switches"]
+    assert lines[-1][-3:] == ["(score", "≥", "0.3)"]
 
     assert run("evaluate", results, "--data", data, "-o", tmp_path / "out")[:2] == (0, out)
     numbers = json.loads((tmp_path / "out" / "numbers.json").read_text())

@@ -141,3 +141,59 @@ def test_an_output_that_cannot_be_written(run, found):
     (found / "out").write_text("a file")
     status, _, stderr, _ = evaluate(run, found)
     assert status == 2 and stderr.count("\n") == 1 and str(found / "out") in stderr
+
+
+def test_several_score_thresholds(run, found):
+    """The best one is suggested, used, drawn and written; the page says which results it uses."""
+    path = found / "results.json"
+    rows = json.loads(path.read_text())
+    for one in rows:
+        one["score"] = 0.6 if one["video_id"] == 1 else 0.1
+    path.write_text(json.dumps(rows))
+    status, stdout, stderr, out = evaluate(run, found, "--score-threshold", "sweep", "--show-videos", "1")
+    assert (status, stderr) == (0, "")
+    numbers = json.loads((out / "numbers.json").read_text())
+    levels = {float(level): one for level, one in numbers["score_thresholds"].items()}
+    best = numbers["score_threshold"]
+    assert len(levels) == 19 and levels[best]["HOTA"] == max(one["HOTA"] for one in levels.values()) == numbers["HOTA"]
+    assert f"HOTA is highest at a score of {best:g} (" in stdout and f"(score ≥ {best:g})" in stdout
+    assert f"{best:g} *" in stdout
+    with (out / "score_thresholds.csv").open() as file:
+        table = {float(row["score"]): float(row["HOTA"]) for row in csv.DictReader(file)}
+    assert table == {level: one["HOTA"] for level, one in levels.items()}
+    page = (out / "report.html").read_text()
+    assert page.count("data:image/svg+xml;base64,") == 2
+    assert f"with a score of at least {best:g}" in page and "Choose it on a validation set" in page
+    assert ElementTree.fromstring((out / "score_thresholds.svg").read_bytes()).tag.endswith("svg")
+    _, stdout, _, _ = evaluate(run, found, "--score-threshold", "0.05,0.3")
+    assert "HOTA is highest at a score of 0.05 (" in stdout
+    assert len(json.loads((out / "numbers.json").read_text())["score_thresholds"]) == 2
+
+
+def test_a_category_below_the_minimum_score(run, found):
+    """HOTA is 0 beside a good AP if all results are below the minimum score: the page says so."""
+    path = found / "results.json"
+    rows = json.loads(path.read_text())
+    for one in rows:
+        one["score"] = 0.2
+    path.write_text(json.dumps(rows))
+    status, _, _, out = evaluate(run, found)
+    numbers = json.loads((out / "numbers.json").read_text())
+    assert status == 0 and numbers["HOTA"] == 0 < numbers["AP"] and numbers["score_threshold"] == 0.3
+    page = (out / "report.html").read_text()
+    assert "has a score of at least 0.3, so HOTA and IDF1 are 0 there, whatever AP is" in page
+    assert "--score-threshold sweep" in page and "tracks ≥ 0.3" in page
+
+
+def test_several_score_thresholds_of_images(run, found):
+    """Average precision needs no minimum score."""
+    options = ("--score-threshold", "0.1,0.2", "--benchmark", "coco")
+    status, stdout, stderr, _ = evaluate(run, found, *options)
+    assert (status, stdout) == (2, "") and "several score thresholds are for ytvis, ovis, lvvis, hqvis; the " in stderr
+
+
+@pytest.mark.parametrize("value", ["2", "0.1,x", "sweeps", ""])
+def test_bad_score_thresholds(run, found, value):
+    status, stdout, stderr, _ = evaluate(run, found, "--score-threshold", value)
+    assert (status, stdout) == (2, "") and stderr.count("\n") == 1
+    assert 'is not a number from 0 to 1, several of them, or "sweep"' in stderr
