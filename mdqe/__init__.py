@@ -44,6 +44,8 @@ _HOME = {
     "InterInstanceMaskLoss": "mdqe.losses.mask",
     "ClipTargets": "mdqe.targets",
     "ClipTracker": "mdqe.inference.tracker",
+    "Linker": "mdqe.inference.linker",
+    "link": "mdqe.inference.link_video",
     "VideoInstances": "mdqe.results.instances",
     "MDQEImageProcessor": "mdqe.inference.image_processor",
 }

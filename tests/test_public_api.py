@@ -18,13 +18,13 @@ HEAVY = ("torch", "torchvision", "timm", "av", "scipy", "numpy", "safetensors", 
 PUBLIC = {
     "mdqe": "MDQE MDQEConfig QueryInitializer FrameQueries O2IDecoderLayer LayerValues Decoder DecoderState "
     "TemporalCrossAttention InterInstanceMaskLoss ClipTargets "
-    "ClipTracker VideoInstances MDQEImageProcessor "
+    "ClipTracker Linker link VideoInstances MDQEImageProcessor "
     "checkpoint data errors evaluation export inference losses ops training video",
     "mdqe.data": "VideoClips PseudoClips SyntheticClips ClipAugmentation ClipSource MixedClips StepSampler collate "
     "map_categories generate draw_video demo_scene write_set Difficulty CATEGORIES",
     "mdqe.evaluation": "evaluate evaluate_coco",
     "mdqe.export": "export_model",
-    "mdqe.inference": "VideoSession ClipTracker MDQEImageProcessor",
+    "mdqe.inference": "VideoSession ClipTracker Linker MDQEImageProcessor link",
     "mdqe.losses": "Criterion DynamicMatcher InterInstanceMaskLoss PlainMaskLoss scale_targets",
     "mdqe.ops": "KernelStatus MultiScaleDeformableAttention deform_attn deform_attn_fused kernel_status ms_deform_attn",
     "mdqe.training": "Trainer TrainingStep NonFiniteLossError StepDecay MovingAverage adamw initial_model "
@@ -113,7 +113,7 @@ SIGNATURES = {
     "inference.session.VideoSession.state_dict": "(self)",
     "inference.session.VideoSession.load_state_dict": "(self, state)",
     "VideoInstances.rows": "(self, track_ids, scores, labels)",
-    "ClipTracker.update": "(self, frame_indices, class_scores, mask_logits, embeddings)",
+    "ClipTracker.update": "(self, frame_indices, class_scores, mask_logits, embeddings=None)",
     "ClipTracker.flush": "(self, last=False)",
     "ClipTracker.take_frames": "(self, end)",
     "ClipTracker.state_dict": "(self)",

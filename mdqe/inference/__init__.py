@@ -4,8 +4,10 @@ from mdqe import lazy_names
 
 _HOME = {
     "ClipTracker": "mdqe.inference.tracker",
+    "Linker": "mdqe.inference.linker",
     "MDQEImageProcessor": "mdqe.inference.image_processor",
     "VideoSession": "mdqe.inference.session",
+    "link": "mdqe.inference.link_video",
 }
 
 __all__ = [*_HOME]

@@ -120,19 +120,26 @@ def memory_similarity(tracks: Tensor, detections: Tensor, long: Tensor, short: T
 
 
 def match(
-    iou: np.ndarray, similarity: np.ndarray, *, iou_weight: float = 1.0, similarity_weight: float = 1.0
+    iou: np.ndarray,
+    similarity: np.ndarray,
+    *,
+    iou_weight: float = 1.0,
+    similarity_weight: float = 1.0,
+    threshold: float | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Assign N tracks to D detections one to one with the largest total score, without pairs below the threshold.
 
     Args:
         iou, similarity: (N, D) each, in [0, 1].
+        threshold: pairs match above this score; None: above the weighted sum of MIN_IOU and MIN_SIMILARITY.
 
     Returns:
         tracks, detections: indices of the matched pairs, ascending by track.
         repeats: (D,) bool: detections so similar to a track that they must not start another one.
     """
     scores = iou_weight * iou + similarity_weight * similarity
-    valid = scores > iou_weight * MIN_IOU + similarity_weight * MIN_SIMILARITY
+    least = iou_weight * MIN_IOU + similarity_weight * MIN_SIMILARITY if threshold is None else threshold
+    valid = scores > least
     repeats = np.any((iou > REPEAT_IOU) | (similarity > REPEAT_SIMILARITY), axis=0)
     # Pairs below the threshold count as 0 in the assignment, so they cannot displace a valid pair.
     rows, columns = linear_sum_assignment(np.where(valid, scores, 0), maximize=True)

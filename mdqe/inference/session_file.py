@@ -27,7 +27,7 @@ _OPTION_NAMES = {"encoder_batch_size": "frames_at_once"}  # options that have an
 
 
 class SessionState(NamedTuple):
-    """The state of a `VideoSession`."""
+    """The state of a `VideoSession`, or another state in such a file."""
 
     tensors: dict[str, Tensor]
     description: dict[str, Any]
@@ -36,8 +36,6 @@ class SessionState(NamedTuple):
 
 def write_session(path: Path, state: SessionState, model: Network) -> None:
     """Write a session of the model; see `VideoSession.save`."""
-    # The format requires that each tensor has its own memory.
-    tensors = {name: tensor.cpu().contiguous().clone() for name, tensor in state.tensors.items()}
     options = {_OPTION_NAMES.get(name, name): value for name, value in state.description["options"].items()}
     description = {
         "format": FORMAT,
@@ -48,45 +46,64 @@ def write_session(path: Path, state: SessionState, model: Network) -> None:
         **state.description,
         "options": options,
     }
-    description["content"] = _content(description, tensors)
-    write_tensors(tensors, path, {FORMAT: json.dumps(description)})
+    write_state(path, SessionState(state.tensors, description))
 
 
 def read_session(path: Path, model: Network) -> SessionState:
     """Read a session of the model; see `MDQE.resume`."""
-    description, tensors = _read(path)
+    tensors, description = read_state(path, FORMAT, VERSION, "session")
+    _check_entries(description, _ENTRIES, path, "the description")
+    options = {_OPTION_NAMES.get(name, name) for name in OPTIONS}
+    _check_entries(description["options"], options, path, "'options'")
     _check_model(model, description, path)
     names = {in_file: name for name, in_file in _OPTION_NAMES.items()}
     description["options"] = {names.get(name, name): value for name, value in description["options"].items()}
     return SessionState(tensors, description)
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def write_state(path: Path, state: SessionState) -> None:
+    """Write tensors and a description, whose entries "format" and "version" name the kind of file."""
+    # The format requires that each tensor has its own memory.
+    tensors = {name: tensor.cpu().contiguous().clone() for name, tensor in state.tensors.items()}
+    description = {**state.description, "content": _content(state.description, tensors)}
+    write_tensors(tensors, path, {description["format"]: json.dumps(description)})
+
+
+def read_state(path: Path, format: str, version: int, kind: str) -> SessionState:
+    """Read what `write_state` wrote.
+
+    Args:
+        path: the file.
+        format, version: of the description.
+        kind: the word for the file in errors, after "saved".
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        InputError: another kind of file, damaged, or of another version.
+    """
+    name = f"a saved {kind}"
     if path.exists() and not path.is_file():  # reading a pipe could wait for ever
-        raise InputError(f"{path} is not a saved session: it is not a regular file")
+        raise InputError(f"{path} is not {name}: it is not a regular file")
     try:
         with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(FORMAT)
+            text = (file.metadata() or {}).get(format)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
     except SafetensorError as error:
-        raise InputError(f"{path} is not a saved session, or is truncated: {error}") from error
+        raise InputError(f"{path} is not {name}, or is truncated: {error}") from error
     if text is None:
-        raise InputError(f"{path} is not a saved session: a safetensors file without the metadata {FORMAT!r}")
+        raise InputError(f"{path} is not {name}: a safetensors file without the metadata {format!r}")
     description = parse_json(text, f"the description of {path}")
     if not isinstance(description, dict):
-        raise InputError(f"{path} is not a saved session: its description is {_short(description)}")
-    version = description.get("version")
-    if description.get("format") != FORMAT or not is_whole(version, 1):
-        raise InputError(f"{path} is not a saved session: its description has no format or no version")
-    if version != VERSION:
-        raise InputError(f"{path} is a saved session of version {version}; this mdqe reads version {VERSION}")
+        raise InputError(f"{path} is not {name}: its description is {_short(description)}")
+    found = description.get("version")
+    if description.get("format") != format or not is_whole(found, 1):
+        raise InputError(f"{path} is not {name}: its description has no format or no version")
+    if found != version:
+        raise InputError(f"{path} is {name} of version {found}; this mdqe reads version {version}")
     content = description.pop("content", None)
     if _content(description, tensors) != content:
         raise InputError(f"{path} is damaged: its tensors or its description have changed since it was saved")
-    _check_entries(description, _ENTRIES, path, "the description")
-    options = {_OPTION_NAMES.get(name, name) for name in OPTIONS}
-    _check_entries(description["options"], options, path, "'options'")
-    return description, tensors
+    return SessionState(tensors, description)
 
 
 def _check_entries(found: Any, names: set[str], path: Path, place: str) -> None:

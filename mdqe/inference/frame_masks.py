@@ -1,0 +1,199 @@
+"""The masks of one frame in any form that segmenters have: arrays, tensors, run lengths, `supervision.Detections`.
+
+The linker compares masks on a grid of at most GRID points per side. Sampling a mask at these points takes time in
+proportion to the points, or to the runs of a run-length encoding, not to the pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from mdqe.errors import InputError
+from mdqe.results import rle
+
+GRID = 128
+FEW = 16  # points; a mask with fewer is measured by its pixels
+MOST_DETECTIONS = 10_000
+
+Size = tuple[int, int]
+
+
+class Sampled(NamedTuple):
+    """Masks at the points of a grid, and their measures in pixels."""
+
+    points: np.ndarray
+    """(D, h, w) bool."""
+    areas: np.ndarray
+    """(D,), 0 for an empty mask."""
+    boxes: np.ndarray
+    """(D, 4) xyxy. Those of masks with many points have the precision of the grid."""
+
+
+class FrameMasks:
+    """D masks of H × W pixels.
+
+    Args:
+        dense: (D, H, W) bool, an array or a tensor on any device; or None.
+        runs: if not, the concatenated run lengths and the number of runs of each mask, as of `rle.run_lengths`.
+        size: H and W; None if there are no masks.
+    """
+
+    def __init__(self, dense: Any, runs: tuple[np.ndarray, np.ndarray] | None, size: Size | None) -> None:
+        self.dense, self.runs, self.size = dense, runs, size
+
+    def __len__(self) -> int:
+        return len(self.dense) if self.runs is None else len(self.runs[1])
+
+    def encode(self) -> list[str]:
+        """Compressed run lengths of all masks."""
+        if self.runs is None:
+            return rle.encode(self.dense) if len(self) else []
+        return rle.to_strings(*self.runs)
+
+    def pixels(self, mask: int) -> np.ndarray:
+        """(H, W) bool: one mask."""
+        if self.runs is None:
+            return np.asarray(self.dense[mask].cpu() if isinstance(self.dense, torch.Tensor) else self.dense[mask])
+        ends = np.cumsum(self.runs[1])
+        lengths = self.runs[0][ends[mask] - self.runs[1][mask] : ends[mask]]
+        assert self.size is not None
+        return np.repeat(np.arange(len(lengths)) % 2 == 1, lengths).reshape(self.size[::-1]).T
+
+    def sample(self) -> Sampled:
+        """Sample the masks; there is at least one."""
+        assert self.size is not None
+        step = grid_step(self.size)
+        first = step // 2
+        if self.runs is not None:
+            points = _sample_runs(*self.runs, self.size, step)
+        else:
+            points = self.dense[:, first::step, first::step]
+            points = np.ascontiguousarray(points.cpu().numpy() if isinstance(points, torch.Tensor) else points)
+        areas = points.sum(axis=(1, 2), dtype=np.float32)
+        boxes = _boxes(points) * step
+        small = np.flatnonzero(areas < FEW) if step > 1 else ()
+        areas *= step**2
+        for i in small:  # such masks may lie between the points
+            (boxes[i],) = rle.boxes(rle.encode(self.pixels(i)[None]), self.size)
+            areas[i] = self.pixels(i).sum()
+            if areas[i]:
+                x, y = ((boxes[i, :2] + boxes[i, 2:]) / (2 * step)).astype(int)
+                points[i, min(y, points.shape[1] - 1), min(x, points.shape[2] - 1)] = True
+        return Sampled(points, areas, boxes)
+
+
+def _boxes(points: np.ndarray) -> np.ndarray:
+    """Boxes (D, 4) of masks (D, h, w) in points, xyxy; without meaning for an empty mask."""
+    height, width = points.shape[1:]
+    rows, columns = points.any(axis=2), points.any(axis=1)
+    ends = width - columns[:, ::-1].argmax(axis=1), height - rows[:, ::-1].argmax(axis=1)
+    return np.stack([columns.argmax(axis=1), rows.argmax(axis=1), *ends], axis=1).astype(np.float64)
+
+
+def grid_step(size: Size) -> int:
+    """The distance in pixels of the points of the grid."""
+    return max(1, -(-max(size) // GRID))
+
+
+def _sample_runs(lengths: np.ndarray, num_runs: np.ndarray, size: Size, step: int) -> np.ndarray:
+    """(D, h, w) bool: the pixels `step // 2`, `step // 2 + step`, … of rows and columns."""
+    first = step // 2
+    height, width = (len(range(first, edge, step)) for edge in size)
+    ends = np.cumsum(lengths) - np.repeat(np.arange(len(num_runs)) * (size[0] * size[1]), num_runs)
+    column, row = np.divmod(ends, size[0])
+    before = np.clip(-((first - column) // step), 0, width)  # sampled columns before the column of each end
+    is_sampled = (column >= first) & ((column - first) % step == 0) & (column < size[1])
+    rows = np.clip(-((first - row) // step), 0, height)
+    points = before * height + rows * is_sampled + np.repeat(np.arange(len(num_runs)) * (height * width), num_runs)
+    filled = np.repeat(rle.foreground(num_runs), np.diff(points, prepend=0))
+    return np.ascontiguousarray(filled.reshape(len(num_runs), width, height).transpose(0, 2, 1))
+
+
+def read_masks(masks: Any, size: Size | None = None, *, logits: bool = False) -> FrameMasks:
+    """Read the masks of a frame.
+
+    Args:
+        masks: (D, H, W) or (D, 1, H, W), an array or tensor: boolean, integers 0 and 1, probabilities from 0 to 1
+            (foreground above 0.5) or, with `logits`, any numbers (foreground above 0). Or a sequence of run lengths:
+            objects with "size" and "counts", or bare counts of masks of `size`. An empty sequence has no masks.
+        size: H and W of bare counts.
+        logits: whether floating-point masks are logits.
+
+    Raises:
+        InputError: another form, too many masks, NaN, or probabilities out of range.
+    """
+    number = len(masks) if hasattr(masks, "__len__") and not isinstance(masks, str | bytes | Mapping) else None
+    if number is None:
+        raise InputError(f"masks are of the type {type(masks).__name__}, expected an array (D, H, W) or run lengths")
+    if number > MOST_DETECTIONS:
+        raise InputError(f"masks has {number} detections, expected at most {MOST_DETECTIONS} in a frame")
+    if str(getattr(masks, "dtype", "object")) == "object":
+        first = masks[0] if number else None
+        if not hasattr(first, "ndim") or getattr(first, "ndim", 0) < 2:
+            return _read_runs(masks, size)
+        shapes = sorted({tuple(one.shape) for one in masks})
+        if len(shapes) > 1:
+            raise InputError(f"masks have the shapes {shapes[0]} and {shapes[1]}, expected one size (H, W)")
+        masks = torch.stack(list(masks)) if isinstance(first, torch.Tensor) else np.stack(list(masks))
+    if masks.ndim == 4 and masks.shape[1] == 1:
+        masks = masks[:, 0]
+    if masks.ndim != 3:
+        raise InputError(f"masks have the shape {tuple(masks.shape)}, expected (D, H, W)")
+    shape = (int(masks.shape[1]), int(masks.shape[2]))
+    if number == 0:
+        return FrameMasks(np.zeros((0, *shape), bool), None, shape if min(shape) else None)
+    if not min(shape):
+        raise InputError(f"masks have the shape {tuple(masks.shape)}, expected pixels")
+    return FrameMasks(_binary(masks, logits), None, shape)
+
+
+def _binary(masks: Any, logits: bool) -> Any:
+    """(D, H, W) bool on the same device."""
+    kind = str(masks.dtype).removeprefix("torch.")
+    if kind == "bool":
+        return masks.detach() if isinstance(masks, torch.Tensor) else masks
+    if isinstance(masks, torch.Tensor):
+        masks = masks.detach()
+        low, high = (float(x) for x in torch.aminmax(masks))
+    else:
+        low, high = float(masks.min()), float(masks.max())
+    if "float" in kind:
+        if np.isnan(low) or np.isnan(high):
+            raise InputError("masks have NaN, expected numbers")
+        if logits:
+            return masks > 0
+        if not 0 <= low <= high <= 1:
+            raise InputError(f"masks have values from {low:g} to {high:g}, expected 0 to 1, or logits=True")
+        return masks > 0.5
+    if not 0 <= low <= high <= 1:
+        raise InputError(f"masks are {kind} with values from {low:g} to {high:g}, expected 0 and 1")
+    return masks > 0
+
+
+def _read_runs(masks: Sequence[Any], size: Size | None) -> FrameMasks:
+    """Read run lengths."""
+    counts = []
+    for i, one in enumerate(masks):
+        if isinstance(one, Mapping):
+            if not {"size", "counts"} <= one.keys():
+                raise InputError(f'mask {i} has the entries {sorted(map(str, one))[:4]}, expected "size" and "counts"')
+            try:
+                own = (int(one["size"][0]), int(one["size"][1]))
+            except (TypeError, ValueError, IndexError, KeyError):
+                raise InputError(f"the size of mask {i} is {str(one['size'])[:40]}, expected [height, width]") from None
+            if size is not None and own != tuple(size):
+                raise InputError(f"mask {i} is {own[1]}x{own[0]}, expected {size[1]}x{size[0]} as before")
+            size, one = own, one["counts"]
+        counts.append(one)
+    if not counts:
+        return FrameMasks(np.zeros((0, *(size or (0, 0))), bool), None, size)
+    if size is None:
+        raise InputError("bare run lengths need the size (height, width) of the masks")
+    try:
+        return FrameMasks(None, rle.run_lengths(counts, size), (int(size[0]), int(size[1])))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"masks: {error}") from None

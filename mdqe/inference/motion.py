@@ -1,0 +1,81 @@
+"""Where the objects of a video are expected in the next frame: a constant-velocity Kalman filter of their boxes.
+
+Each object has a centre and a velocity. Both axes have the same variances, which depend on the object's size: a large
+object moves, and is measured, by more pixels than a small one.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+ACCELERATION = 0.08  # standard deviation of the change of velocity in a frame, relative to the size
+MEASUREMENT = 0.08  # of a measured centre
+FIRST_VELOCITY = 0.5  # of the velocity of a new object
+DAMPING = 0.9  # of the velocity in each frame in which an object is not observed
+
+
+class Motion:
+    """Centres, velocities and variances of N objects, as arrays with one row each.
+
+    Attributes:
+        centres: (N, 2), pixels.
+        velocities: (N, 2), pixels per frame.
+        variances: (N, 3): of the centre, of centre and velocity together, and of the velocity.
+    """
+
+    def __init__(self) -> None:
+        self.centres, self.velocities, self.variances = np.zeros((0, 2)), np.zeros((0, 2)), np.zeros((0, 3))
+
+    def predict(self, sizes: np.ndarray, absent: np.ndarray) -> None:
+        """Advance by a frame.
+
+        Args:
+            sizes: (N,), pixels.
+            absent: (N,) bool: not observed in the last frame.
+        """
+        self.velocities = self.velocities * np.where(absent, DAMPING, 1.0)[:, None]
+        self.centres = self.centres + self.velocities
+        place, both, speed = self.variances.T
+        noise = (ACCELERATION * sizes) ** 2
+        self.variances = np.stack(
+            [place + 2 * both + speed + noise / 4, both + speed + noise / 2, speed + noise], axis=1
+        )
+
+    def correct(self, rows: np.ndarray, offsets: np.ndarray, sizes: np.ndarray, doubt: np.ndarray) -> None:
+        """Take measurements of the objects `rows` (M,).
+
+        Args:
+            offsets: (M, 2): measured minus predicted centres.
+            sizes: (M,), pixels.
+            doubt: (M,): factor of the variance of each measurement.
+        """
+        place, both, speed = self.variances[rows].T
+        total = place + (MEASUREMENT * sizes) ** 2 * doubt
+        gain, gain_of_velocity = place / total, both / total
+        self.centres[rows] += gain[:, None] * offsets
+        self.velocities[rows] += gain_of_velocity[:, None] * offsets
+        left = 1 - gain
+        self.variances[rows] = np.stack([place * left, both * left, speed - gain_of_velocity * both], axis=1)
+
+    def start(self, centres: np.ndarray, sizes: np.ndarray) -> None:
+        """Add objects at rest: centres (M, 2) and sizes (M,)."""
+        variances = np.stack([(MEASUREMENT * sizes) ** 2, 0 * sizes, (FIRST_VELOCITY * sizes) ** 2], axis=1)
+        self.centres = np.concatenate([self.centres, centres])
+        self.velocities = np.concatenate([self.velocities, np.zeros_like(centres)])
+        self.variances = np.concatenate([self.variances, variances])
+
+    def keep(self, rows: np.ndarray) -> None:
+        """Forget all other objects."""
+        self.centres, self.velocities, self.variances = (
+            x[rows] for x in (self.centres, self.velocities, self.variances)
+        )
+
+
+def smaller_offset(lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
+    """The offset of an object along an axis, from those of its two edges.
+
+    If both edges moved to the same side, the object did. If it became shorter or longer, one edge is hidden, and the
+    edge that moved less is its own.
+    """
+    nearer = np.where(np.abs(lower) < np.abs(upper), lower, upper)
+    return np.where(lower * upper > 0, (lower + upper) / 2, nearer)
