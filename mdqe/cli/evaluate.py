@@ -10,7 +10,7 @@ from mdqe.cli.evaluate_thresholds import SWEEP, thresholds
 from mdqe.cli.options import add_model_arguments, option, output_path, whole
 from mdqe.errors import InputError
 
-BENCHMARKS = ("ytvis", "ovis", "coco", "lvvis", "hqvis", "mots")
+BENCHMARKS = ("ytvis", "ovis", "coco", "lvvis", "hqvis", "burst", "mots")
 
 HELP = "compare results with annotations, or run a model over a set of videos or images and compare its results"
 EXAMPLE = (
@@ -124,7 +124,7 @@ def _compare(benchmark: str, annotations: Any, results: Any, args: argparse.Name
     from mdqe.evaluation import evaluate
 
     options: dict[str, Any] = {}
-    if benchmark not in ("coco", "mots"):
+    if benchmark not in ("coco", "burst", "mots"):
         more = args.output is not None
         options = {"score_threshold": args.score_threshold, "per_video": more, "precision_curves": more}
     with warnings.catch_warnings(record=True) as caught:

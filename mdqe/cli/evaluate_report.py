@@ -17,7 +17,7 @@ from mdqe.annotations.files import DataFiles
 from mdqe.annotations.reader import Annotations, Video
 from mdqe.annotations.results import read_results
 from mdqe.cli import one_line, say
-from mdqe.cli.evaluate_table import GROUPS, aligned, group_table, mots_table, percent
+from mdqe.cli.evaluate_table import GROUPS, aligned, burst_table, group_table, mots_table, percent
 from mdqe.cli.evaluate_thresholds import suggestion
 from mdqe.evaluation.average_precision import IOU_THRESHOLDS, RECALLS
 from mdqe.evaluation.video_score import best_of_tracks
@@ -39,6 +39,8 @@ def table(numbers: Mapping[str, Any], benchmark: str = "ytvis") -> str:
     """
     if benchmark in GROUPS:
         return group_table(benchmark, numbers["official"])
+    if benchmark == "burst":
+        return burst_table(numbers)
     if benchmark == "mots":
         return mots_table(numbers["official"])
     if "box_AP" in numbers:

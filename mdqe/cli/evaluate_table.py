@@ -17,6 +17,19 @@ def group_table(benchmark: str, official: Mapping[str, Any]) -> str:
     return aligned(rows)
 
 
+def burst_table(numbers: Mapping[str, Any]) -> str:
+    """A table for each task of BURST, with HOTA by the boxes of masks, which is official, and by masks."""
+    tables = []
+    for task in ("class_guided", "exemplar_guided", "open_world"):
+        rows = [(task, "all", "common", "uncommon")]
+        for suffix, source in (("", numbers["official"]), (" (masks)", numbers["mask_hota"])):
+            for name, one in source[task]["summary"].items():
+                if name != "AP" or not suffix:
+                    rows.append((name + suffix, *("-" if value != value else f"{value:.1f}" for value in one.values())))
+        tables.append(aligned(rows))
+    return "\n\n".join(tables)
+
+
 MOTS = {
     "sMOTSA": "sMOTSA",
     "MOTSA": "MOTSA",

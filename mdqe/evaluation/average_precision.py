@@ -40,7 +40,15 @@ class Curve(NamedTuple):
 
 
 def match(
-    scores: np.ndarray, ious: np.ndarray, crowd: np.ndarray, ignored_objects: np.ndarray, outside: np.ndarray
+    scores: np.ndarray,
+    ious: np.ndarray,
+    crowd: np.ndarray,
+    ignored_objects: np.ndarray,
+    outside: np.ndarray,
+    *,
+    most: int | None = MAX_RESULTS[-1],
+    tolerance: float = 0.0,
+    unmarked: np.ndarray | None = None,
 ) -> Matches:
     """Match the results of a video and category to its objects.
 
@@ -50,11 +58,15 @@ def match(
         crowd: (G,) bool: may be matched to many results.
         ignored_objects: (R, G) bool, including crowds.
         outside: (R, D) bool: results that are ignored if unmatched.
+        most: the number of best results that are matched; None: all.
+        tolerance: how far below a threshold an IoU may be.
+        unmarked: (D,) bool: results that leave the object that they match to others.
     """
-    order = np.argsort(-scores, kind="stable")[: MAX_RESULTS[-1]]
+    order = np.argsort(-scores, kind="stable")[:most]
     scores, ious, outside = scores[order], ious[order], outside[:, order]
+    marks = np.ones(len(order), bool) if unmarked is None else ~unmarked[order]
     ranges, number = outside.shape
-    thresholds = np.minimum(IOU_THRESHOLDS, 1 - 1e-10)[:, None]  # (T, 1)
+    thresholds = np.minimum(IOU_THRESHOLDS, 1 - 1e-10)[:, None] - tolerance  # (T, 1)
     matched = np.zeros((ranges, len(IOU_THRESHOLDS), number), bool)
     ignored = np.zeros_like(matched)
     taken = np.zeros((ranges, len(IOU_THRESHOLDS), ious.shape[1]), bool)  # (R, T, G)
@@ -69,16 +81,19 @@ def match(
         matched[..., d] = found
         ignored[..., d] = found & np.take_along_axis(ignored_objects, best, axis=1)
         r, t = np.nonzero(found)
-        taken[r, t, best[r, t]] = True
+        taken[r, t, best[r, t]] |= marks[d]
     ignored |= ~matched & outside[:, None]
     return Matches(scores, matched, ignored, (~ignored_objects).sum(axis=1))
 
 
-def curves(parts: Sequence[Matches]) -> list[Curve | None]:
-    """A category's curve under each range, from its videos in order of their ids; None if all objects are ignored."""
+def curves(parts: Sequence[Matches], ranked: bool = True) -> list[Curve | None]:
+    """A category's curve under each range, from its videos in order of their ids; None if all objects are ignored.
+
+    Without `ranked`, every recall is with all results.
+    """
     objects = np.sum([part.objects for part in parts], axis=0)  # (R,)
     scores = np.concatenate([part.scores for part in parts])
-    rank = np.concatenate([np.arange(len(part.scores)) for part in parts])
+    rank = np.concatenate([np.arange(len(part.scores)) * ranked for part in parts])
     order = np.argsort(-scores, kind="stable")
     matched = np.concatenate([part.matched for part in parts], axis=2)[..., order]  # (R, T, D)
     counts = ~np.concatenate([part.ignored for part in parts], axis=2)[..., order]

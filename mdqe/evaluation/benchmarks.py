@@ -5,10 +5,13 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from mdqe.annotations import burst
+from mdqe.annotations.burst import ALL_CLASSES
 from mdqe.annotations.files import ANNOTATIONS, Loaded, Source
 from mdqe.annotations.reader import Annotations, load_annotations
 from mdqe.errors import InputError
 from mdqe.evaluation import hqvis, lvvis, mots_files
+from mdqe.evaluation.burst import evaluate_burst
 from mdqe.evaluation.coco import evaluate_coco
 from mdqe.evaluation.hqvis import evaluate_hqvis
 from mdqe.evaluation.lvvis import evaluate_lvvis
@@ -21,11 +24,12 @@ BENCHMARKS: dict[str, Callable[..., dict[str, Any]]] = {
     "coco": evaluate_coco,
     "lvvis": evaluate_lvvis,
     "hqvis": evaluate_hqvis,
+    "burst": evaluate_burst,
     "mots": evaluate_mots,
 }
 """The functions that compare results with annotations, by the name of the benchmark."""
 
-FOLDERS = ("mots",)
+FOLDERS = ("burst", "mots")
 """Benchmarks whose annotations are folders."""
 
 TUBES = ("ytvis", "ovis", "lvvis", "hqvis")
@@ -56,6 +60,8 @@ def evaluate(annotations: Source, results: Source, *, benchmark: str | None = No
     if name in FOLDERS:
         return BENCHMARKS[name](annotations, results, **options)
     source = annotations if isinstance(annotations, Annotations) else load_annotations(annotations)
+    if isinstance(source, Loaded) and burst.recognises(source.document):
+        raise InputError(f"{source.name} is a file of BURST, whose annotations are a folder with {ALL_CLASSES}")
     name = benchmark or recognise(source)
     if benchmark is None and name == "coco":
         name = "ytvis"  # its error names evaluate_coco
@@ -67,6 +73,8 @@ def recognise_folder(annotations: Source) -> str | None:
     if not isinstance(annotations, str | PathLike):
         return None
     path = Path(annotations)
+    if path.name == ALL_CLASSES or (path / ALL_CLASSES).is_file():
+        return "burst"
     if path.is_dir() and not (path / ANNOTATIONS).is_file():
         return "mots" if mots_files.recognises(path) else None
     return "mots" if path.is_file() and mots_files.is_map(path) else None

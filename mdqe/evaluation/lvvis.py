@@ -15,6 +15,7 @@ from mdqe.annotations.problems import Problems
 from mdqe.annotations.reader import VIDEOS, load_annotations, read_annotations
 from mdqe.annotations.records import Record
 from mdqe.annotations.results import read_results
+from mdqe.errors import InputError
 from mdqe.evaluation.tubes import averages, compare_tubes, official, report
 from mdqe.evaluation.ytvis import warn_of_id_0
 
@@ -77,6 +78,8 @@ def _groups(loaded: Loaded) -> dict[str, list[int]]:
     """The ids of the base and of the novel categories."""
     groups: dict[str, list[int]] = {name: [] for name in PARTITIONS}
     problems = Problems()
+    if not recognises(loaded.document):
+        raise InputError(f'{loaded.name} is not LV-VIS: no category has a "partition"')
     for i, one in enumerate(loaded.document["categories"]):
         with problems:
             record = Record(loaded.name, f"category {i}", one)

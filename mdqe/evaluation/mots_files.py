@@ -49,6 +49,8 @@ def find_truth(folder: Path) -> Sequences:
         InputError: there are no sequences, or several sequence maps.
     """
     listed = folder if folder.is_file() else None
+    if listed and not is_map(listed):
+        raise InputError(f"{folder} is a file; expected the folder of the annotations of MOTS, or a sequence map")
     home = folder.parent if listed else folder
     challenge = _challenge(home)
     if challenge:

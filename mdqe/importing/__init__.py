@@ -4,6 +4,7 @@ FORMATS = {
     "id-png": "a folder per video of PNG images whose pixel values are object ids",
     "davis": "DAVIS: Annotations (palette PNG images) and JPEGImages side by side",
     "coco": "a JSON file in the form of COCO: images are frames, annotations have a track_id",
+    "burst": "BURST: a JSON file of sequences, with the masks of each annotated frame",
     "mots": "MOTS text files: a line for each object and frame",
     "mots-png": "MOTS images: 16-bit PNG images with 1000 · class + instance",
     "labelme": "LabelMe: a JSON file per frame; shapes with the same group_id are one object",

@@ -16,6 +16,7 @@ from mdqe.annotations.problems import Problems
 from mdqe.annotations.reader import IMAGES, mask_error, read_id, read_names
 from mdqe.annotations.records import Record, kind
 from mdqe.errors import InputError
+from mdqe.importing import burst
 from mdqe.importing.other_json import other_form
 from mdqe.importing.source import Frame, Shape, Source, Video, check_image, compressed, image_root
 from mdqe.video.images import natural_key
@@ -34,8 +35,8 @@ class _Image(NamedTuple):
 
 
 def recognises(source: Path) -> bool:
-    """Whether it is a JSON file."""
-    return source.is_file() and source.suffix == ".json"
+    """Whether it is a JSON file, and not one of BURST."""
+    return source.is_file() and source.suffix == ".json" and not burst.recognises(source)
 
 
 def open_source(source: Path, images: Path | None, notes: Problems) -> Source:

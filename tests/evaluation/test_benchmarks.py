@@ -142,3 +142,29 @@ def test_unknown_benchmarks_are_named():
 
 def test_the_command_knows_every_benchmark():
     assert tuple(BENCHMARKS) == command.BENCHMARKS
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "message"),
+    [
+        ("lvvis", 'annotations.json is not LV-VIS: no category has a "partition"'),
+        ("burst", "annotations.json is a file; expected the folder with all_classes.json, as BURST has"),
+        ("mots", "annotations.json is a file; expected the folder of the annotations of MOTS, or a sequence map"),
+        ("coco", "annotations.json contains videos; expected images"),
+    ],
+)
+def test_annotations_of_another_benchmark(tmp_path, benchmark, message):
+    document, results = generate(0)
+    path = tmp_path / "annotations.json"
+    path.write_text(json.dumps(document))
+    with pytest.raises(InputError, match=message):
+        evaluate(path, results, benchmark=benchmark)
+
+
+def test_a_file_of_burst_is_named():
+    with pytest.raises(InputError, match="annotations is a file of BURST, whose annotations are a folder"):
+        evaluate({"sequences": [], "split": "val"}, [])
+    with pytest.raises(InputError, match="annotations of BURST are a dict; expected the folder"):
+        evaluate({}, [], benchmark="burst")
+    with pytest.raises(InputError, match="annotations of MOTS are a dict; expected the path of a folder"):
+        evaluate({}, [], benchmark="mots")
