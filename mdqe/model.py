@@ -11,7 +11,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mdqe.inference.image import segment_image
-from mdqe.inference.session import VideoSession, load_session, segment
+from mdqe.inference.session import VideoSession, load_session
+from mdqe.inference.whole import segment, start_whole
 from mdqe.losses.criterion import Criterion, build_criterion
 from mdqe.losses.targets import check_targets
 from mdqe.modeling.network import Network
@@ -73,7 +74,8 @@ class MDQE(PretrainedMixin, Network):
 
         Track ids persist across windows. A window holds the tracks seen in it whose score so far passes the threshold.
         """
-        session = self.start(
+        session = start_whole(
+            self,
             score_threshold=score_threshold,
             multi_label=multi_label,
             output_size=output_size,

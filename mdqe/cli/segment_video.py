@@ -8,7 +8,7 @@ the video. A camera or a stream cannot be read twice: the first pass records its
 import signal
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -242,9 +242,9 @@ def _first_pass(
     Returns:
         The result, and the seconds that it took.
     """
-    from mdqe.inference.session import segment
+    from mdqe.inference.whole import segment
 
-    def images() -> Iterator[np.ndarray]:
+    def images() -> Generator[np.ndarray, None, None]:
         writer, origin = None, Fraction(0)
         with ExitStack() as stack:
             for frame in stack.enter_context(closing(frames.timed())):
@@ -261,10 +261,10 @@ def _first_pass(
             if writer is not None and frames.finish is not None:
                 writer.end = frames.finish - origin
 
-    with Progress(frames.name, frames.count) as bar:
+    with Progress(frames.name, frames.count) as bar, closing(images()) as source:
         result = segment(
             model,
-            bar.follow(images()),
+            bar.follow(source),
             score_threshold=job.score_threshold,
             on_frame=(lambda view: views.append(_compact(view))) if job.show else None,
         )

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,7 +74,8 @@ def segment_video(model: "MDQE", video: Video, images: Path, ids: Sequence[int])
         for name in video.file_names or ():
             yield load_image(images / name)
 
-    result = model.segment(read_ahead(frames(), _AHEAD), multi_label=True, output_size=video.size)
+    with closing(read_ahead(frames(), _AHEAD)) as ahead:
+        result = model.segment(ahead, multi_label=True, output_size=video.size)
     return result.to_ytvis(video.id, ids)
 
 

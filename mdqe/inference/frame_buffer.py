@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mdqe.errors import is_out_of_memory
+from mdqe.inference.overlap import Overlap
 from mdqe.modeling.decoder import LayerValues
 from mdqe.modeling.encoder import SpatialShapes
 from mdqe.modeling.network import Network, evaluation_mode
@@ -70,7 +72,7 @@ class EncodedFrames(NamedTuple):
 def encode_frames(model: Network, frames: Tensor, first: int) -> EncodedFrames:
     """Encode resized frames (n, 3, H, W) uint8; `first` is the index of the first one in the video."""
     size = (frames.shape[-2], frames.shape[-1])
-    tokens = model.encode(frames[None].to(model.device))
+    tokens = model.encode(frames[None].to(model.device, non_blocking=True))
     return EncodedFrames(
         first,
         size,
@@ -145,7 +147,10 @@ class FrameEncoder:
         num_frames, num_encoded: number of frames that were added, and of those that were encoded.
         frames: the last frames, (3, H, W) resized.
         buffer: the last encoded frames.
+        overlap: if set, frames are resized in its thread; `frames` then has futures.
     """
+
+    overlap: Overlap | None = None
 
     def __init__(self, model: Network, batch_size: int) -> None:
         self.model, self.batch_size = model, batch_size
@@ -156,7 +161,7 @@ class FrameEncoder:
 
     def clear(self) -> None:
         """Release all frames."""
-        self.frames: deque[Tensor] = deque()
+        self.frames: deque[Tensor | Future[Tensor]] = deque()
         self.buffer = FrameBuffer(self.model.config.test_clip_length, self.batch_size)
 
     def add(self, frame: np.ndarray | Tensor) -> None:
@@ -168,7 +173,11 @@ class FrameEncoder:
         frame = as_frame(frame, self.num_frames, self.frame_size)
         if self.frame_size is None:
             self.begin((frame.shape[0], frame.shape[1]))
-        self.frames.append(resize(frame.permute(2, 0, 1), self.size).clone())  # (3, H, W)
+        if self.overlap is not None and tuple(frame.shape[:2]) != self.size:
+            copy, size = frame.clone(), self.size
+            self.frames.append(self.overlap.submit(lambda: resize(copy.permute(2, 0, 1), size)))
+        else:
+            self.frames.append(resize(frame.permute(2, 0, 1), self.size).clone())  # (3, H, W)
         self.num_frames += 1
 
     def has_batch(self, last: bool = False) -> bool:
@@ -183,7 +192,9 @@ class FrameEncoder:
         done = self.num_encoded - (self.num_frames - len(self.frames))  # encoded frames in `frames`
         encoded = None
         while encoded is None:
-            batch = torch.stack(list(self.frames)[done : done + self.batch_size])  # (n, 3, H, W)
+            batch = torch.stack(self.resized(slice(done, done + self.batch_size)))  # (n, 3, H, W)
+            if self.model.device.type == "cuda":
+                batch = batch.pin_memory()
             try:
                 encoded = encode_frames(self.model, batch, self.num_encoded)
             except Exception as error:
@@ -195,6 +206,10 @@ class FrameEncoder:
         self.buffer.append(encoded, next_clip)
         self.num_encoded += len(batch)
         self.drop_frames(next_clip)
+
+    def resized(self, part: slice = slice(None)) -> list[Tensor]:
+        """The last frames, or some of them, (3, H, W) each."""
+        return [frame.result() if isinstance(frame, Future) else frame for frame in list(self.frames)[part]]
 
     def drop_frames(self, next_clip: int) -> None:
         """Drop the resized frames before index `next_clip`, in whole batches."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -131,9 +130,14 @@ class VideoSession:
 
     def run(self, frames: Iterable[np.ndarray | Tensor]) -> Iterator[VideoInstances]:
         """Push every frame, then flush; yield the results."""
-        for frame in frames:
-            yield from self.push(frame)
-        yield from self.flush()
+        source = iter(frames)
+        try:
+            for frame in source:
+                yield from self.push(frame)
+            yield from self.flush()
+        finally:
+            if source is not frames and hasattr(source, "close"):
+                source.close()  # now, not with the traceback of an error: a thread may be reading ahead
 
     def class_scores(self) -> Tensor:
         """Class scores (N, K) of all N tracks over the windows that have ended; a row index is a track id."""
@@ -162,7 +166,7 @@ class VideoSession:
         encoder.drop_frames(self._next_clip)
         tensors = {f"tracker.{name}": tensor for name, tensor in self.tracker.state_dict().items()}
         if encoder.frames:
-            tensors["frames"] = torch.stack(list(encoder.frames))  # (n, 3, H, W) uint8
+            tensors["frames"] = torch.stack(encoder.resized())  # (n, 3, H, W) uint8
         if self._scores.windows:
             tensors |= {"scores.total": self._scores.total, "scores.peak": self._scores.peak}
         description = {
@@ -303,21 +307,3 @@ def load_session(model: Network, path: str | Path, on_frame: Callable[[FrameView
     except InputError as error:
         raise InputError(f"{path} is not a valid session: {error}") from error
     return session
-
-
-def segment(
-    model: Network,
-    frames: Iterable[np.ndarray | Tensor],
-    *,
-    score_threshold: float = 0.3,
-    multi_label: bool = False,
-    encoder_batch_size: int | None = None,
-    **options: Any,
-) -> VideoInstances:
-    """Find the instances of a whole video; see `MDQE.segment`, and `VideoSession` for the other options."""
-    selection: dict[str, Any] = {"score_threshold": score_threshold, "multi_label": multi_label}
-    options |= {"by_window": True, "keep_all": True, "encoder_batch_size": encoder_batch_size}
-    session = VideoSession(model, **selection, **options)
-    windows = list(session.run(frames))
-    ranked = rank_tracks(session.class_scores(), **selection)
-    return VideoInstances.concatenate(windows, **ranked._asdict())

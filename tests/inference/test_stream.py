@@ -15,7 +15,8 @@ from mdqe import MDQE, ClipTracker, VideoInstances
 from mdqe.errors import InputError
 from mdqe.inference.frame_buffer import encode_frames
 from mdqe.inference.postprocess import filter_clips, window_masks
-from mdqe.inference.session import VideoSession, segment
+from mdqe.inference.session import VideoSession
+from mdqe.inference.whole import segment
 from mdqe.modeling.preprocess import resize, resized_size
 
 ROUNDING = {torch.float32: 1e-5, torch.float64: 1e-12}
