@@ -29,8 +29,8 @@ T = TypeVar("T")
 BAR_FORMAT = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}]"
 """tqdm's, except that it always shows items per second, also below one."""
 COMMANDS = (
-    "segment", "demo", "app", "train", "evaluate", "view", "submit", "split", "make-data", "import", "write",
-    "convert", "export", "info",
+    "segment", "link", "demo", "app", "train", "evaluate", "view", "submit", "split", "make-data", "import",
+    "write", "convert", "export", "info",
 )  # fmt: skip
 
 

@@ -30,8 +30,8 @@ class _Image(NamedTuple):
     size: tuple[int, int]
     place: Any
     """The sorting key of the frames of a video."""
-    shapes: list[tuple[str, int | str, str, bool, Mask]]
-    """Each annotation's label in errors, object, category, crowd and mask."""
+    shapes: list[tuple[str, int | str, str, bool, float, Mask]]
+    """Each annotation's label in errors, object, category, crowd, score and mask."""
 
 
 def recognises(source: Path) -> bool:
@@ -39,7 +39,7 @@ def recognises(source: Path) -> bool:
     return source.is_file() and source.suffix == ".json" and not burst.recognises(source)
 
 
-def open_source(source: Path, images: Path | None, notes: Problems) -> Source:
+def open_source(source: Path, images: Path | None, notes: Problems, *, identities: bool = True) -> Source:
     """A source of such a file; annotations without a track or a mask are left out.
 
     Args:
@@ -47,6 +47,8 @@ def open_source(source: Path, images: Path | None, notes: Problems) -> Source:
         images: the folder that "file_name"s are relative to; by default JPEGImages beside the file, otherwise the
             folder of the file.
         notes: receives what is left out.
+        identities: whether annotations need a track. Without, those without one are objects of their own, and "score"
+            is read.
     """
     name, document = load_json(source, str(source))
     if (other := other_form(document)) is not None:
@@ -71,7 +73,7 @@ def open_source(source: Path, images: Path | None, notes: Problems) -> Source:
         with problems:
             record = Record(name, f"annotation {i}", one)
             read_id(record, i, ids)
-            _read_annotation(record, known, categories, notes)
+            _read_annotation(record, known, categories, notes, identities)
     problems.report(name)
     if notes.found and not any(image.shapes for image in known.values()):
         raise InputError("; ".join([f"{name}: no annotation is left", *notes.lines()]))
@@ -97,7 +99,7 @@ def _read_image(record: Record, titles: Mapping[int, str]) -> tuple[tuple[int | 
 
 
 def _read_annotation(
-    record: Record, images: Mapping[int, _Image], categories: Mapping[int, str], notes: Problems
+    record: Record, images: Mapping[int, _Image], categories: Mapping[int, str], notes: Problems, identities: bool
 ) -> None:
     """Check an annotation and add it to its image."""
     image = images[record.known("image_id", images, "images")]
@@ -105,6 +107,10 @@ def _read_annotation(
     attributes = record.value.get("attributes")
     homes = [record.value, attributes if isinstance(attributes, Mapping) else {}]
     tracks = [home[key] for home in homes for key in TRACK_KEYS if home.get(key) is not None]
+    score = 1.0
+    if not identities:
+        tracks = [*tracks, record.label]
+        score = read_score(record)
     if not tracks:
         notes.add(f"annotations without a {' or '.join(TRACK_KEYS)}, left out", record.label)
         return
@@ -117,7 +123,15 @@ def _read_annotation(
     if mask is None:
         notes.add("annotations without a mask, left out", record.label)
     else:
-        image.shapes.append((record.label, tracks[0], category, record.flag("iscrowd"), mask))
+        image.shapes.append((record.label, tracks[0], category, record.flag("iscrowd"), score, mask))
+
+
+def read_score(record: Record) -> float:
+    """The "score" of a detection, 1 where missing."""
+    score = record.number("score") if record.value.get("score") is not None else 1.0
+    if not 0 <= score <= 1:
+        record.fail("score", f"{score:g}; expected 0 to 1")
+    return score
 
 
 def _frames(name: str, root: Path, images: list[_Image]) -> Iterator[Frame]:
@@ -125,8 +139,8 @@ def _frames(name: str, root: Path, images: list[_Image]) -> Iterator[Frame]:
         check_image(root / image.file, image.size, f"{name}: the entry of an image")
         shapes = []
         masks = compressed([mask for *_, mask in image.shapes], image.size)
-        for (label, track, category, is_crowd, _), counts in zip(image.shapes, masks, strict=True):
+        for (label, track, category, is_crowd, score, _), counts in zip(image.shapes, masks, strict=True):
             if isinstance(counts, InputError):
                 raise mask_error(name, label, IMAGES, 0, counts)
-            shapes.append(Shape(track, category, counts, is_crowd))
+            shapes.append(Shape(track, category, counts, is_crowd, score))
         yield Frame(image.file, image.size, shapes)

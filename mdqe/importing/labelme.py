@@ -47,7 +47,7 @@ def recognises(source: Path) -> bool:
     return isinstance(document, Mapping) and isinstance(document.get("shapes"), list)
 
 
-def open_source(source: Path, images: Path | None, notes: Problems) -> Source:
+def open_source(source: Path, images: Path | None, notes: Problems, *, identities: bool = True) -> Source:
     """A source of such files.
 
     Args:
@@ -55,6 +55,7 @@ def open_source(source: Path, images: Path | None, notes: Problems) -> Source:
         images: the folder of the frames; by default, they are beside the JSON files.
         notes: receives regions to ignore, shapes without a group_id, shapes other than polygons and masks, and images
             without a JSON file.
+        identities: whether shapes need a group_id. Without, those without one are objects of their own.
     """
     if source.is_file():
         raise InputError(f"{source} has the shapes of one frame; name the folder of all: {source.absolute().parent}")
@@ -64,11 +65,13 @@ def open_source(source: Path, images: Path | None, notes: Problems) -> Source:
         frames = folder if images is None else image_folder(root, folder.resolve().name)
         files = image_files(root, frames)
         note_unannotated(notes, files, {path.stem for path in paths})
-        videos.append(Video(folder.resolve().name, len(paths), _frames(paths, files, root, notes)))
+        videos.append(Video(folder.resolve().name, len(paths), _frames(paths, files, root, notes, identities)))
     return Source(root, videos)
 
 
-def _frames(paths: Sequence[Path], files: Mapping[str, str], root: Path, notes: Problems) -> Iterator[Frame]:
+def _frames(
+    paths: Sequence[Path], files: Mapping[str, str], root: Path, notes: Problems, identities: bool
+) -> Iterator[Frame]:
     for path in paths:
         name, document = load_json(path, "")
         file = Record(name, "the file", document)
@@ -82,7 +85,7 @@ def _frames(paths: Sequence[Path], files: Mapping[str, str], root: Path, notes: 
         shapes = []
         for i, one in enumerate(file.items("shapes")):
             record = Record(name, f"shape {i}", one)
-            if (shape := _shape(record, size, notes)) is not None:
+            if (shape := _shape(record, size, notes, identities)) is not None:
                 shapes.append(shape)
         yield Frame(image, size, shapes)
 
@@ -96,7 +99,7 @@ def _image(file: Record, path: Path, files: Mapping[str, str]) -> str:
     return found
 
 
-def _shape(record: Record, size: tuple[int, int], notes: Problems) -> Shape | None:
+def _shape(record: Record, size: tuple[int, int], notes: Problems, identities: bool) -> Shape | None:
     """A shape; None if it is left out."""
     label, group = record.get("label"), record.value.get("group_id")
     if not isinstance(label, str):
@@ -105,10 +108,10 @@ def _shape(record: Record, size: tuple[int, int], notes: Problems) -> Shape | No
     if label == IGNORED_LABEL:
         notes.add("regions to ignore, left out", f"{name} ({label})")
         return None
-    if group is None:
+    if group is None and identities:
         notes.add("shapes without a group_id, left out", f"{name} ({label})")
         return None
-    identity = record.integer("group_id")
+    identity = record.label if group is None else record.integer("group_id")
     form = record.value.get("shape_type") or "polygon"
     if form not in ("polygon", "mask"):
         notes.add("shapes other than polygons and masks, left out", f"{name} ({form})")

@@ -25,6 +25,7 @@ class Shape(NamedTuple):
     counts: str
     """Its mask, as a compressed RLE."""
     is_crowd: bool = False
+    score: float = 1.0
 
 
 class Frame(NamedTuple):

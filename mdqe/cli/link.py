@@ -1,0 +1,163 @@
+"""`mdqe link`: give persistent identities to the detections of single frames."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mdqe.cli import progress, say
+from mdqe.cli.options import add_device, add_output, add_score_threshold, flag, number, option, whole
+from mdqe.errors import InputError
+
+if TYPE_CHECKING:
+    from mdqe.importing.source import Video
+    from mdqe.results.instances import VideoInstances
+
+HELP = "give persistent identities to the masks of single frames from any detector"
+EXAMPLE = (
+    "mdqe link detections.json --frames street.mp4 -o results\n"
+    "  mdqe link labelled --images frames -o results --rejoin\n"
+    "  mdqe link street.mp4 --detector torchvision:maskrcnn_resnet50_fpn_v2 -o results"
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+    from mdqe.importing.detections import DETECTION_FORMATS
+
+    source = "detections in one of the formats, or with --detector a video file or a folder of images"
+    parser.add_argument("source", metavar="INPUT", type=Path, help=source)
+    add_output(parser, "DIR", "output folder, in which each video gets a folder with its results")
+    formats = "; ".join(f"{name}: {meaning}" for name, meaning in DETECTION_FORMATS.items())
+    parser.add_argument(
+        "--format", metavar="NAME", choices=DETECTION_FORMATS, help=f"{formats} (default: recognised from INPUT)"
+    )
+    option(parser, "--images", "DIR", Path, "the folder of the frames (default: the standard folder of the format)")
+    frames = "the frames under the overlay: a video file or a folder of images (default: the images of INPUT, if any)"
+    option(parser, "--frames", "DIR|VIDEO", str, frames)
+    group = parser.add_argument_group("detector")
+    detector = "find the masks first: torchvision:NAME, a Mask R-CNN whose weights are in the folder of torch.hub"
+    option(group, "--detector", "NAME", str, detector)
+    add_device(group)
+    group = parser.add_argument_group("identities")
+    absence = "an object that returns after at most so many frames keeps its identity if it fits"
+    option(group, "--max-absence", "FRAMES", whole(1, 10**5), absence, default=30)
+    start = "a detection that fits no track starts one if its score is above this value"
+    option(group, "--start-score", "SCORE", number(0, 1), start, default=0.5)
+    flag(group, "--rejoin", "afterwards, join tracks over the whole video, however long an object was absent")
+    group = parser.add_argument_group("results")
+    add_score_threshold(group, "minimum mean score of an instance")
+    flag(group, "--no-video", "write no overlay")
+    flag(group, "--no-labels", "draw the instances without category, track id and score")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Link each video; the folders of the results go to stdout."""
+    from mdqe.files import check_writable
+
+    if args.detector:
+        from mdqe.cli.link_detector import detected
+
+        videos = [detected(args.source, args.detector, args.device)]
+        origin: Any = args.frames or str(args.source)
+        images = None
+    else:
+        from mdqe.annotations.problems import Problems
+        from mdqe.importing.detections import open_detections
+
+        notes = Problems()
+        source = open_detections(args.source, args.format, args.images, notes)
+        videos, origin, images = source.videos, args.frames, source.images
+    if args.frames and len(videos) > 1:
+        raise InputError(f"--frames is for one video; {args.source} has {len(videos)}, whose frames --images names")
+    check_writable(args.output)
+    for video in videos:
+        result, files = link_frames(video, args)
+        if images is not None and origin is None and files and all((images / file).is_file() for file in files):
+            frames: Any = [str(images / file) for file in files]
+        else:
+            frames = origin
+        name = args.source.stem if video.name == "." else video.name.replace("/", "_")  # of files in no folder
+        folder = args.output / name
+        write_results(result.above(args.score_threshold), frames, folder, args)
+        print(folder)
+    if not args.detector:
+        for line in notes.lines():
+            say(line)
+    return 0
+
+
+def link_frames(video: "Video", args: argparse.Namespace) -> "tuple[VideoInstances, list[str]]":
+    """The instances of a video, and the files of its frames."""
+    from mdqe.inference.link_video import link
+    from mdqe.results import rle
+
+    categories: dict[str, int] = {}
+    files: list[str] = []
+    scores: list[list[float]] = []
+    labels: list[list[int]] = []
+    size: tuple[int, int] | None = None
+
+    def masks() -> Any:
+        nonlocal size
+        for frame in progress(video.frames, f"linking {video.name}", video.length):
+            files.append(frame.file)
+            size = frame.size if min(frame.size) else size
+            shapes = [shape for shape in frame.shapes if not shape.is_crowd]
+            scores.append([shape.score for shape in shapes])
+            labels.append([categories.setdefault(shape.category, len(categories)) for shape in shapes])
+            yield [rle.to_coco(shape.counts, frame.size) for shape in shapes]
+
+    options = {"max_absence": args.max_absence, "start_score": args.start_score, "rejoin": args.rejoin}
+    # Scores and labels of a frame are read after its masks.
+    result = link(masks(), scores=iter_later(scores), labels=iter_later(labels), **options)
+    return named(result, categories), files
+
+
+def iter_later(values: list[Any]) -> Any:
+    """The items of a list that grows while it is read."""
+    place = 0
+    while place < len(values):
+        yield values[place]
+        place += 1
+
+
+def named(result: "VideoInstances", categories: dict[str, int]) -> "VideoInstances":
+    """The result with the names of its categories."""
+    from dataclasses import replace
+
+    return replace(result, categories=tuple(categories) or ("object",))
+
+
+def write_results(result: "VideoInstances", frames: Any, folder: Path, args: argparse.Namespace) -> None:
+    """Write instances.json, the overlay and the page of a video."""
+    from dataclasses import replace
+
+    from mdqe.cli.segment_video import Job, notes, render
+    from mdqe.files import whole_file
+    from mdqe.pages.pictures import jpeg
+    from mdqe.pages.shown import read_shown
+    from mdqe.pages.viewer import viewer
+    from mdqe.video.read import open_frames
+
+    folder.mkdir(parents=True, exist_ok=True)
+    opened = None if frames is None else open_frames(frames)
+    if opened is not None:
+        rate = opened.fps
+        result = replace(result, fps=None if rate is None else float(rate))
+    settings = {name: getattr(args, name) for name in ("max_absence", "start_score", "rejoin", "score_threshold")}
+    path = folder / "instances.json"
+    result.save(path, complete=True, **notes(str(args.source), args.detector or "mdqe link", "cpu", **settings))
+    say(f"{folder.name}: {len(result)} instances in {result.num_frames} frames")
+    pictures = []
+    if opened is None:
+        say(f"{folder.name}: no overlay: --frames names the frames")
+    else:
+        job = Job(args.score_threshold, overlay=not args.no_video, labels=not args.no_labels)
+        for remark in render(opened, result, folder, job):
+            say(f"{folder.name}: {remark}")
+        again = open_frames(frames)
+        pictures = [jpeg(frame.image, 640) for frame, _ in zip(again.timed(), range(result.num_frames), strict=False)]
+    shown = read_shown(path)
+    page = viewer(shown, pictures if len(pictures) == shown.length else (), score_threshold=args.score_threshold)
+    with whole_file(folder / "page.html") as partial:
+        partial.write_bytes(page)

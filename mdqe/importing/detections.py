@@ -1,0 +1,149 @@
+"""Detections of single frames, without identities, for `mdqe link`.
+
+Formats of annotations are read as by `mdqe import`, except that no object needs an identity. Result files are lists:
+of detectron2 (coco_instances_results.json) and of Ultralytics' validation (predictions.json), a record for each
+detection; and of Ultralytics' `results.to_json()`, a list for each frame.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from mdqe.annotations.files import load_json
+from mdqe.annotations.problems import Problems
+from mdqe.annotations.records import Record, kind, short
+from mdqe.errors import InputError
+from mdqe.importing.coco import read_score
+from mdqe.importing.formats import recognise
+from mdqe.importing.source import Frame, Shape, Source, Video, image_files, image_size, polygon_rle
+from mdqe.results import rle
+from mdqe.video.images import natural_key
+
+DETECTION_FORMATS = {
+    "coco": "a JSON file in the form of COCO; tracks are not needed",
+    "id-png": "a folder per video of PNG images whose pixel values are objects of the image",
+    "labelme": "LabelMe: a JSON file per frame; group ids are not needed",
+    "results": "a JSON list of results: detectron2's, or those of Ultralytics",
+}
+MOST_EMPTY = 10_000  # frames without a record that are added between those that have one
+
+
+def open_detections(source: Path, format: str | None, images: Path | None, notes: Problems) -> Source:
+    """Open detections of the frames of videos.
+
+    Args:
+        source: a file or folder.
+        format: one of DETECTION_FORMATS; None: recognise it.
+        images: the folder of the frames; None: the standard folder of the format. Result files need it only for
+            polygons.
+        notes: receives what is left out.
+
+    Returns:
+        A source whose shapes have an identity of their own in each frame, and scores.
+
+    Raises:
+        OSError, InputError: something is missing or invalid. The message names the file, the record and the field.
+    """
+    if not source.exists():
+        raise FileNotFoundError(f"no such file or folder: {source}")
+    name = format or ("results" if _is_list(source) else recognise(source))
+    if name not in DETECTION_FORMATS:
+        raise InputError(f"{source} is in the form {name}; expected one of {', '.join(DETECTION_FORMATS)}")
+    if name == "results":
+        return _open_results(source, images)._replace(path=source)
+    options = {} if name == "id-png" else {"identities": False}
+    module = import_module("mdqe.importing." + name.replace("-", "_"))
+    opened: Source = module.open_source(source, images, notes, **options)
+    if not opened.videos:
+        raise InputError(f"{source} has no video in the form {name}: {DETECTION_FORMATS[name]}")
+    return opened._replace(path=source)
+
+
+def _is_list(source: Path) -> bool:
+    if not source.is_file() or source.suffix != ".json":
+        return False
+    with source.open("rb") as file:
+        return file.read(64).lstrip()[:1] == b"["
+
+
+def _open_results(source: Path, images: Path | None) -> Source:
+    name, document = load_json(source, str(source))
+    if not isinstance(document, list) or not document:
+        raise InputError(f"{name} is {kind(document)} without results, expected a list of them")
+    files = [] if images is None else list(image_files(images, images).values())
+    if isinstance(document[0], list):
+        frames = dict(enumerate(document))
+        opened = _ultralytics_frames(name, frames, images, files)
+        length = len(frames)
+    else:
+        by_frame = _by_frame(name, document, files)
+        opened, length = _detectron2_frames(name, by_frame, files), len(by_frame)
+    return Source(images or source.parent, [Video(source.stem, length, opened)])
+
+
+def _by_frame(name: str, document: Sequence[Any], files: Sequence[str]) -> list[tuple[str, list[Record]]]:
+    """The records of each frame, with its name. Missing numbers of frames are frames without detections."""
+    found: dict[Any, list[Record]] = defaultdict(list)
+    for i, one in enumerate(document):
+        record = Record(name, f"result {i}", one)
+        key = record.get("image_id")
+        if not isinstance(key, int | str) or isinstance(key, bool):
+            record.fail("image_id", f"{short(key)}; expected a number or a name")
+        found[key].append(record)
+    stems: dict[int | str, str] = {Path(file).stem: file for file in files}
+    stems |= {int(stem): file for stem, file in list(stems.items()) if str(stem).isdecimal()}
+    if files and all(key in stems for key in found):
+        named = {stems[key]: records for key, records in found.items()}
+        return [(file, named.get(file, [])) for file in files]
+    if all(isinstance(key, int) for key in found):
+        first, last = min(found), max(found)
+        if last - first + 1 - len(found) <= MOST_EMPTY:
+            return [(str(key), found.get(key, [])) for key in range(first, last + 1)]
+    return [(str(key), found[key]) for key in sorted(found, key=lambda key: natural_key(Path(str(key))))]
+
+
+def _detectron2_frames(name: str, frames: list[tuple[str, list[Record]]], files: Sequence[str]) -> Iterator[Frame]:
+    """Frames of records with image_id, category_id, score and segmentation, run lengths with their size."""
+    size: tuple[int, int] | None = None
+    for t, (frame, records) in enumerate(frames):
+        shapes = []
+        for record in records:
+            try:
+                counts, size = rle.from_coco(record.get("segmentation"))
+            except ValueError as error:
+                record.fail("segmentation", f"invalid: {error}")
+            shapes.append(Shape(record.label, str(record.integer("category_id")), counts, score=read_score(record)))
+        yield Frame(files[t] if len(files) == len(frames) else frame, size or (0, 0), shapes)
+
+
+def _ultralytics_frames(
+    name: str, frames: Mapping[int, Any], images: Path | None, files: Sequence[str]
+) -> Iterator[Frame]:
+    """Frames of lists of detections with name, confidence and segments, polygons in pixels."""
+    if images is None:
+        raise InputError(f"{name} has polygons without the size of the frames; --images names the folder of the frames")
+    if len(files) != len(frames):
+        raise InputError(f"{images} has {len(files)} images; {name} has {len(frames)} frames")
+    for t, found in frames.items():
+        size = image_size(images / files[t])
+        if not isinstance(found, list):
+            raise InputError(f"{name}: frame {t} is {kind(found)}; expected a list of detections")
+        shapes = []
+        for i, one in enumerate(found):
+            record = Record(name, f"frame {t}, detection {i}", one)
+            segments = record.get("segments")
+            axes = [segments.get(axis) for axis in "xy"] if isinstance(segments, Mapping) else [None]
+            if not all(isinstance(axis, list) and len(axis) == len(axes[0] or []) for axis in axes):
+                record.fail("segments", f"{short(segments)}; expected lists x and y of the same length")
+            points = [value for pair in zip(*axes, strict=True) for value in pair]
+            try:
+                counts = polygon_rle([points], size)
+            except InputError as error:
+                record.fail("segments", f"invalid: {error}")
+            score = Record(name, record.label, {"score": record.value.get("confidence")})
+            shapes.append(Shape(record.label, str(record.value.get("name", "object")), counts, score=read_score(score)))
+        yield Frame(files[t], size, shapes)

@@ -1,0 +1,155 @@
+"""`mdqe link`: from the detections of single frames in every form to identities, an overlay and a page."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mdqe import VideoInstances
+from mdqe.data.synthetic import CATEGORIES, draw_video
+from mdqe.results import rle
+
+SIZE, FRAMES = (48, 64), 6
+
+
+@pytest.fixture(scope="module")
+def drawing():
+    return draw_video(4, 1, frames=FRAMES, size=SIZE)
+
+
+@pytest.fixture
+def frames(tmp_path, drawing):
+    """The frames of the drawing."""
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for t, frame in enumerate(drawing.frames):
+        Image.fromarray(frame).save(folder / f"{t:04d}.png")
+    return folder
+
+
+def detections(drawing):
+    """Each frame's labels and run lengths, in an order that alternates."""
+    for t in range(FRAMES):
+        order = [i for i in range(len(drawing.masks)) if drawing.masks[i, t].any()][:: 1 - 2 * (t % 2)]
+        counts = rle.encode(drawing.masks[order, t])
+        yield [(int(drawing.labels[i]), rle.to_coco(one, SIZE)) for i, one in zip(order, counts, strict=True)]
+
+
+def write_coco(folder, drawing):
+    images = [{"id": t, "file_name": f"{t:04d}.png", "height": 48, "width": 64} for t in range(FRAMES)]
+    found = [(t, *one) for t, frame in enumerate(detections(drawing)) for one in frame]
+    annotations = [
+        {"id": i + 1, "image_id": t, "category_id": label + 1, "segmentation": mask, "score": 0.8, "iscrowd": 0}
+        for i, (t, label, mask) in enumerate(found)
+    ]
+    categories = [{"id": i, "name": name} for i, name in enumerate(CATEGORIES, 1)]
+    document = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / "coco.json").write_text(json.dumps(document))
+    return folder / "coco.json"
+
+
+def write_detectron2(folder, drawing, name=int):
+    found = [(t, *one) for t, frame in enumerate(detections(drawing)) for one in frame]
+    results = [
+        {"image_id": name(t), "category_id": label, "bbox": [0, 0, 1, 1], "score": 0.8, "segmentation": mask}
+        for t, label, mask in found
+    ]
+    (folder / "coco_instances_results.json").write_text(json.dumps(results))
+    return folder / "coco_instances_results.json"
+
+
+def write_png(folder, drawing):
+    (folder / "masks").mkdir()
+    for t in range(FRAMES):
+        numbers = np.zeros(SIZE, np.uint8)
+        for i, mask in enumerate(drawing.masks[:: 1 - 2 * (t % 2), t]):
+            numbers[mask] = 10 + i
+        Image.fromarray(numbers).save(folder / "masks" / f"{t:04d}.png")
+    return folder / "masks"
+
+
+def assert_linked(path, drawing):
+    result = VideoInstances.load(path / "instances.json")
+    seen = drawing.masks.any(axis=(1, 2, 3))
+    assert len(result) == seen.sum()
+    masks = {one.tobytes() for one in result.masks}
+    assert masks == {one.tobytes() for one in drawing.masks[seen]}  # each object in all frames
+    return result
+
+
+@pytest.mark.parametrize("form", ["coco", "detectron2", "names", "png"])
+def test_every_format_is_linked(run, tmp_path, drawing, frames, form):
+    write = {"coco": write_coco, "detectron2": write_detectron2, "png": write_png}
+    write["names"] = lambda folder, drawing: write_detectron2(folder, drawing, "{:04d}".format)
+    source = write[form](tmp_path, drawing)
+    status, out, err = run("link", source, "--images", frames, "-o", tmp_path / "out", "--score-threshold", "0.5")
+    assert status == 0, err
+    folder = tmp_path / "out" / source.stem
+    assert out == f"{folder}\n" and f"instances in {FRAMES} frames" in err
+    result = assert_linked(folder, drawing)
+    if form == "coco":
+        assert sorted(map(result.category, range(len(result)))) == sorted(CATEGORIES[i] for i in drawing.labels)
+    page = (folder / "page.html").read_text()
+    assert page.count("data:image/jpeg;base64,") == FRAMES
+    assert (folder / "overlay.mp4").stat().st_size > 0 and (folder / "sheet.png").is_file()
+
+
+def polygon(*corners):
+    return {"x": [float(x) for x, _ in corners], "y": [float(y) for _, y in corners]}
+
+
+def test_lists_of_ultralytics_and_shapes_of_labelme(run, tmp_path, frames):
+    """A square that moves, as polygons."""
+    lists = []
+    for t in range(FRAMES):
+        corners = [(5 + 4 * t, 10), (20 + 4 * t, 10), (20 + 4 * t, 30), (5 + 4 * t, 30)]
+        box = {"x1": 5.0, "y1": 10.0, "x2": 20.0, "y2": 30.0}
+        lists.append([{"name": "cat", "class": 15, "confidence": 0.9, "box": box, "segments": polygon(*corners)}])
+        shape = {"label": "cat", "points": corners, "group_id": None, "shape_type": "polygon"}
+        head = {"imagePath": f"{t:04d}.png", "imageHeight": 48, "imageWidth": 64}
+        (frames / f"{t:04d}.json").write_text(json.dumps(head | {"shapes": [shape]}))
+    (tmp_path / "yolo.json").write_text(json.dumps(lists))
+    for source, name in ((tmp_path / "yolo.json", "yolo"), (frames, "frames")):
+        status, _, err = run("link", source, "--images", frames, "-o", tmp_path / "out", "--no-video")
+        assert status == 0, err
+        result = VideoInstances.load(tmp_path / "out" / name / "instances.json")
+        assert len(result) == 1 and result.category(0) == "cat" and result.present.all()
+        assert not (tmp_path / "out" / name / "overlay.mp4").exists()
+    status, _, err = run("link", tmp_path / "yolo.json", "-o", tmp_path / "out")
+    assert status == 2 and "--images names the folder of the frames" in err
+
+
+def test_without_frames_there_are_identities_and_a_page(run, tmp_path, drawing):
+    source = write_detectron2(tmp_path, drawing)
+    status, _, err = run("link", source, "-o", tmp_path / "out")
+    assert status == 0 and "no overlay: --frames names the frames" in err
+    assert_linked(tmp_path / "out" / source.stem, drawing)
+    assert (tmp_path / "out" / source.stem / "page.html").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[]", "without results"),
+        ('[{"image_id": 1}]', 'no "segmentation"'),
+        ('[{"image_id": null}]', '"image_id" is None; expected a number or a name'),
+        ('[{"image_id": 1, "category_id": 1, "score": 2, "segmentation": {"size": [2, 2], "counts": [4]}}]', "0 to 1"),
+        ('[{"image_id": 1, "category_id": 1, "segmentation": {"size": [9, 9], "counts": [4]}}]', "invalid: counts"),
+        ('[{"image_id": 0}, {"image_id": 1000000000000}]', 'no "segmentation"'),
+        ("{}", 'no "categories"'),
+    ],
+)
+def test_bad_files(run, tmp_path, text, message):
+    (tmp_path / "results.json").write_text(text)
+    status, out, err = run("link", tmp_path / "results.json", "-o", tmp_path / "out")
+    assert (status, out) == (2, "") and message in err and err.count("\n") <= 2
+
+
+def test_unknown_detectors_and_missing_weights(run, tmp_path, frames, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    for name in ("torchvision:resnet50", "yolo"):
+        status, _, err = run("link", frames, "--detector", name, "-o", tmp_path / "out")
+        assert status == 2 and f"the detector {name!r} is unknown, expected torchvision:maskrcnn" in err
+    status, _, err = run("link", frames, "--detector", "torchvision:maskrcnn_resnet50_fpn_v2", "-o", tmp_path / "out")
+    assert status == 2 and "are not there: " in err and str(tmp_path) in err and err.count("\n") == 1
