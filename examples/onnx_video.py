@@ -154,7 +154,9 @@ def take_window(
 
     def masks_of(i: int) -> np.ndarray:
         frames = [masks.get(first + t, {}).get(i) for t in range(length)]
-        return np.stack([empty if x is None else full_mask(x, resized, size) for x in frames])  # (frames, H, W)
+        return np.stack(
+            [empty if x is None else full_mask(x, resized, size, config["mask_alignment"]) for x in frames]
+        )  # (frames, H, W)
 
     window = VideoInstances.from_masks(
         scores[ids].max(1, initial=0),
@@ -207,9 +209,13 @@ def _resize_weights(before: int, after: int) -> tuple[np.ndarray, int]:
     return np.floor(weights * 2**bits + 0.5), bits
 
 
-def full_mask(logits: Array, resized: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+def full_mask(logits: Array, resized: tuple[int, int], size: tuple[int, int], alignment: str) -> np.ndarray:
     """Mask logits (h, w) at stride 4 of the padded frame → mask (H, W) bool of `size`."""
-    rows, columns = (_upsample_weights(edge) for edge in logits.shape)
+    if alignment == "centered":  # sample i at pixel 4i + 1.5 of the resized frame
+        places = [((np.arange(b) + 0.5) * a / b - 2) / 4 for a, b in zip(resized, size, strict=True)]
+        rows, columns = (_linear_weights(edge, place) for edge, place in zip(logits.shape, places, strict=True))
+        return rows @ logits @ columns.T > 0
+    rows, columns = (_linear_weights(edge, (np.arange(4 * edge) - 2) / 4) for edge in logits.shape)  # pixel 4i + 2
     fine = (rows @ logits @ columns.T)[: resized[0], : resized[1]] > 0
     if resized == size:
         return fine
@@ -220,10 +226,10 @@ def full_mask(logits: Array, resized: tuple[int, int], size: tuple[int, int]) ->
     return fine[y[:, None], x]
 
 
-def _upsample_weights(edge: int) -> Array:
-    """Linear interpolation (4 · edge, edge): sample i is at pixel 4i + 2, and the border is repeated."""
-    position = np.clip((np.arange(4 * edge) - 2) / 4, 0, edge - 1)[:, None]
-    return np.maximum(1 - np.abs(position - np.arange(edge)), 0).astype(np.float32)
+def _linear_weights(edge: int, place: Array) -> Array:
+    """Linear interpolation (places, edge) between the samples of an axis; the border is repeated."""
+    place = np.clip(place, 0, edge - 1)[:, None]
+    return np.maximum(1 - np.abs(place - np.arange(edge)), 0).astype(np.float32)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ FORMAT_VERSION = 1
 DECODERS = ("o2i", "i2o")
 MOST_WEIGHTS = 2**32  # roughly, of the transformer; the published models have fewer than 2^25
 MASK_LOSSES = ("inter_instance", "plain")
+MASK_ALIGNMENTS = ("released", "centered")
 
 
 @cache
@@ -104,6 +105,9 @@ class MDQEConfig:
     """Weight of the embedding similarity in the tracker's matching scores [β2]."""
     detections_per_image: int = 15
     """Maximum number of detections of an image in evaluation. A clip passes on at most ten times as many."""
+    mask_alignment: str = "released"
+    """Where a mask logit lies at test: "centered", in its 4×4 pixels as in the training targets; or "released", half a
+    pixel to the right and below, as in the released code. `mdqe train` sets "centered"."""
     # Frames
     test_shorter_edge: int | None = 360
     """Frames are resized to this shorter edge, in pixels; None: they are not resized."""
@@ -258,4 +262,5 @@ _FIELD_RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (  # fields, 
     ("backbone", lambda v: isinstance(v, str) and v != "", "the name of a timm model"),
     ("decoder", lambda v: v in DECODERS, f"one of {', '.join(DECODERS)}"),
     ("mask_loss", lambda v: v in MASK_LOSSES, f"one of {', '.join(MASK_LOSSES)}"),
+    ("mask_alignment", lambda v: v in MASK_ALIGNMENTS, f"one of {', '.join(MASK_ALIGNMENTS)}"),
 )  # fmt: skip

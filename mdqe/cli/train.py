@@ -203,7 +203,10 @@ def build(args: argparse.Namespace, device: "torch.device", log: Callable[[str],
 
 
 def read_config(args: argparse.Namespace) -> "MDQEConfig":
-    """The configuration of the resumed run, --preset, --config or the model of --init, with the changes of --set."""
+    """The configuration of the resumed run, --preset, --config or the model of --init, with the changes of --set.
+
+    New runs place masks where the training targets are sampled, unless --set says otherwise.
+    """
     from mdqe.config import MDQEConfig
     from mdqe.weights.folder import CONFIG_FILE, read_config
     from mdqe.weights.source import open_source
@@ -218,7 +221,8 @@ def read_config(args: argparse.Namespace) -> "MDQEConfig":
         config = read_config(open_source(args.init)(CONFIG_FILE))
     else:
         raise InputError("no model is named; expected --preset NAME, --config JSON or --init ID|FOLDER")
-    return config.replace(**dict(args.set))
+    alignment = config.mask_alignment if args.fields else "centered"
+    return config.replace(**{"mask_alignment": alignment, **dict(args.set)})
 
 
 def read_recipe(args: argparse.Namespace) -> "Recipe":

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from mdqe.boxes import box_iou, mask_boxes
 from mdqe.errors import InputError
-from mdqe.inference.postprocess import MASK_STRIDE, foreground_confidence, upsample_masks
+from mdqe.inference.postprocess import foreground_confidence, upsample_masks
+from mdqe.modeling.mask_head import MASK_STRIDE
 from mdqe.modeling.network import Network, evaluation_mode
 from mdqe.modeling.preprocess import as_frame, resize, resized_size
 from mdqe.results.instances import VideoInstances
@@ -31,6 +32,7 @@ def segment_image(model: Network, image: Any, output_size: tuple[int, int] | Non
             output.mask_logits[0, :, 0],
             size,
             output_size or tuple(image.shape[:2]),
+            alignment=c.mask_alignment,
         )
     return VideoInstances.from_masks(
         found.scores.cpu().double(),
@@ -64,6 +66,7 @@ def filter_image(
     output_size: tuple[int, int],
     *,
     score_threshold: float = 0.05,
+    alignment: str = "released",
 ) -> ImageDetections:
     """Keep (query, class) pairs above the threshold, with scores weighted by mask quality and overlap with better ones.
 
@@ -74,6 +77,7 @@ def filter_image(
         output_size: (height, width) of the returned masks.
         score_threshold: minimum class score of a query before weighting and of a pair after weighting. The best query
             passes the first of these always.
+        alignment: `mask_alignment` of the configuration.
 
     Raises:
         ValueError: a tensor of the wrong shape, or a frame larger than its mask.
@@ -84,7 +88,7 @@ def filter_image(
     class_scores, mask_logits = class_scores[kept], mask_logits[kept]
 
     confidence, boxes = [], []
-    for fine in _frame_logits(mask_logits, frame_size, frame_size):
+    for fine in _frame_logits(mask_logits, frame_size, frame_size, alignment):
         confidence.append(foreground_confidence(fine.flatten(1)))
         boxes.append(mask_boxes(fine > 0))
     class_scores = class_scores * torch.cat(confidence)[:, None].to(class_scores)
@@ -102,18 +106,20 @@ def filter_image(
     masks = torch.cat(
         [
             F.interpolate(fine[:, None], size=tuple(output_size), mode="bilinear", align_corners=False)[:, 0] > 0
-            for fine in _frame_logits(mask_logits[distinct], frame_size, output_size)
+            for fine in _frame_logits(mask_logits[distinct], frame_size, output_size, alignment)
         ]
     )  # (distinct, H, W)
     return ImageDetections(scores, labels, mask_boxes(masks)[rows], masks[rows])
 
 
-def _frame_logits(logits: Tensor, frame_size: tuple[int, int], output_size: tuple[int, int]) -> Iterator[Tensor]:
+def _frame_logits(
+    logits: Tensor, frame_size: tuple[int, int], output_size: tuple[int, int], alignment: str
+) -> Iterator[Tensor]:
     """Yield the logits (n, height, width) of the frame without padding, in chunks of queries."""
     height, width = frame_size
     pixels = max(MASK_STRIDE**2 * logits.shape[-2] * logits.shape[-1], output_size[0] * output_size[1])
     for chunk in logits.split(max(CHUNK_PIXELS // pixels, 1)):
-        yield upsample_masks(chunk)[:, :height, :width]
+        yield upsample_masks(chunk, alignment)[:, :height, :width]
 
 
 def _check_shapes(

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from mdqe.config import MDQEConfig
 from mdqe.errors import InputError
-from mdqe.inference.postprocess import MASK_STRIDE, filter_clips, window_masks
+from mdqe.inference.postprocess import filter_clips, window_masks
+from mdqe.modeling.mask_head import MASK_STRIDE
 from mdqe.modeling.preprocess import as_frame, normalize, resize, resized_size
 from mdqe.results import rle
 from mdqe.results.instances import VideoInstances
@@ -170,7 +171,8 @@ class MDQEImageProcessor:
         instances = []
         for clip, original in zip(found, originals, strict=True):
             size = padded if original is None else resized_size(original, c.test_shorter_edge, c.test_longer_edge)
-            masks = torch.cat(list(window_masks(clip.mask_logits, size, original or size)))
+            chunks = window_masks(clip.mask_logits, size, original or size, alignment=c.mask_alignment)
+            masks = torch.cat(list(chunks))
             scores, labels = (x.cpu() for x in clip.class_scores.max(1))
             rows = scores.double(), labels, range(len(scores)), masks.cpu().numpy()
             instances.append(VideoInstances.from_masks(*rows))

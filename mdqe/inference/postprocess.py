@@ -9,10 +9,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from mdqe.modeling.mask_head import mask_logits
+from mdqe.modeling.mask_head import MASK_STRIDE, first_sample, mask_logits
 from mdqe.ops.reference import widen
 
-MASK_STRIDE = 4
 DUPLICATE_SIMILARITY = 0.99  # cosine from which a query duplicates a better one
 SUPPRESSION_IOU = 0.5  # IoU with a better detection from which a detection is dropped
 SUBSAMPLED_CLIP = 5  # clips of so many frames are compared at every second frame
@@ -119,24 +118,33 @@ def foreground_confidence(logits: Tensor) -> Tensor:
     return (soft * hard).sum(-1) / (hard.sum(-1) + 1e-6)
 
 
-def upsample_masks(logits: Tensor) -> Tensor:
+def upsample_masks(logits: Tensor, alignment: str = "released") -> Tensor:
     """Interpolate mask logits (…, h, w) bilinearly to (…, 4h, 4w), in float32 or wider.
 
-    Sample i of an axis is at pixel 4i + 2. The edge value is repeated before the first and after the last sample.
+    `first_sample(alignment)` tells where the samples lie. The edge value is repeated before the first and after the
+    last one.
     """
     *leading, height, width = logits.shape
+    if alignment == "centered":
+        size = (MASK_STRIDE * height, MASK_STRIDE * width)
+        return _interpolate_centered(logits, size, size)
     flat = widen(logits).reshape(-1, 1, height, width)
     # One more sample on each side, so that every pixel is between two samples; pixel 0 is then half-way to the first.
     padded = F.pad(flat, (1, 1, 1, 1), mode="replicate")
     size = (MASK_STRIDE * (height + 1) + 1, MASK_STRIDE * (width + 1) + 1)
     fine = F.interpolate(padded, size=size, mode="bilinear", align_corners=True)
-    edge = MASK_STRIDE // 2
+    edge = MASK_STRIDE - int(first_sample(alignment))
     fine = fine[:, 0, edge : edge + MASK_STRIDE * height, edge : edge + MASK_STRIDE * width]
     return fine.unflatten(0, leading)
 
 
 def window_masks(
-    mask_logits: Tensor, frame_size: tuple[int, int], output_size: tuple[int, int], *, chunk_pixels: int | None = None
+    mask_logits: Tensor,
+    frame_size: tuple[int, int],
+    output_size: tuple[int, int],
+    *,
+    alignment: str = "released",
+    chunk_pixels: int | None = None,
 ) -> Iterator[Tensor]:
     """Yield the masks (n, frames, H, W) bool of a window's tracks in order, in chunks of n tracks to bound the memory.
 
@@ -145,7 +153,9 @@ def window_masks(
     Args:
         mask_logits: (N, frames, h, w), at stride 4 over the padded frames.
         frame_size: (height, width) of the resized frames without padding.
-        output_size: (H, W) of the masks, by nearest-neighbour interpolation (PyTorch's `nearest`).
+        output_size: (H, W) of the masks.
+        alignment: `mask_alignment` of the configuration. "centered" interpolates the logits at the centres of the
+            output pixels. "released" takes the nearest pixel of the frame (PyTorch's `nearest`), as the released code.
         chunk_pixels: maximum number of pixels of a chunk; None: `CHUNK_PIXELS`. A chunk has at least one track.
 
     Raises:
@@ -157,19 +167,30 @@ def window_masks(
     chunk_pixels = chunk_pixels or CHUNK_PIXELS["cpu" if mask_logits.is_cpu else "gpu"]
     pixels = max(mask_logits.shape[1], 1) * max(limit[0] * limit[1], output_size[0] * output_size[1])
     chunks = mask_logits.split(max(chunk_pixels // pixels, 1))
-    return (_binary_masks(chunk, tuple(frame_size), tuple(output_size)) for chunk in chunks)
+    return (_binary_masks(chunk, tuple(frame_size), tuple(output_size), alignment) for chunk in chunks)
 
 
-def _binary_masks(logits: Tensor, frame_size: tuple[int, ...], output_size: tuple[int, ...]) -> Tensor:
+def _binary_masks(logits: Tensor, frame_size: tuple[int, ...], output_size: tuple[int, ...], alignment: str) -> Tensor:
     """Logits (n, frames, h, w) at stride 4 → masks (n, frames, H, W) of `output_size`."""
     n, t = logits.shape[:2]
     # A probability above 1/2 is a logit above 0. Transposed, because run lengths go down the columns.
+    if alignment == "centered":
+        return (_interpolate_centered(logits.mT, frame_size[::-1], output_size[::-1]) > 0).mT
     masks = upsample_masks(logits.mT)[..., : frame_size[1], : frame_size[0]] > 0  # (n, frames, width, height)
     if output_size != frame_size:
         flat = rearrange(masks, "n t w h -> (n t) 1 w h").to(torch.uint8)
         flat = F.interpolate(flat, size=output_size[::-1], mode="nearest").bool()
         masks = rearrange(flat, "(n t) 1 w h -> n t w h", n=n, t=t)
     return masks.mT
+
+
+def _interpolate_centered(logits: Tensor, frame_size: tuple[int, ...], output_size: tuple[int, ...]) -> Tensor:
+    """Interpolate centred logits (…, h, w) bilinearly at the pixels of the frame resized to `output_size`."""
+    flat = widen(logits).reshape(-1, 1, *logits.shape[-2:])
+    scale = (MASK_STRIDE * after / before for before, after in zip(frame_size, output_size, strict=True))
+    # `F.interpolate` takes no size together with a scale. The size alone would stretch the padding into the frame.
+    fine = torch.ops.aten.upsample_bilinear2d(flat, list(output_size), False, *scale)
+    return fine[:, 0].unflatten(0, logits.shape[:-2])
 
 
 class ScoreSums(NamedTuple):

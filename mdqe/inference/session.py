@@ -286,7 +286,7 @@ class VideoSession:
             np.zeros(len(tracks)),
             np.zeros(len(tracks), np.int64),
             tracks,
-            window_masks(logits, self._encoder.size, size),
+            window_masks(logits, self._encoder.size, size, alignment=self.config.mask_alignment),
             size=size,
             frames=num_frames,
             first_frame=window.first_frame,

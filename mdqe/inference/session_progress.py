@@ -10,9 +10,9 @@ import numpy as np
 from mdqe.config import MDQEConfig
 from mdqe.errors import InputError
 from mdqe.inference.frame_buffer import FrameEncoder
-from mdqe.inference.postprocess import MASK_STRIDE
 from mdqe.inference.saved_state import MOST, whole_number
 from mdqe.inference.tracker import ClipTracker
+from mdqe.modeling.mask_head import MASK_STRIDE
 from mdqe.modeling.preprocess import padded_size
 from mdqe.ops.reference import at_least_float32
 

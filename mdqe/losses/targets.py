@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
+from mdqe.modeling.mask_head import first_sample
 from mdqe.targets import ClipTargets
 
 
@@ -147,7 +148,8 @@ def _quarters(masks: Tensor, stride: int) -> Tensor:
 
     A quarter of the count is the result of bilinear interpolation by an even factor.
     """
-    low, high = stride // 2 - 1, stride // 2
+    low = int(first_sample("centered", stride))
+    high = low + 1
     bits = masks.view(torch.uint8)
     rows = bits[..., low::stride, :] + bits[..., high::stride, :]  # (…, H / s, W)
     return rows[..., low::stride] + rows[..., high::stride]

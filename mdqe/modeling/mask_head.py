@@ -18,6 +18,20 @@ from torch.nn import functional as F
 from mdqe.modeling.encoder import SpatialShapes
 from mdqe.ops.reference import widen
 
+MASK_STRIDE = 4
+"""Pixels of the padded frame per mask logit and axis."""
+
+
+def first_sample(alignment: str, stride: int = MASK_STRIDE) -> float:
+    """The pixel of the first sample of a map: sample i lies at pixel `first_sample + stride · i`, on both axes.
+
+    Args:
+        alignment: "centered": in the middle of stride × stride pixels, as training targets are sampled; "released":
+            half a pixel further, where the released code places mask logits at test.
+        stride: pixels per sample.
+    """
+    return {"centered": (stride - 1) / 2, "released": stride / 2}[alignment]
+
 
 def _groups(channels: int) -> int:
     # The published models have 32 or 24 groups. Small models have the most groups that divide their channels.
