@@ -94,6 +94,7 @@ class NumpyTracker:
         self.length, self.stride = config["test_clip_length"], config["clip_stride"]
         self.window, self.threshold = config["window_length"], config["score_threshold"]
         self.weights = config["iou_weight"], config["similarity_weight"]
+        self.memory = config["memory_frames"], max(self.length, config["short_memory_frames"])
         self.window_start = self.frames_end = self.clips = 0
         self.frames: dict[int, dict[int, tuple[Array, int]]] = {}  # by frame and track: sum and number of mask logits
         self.classes: dict[int, tuple[Array, int]] = {}  # by track of the window: sum and number of class scores
@@ -152,7 +153,7 @@ class NumpyTracker:
             return []
         shared = [(t, self.frames[frame]) for t, frame in enumerate(frames) if self.frames.get(frame)]
         age = self.clips - np.array(self.last_seen)
-        long, short = age < 15 // self.stride, age < max(self.length, 5) // self.stride
+        long, short = (age < frames // self.stride for frames in self.memory)
         tracks = sorted({*np.flatnonzero(long | short).tolist(), *(i for _, seen in shared for i in seen)})
         iou = pooled_iou(tracks, shared, clip.mask_logits)
         similarity = np.zeros((len(tracks), number), np.float32)

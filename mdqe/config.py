@@ -103,6 +103,10 @@ class MDQEConfig:
     """Weight of the mask IoU in the tracker's matching scores [β1]."""
     similarity_weight: float = 1.0
     """Weight of the embedding similarity in the tracker's matching scores [β2]."""
+    memory_frames: int = 15
+    """Frames for which the tracker compares the embedding of a track that it does not observe [T_mem]."""
+    short_memory_frames: int = 5
+    """Frames of the tracker's second, shorter memory, at least test_clip_length."""
     detections_per_image: int = 15
     """Maximum number of detections of an image in evaluation. A clip passes on at most ten times as many."""
     mask_alignment: str = "released"
@@ -247,7 +251,7 @@ _FIELD_RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (  # fields, 
     ("num_points encoder_layers decoder_layers mlp_ratio grid_size",
      lambda v: _is_int(v) and 1 <= v <= 256, "a whole number from 1 to 256"),
     ("hidden_dim num_heads embed_dim num_classes clip_length test_clip_length window_length clip_stride "
-     "detections_per_image test_longer_edge",
+     "memory_frames short_memory_frames detections_per_image test_longer_edge",
      lambda v: _is_int(v) and 1 <= v <= 65536, "a whole number from 1 to 65536"),
     ("num_levels", lambda v: _is_int(v) and 3 <= v <= 16, "a whole number from 3 to 16"),
     ("mask_channels test_shorter_edge", lambda v: v is None or (_is_int(v) and 1 <= v <= 65536),

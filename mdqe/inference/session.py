@@ -84,7 +84,9 @@ class VideoSession:
         self.by_window = by_window
         self.on_frame = on_frame
         clips = (c.test_clip_length, c.clip_stride, c.window_length)
-        self.tracker = ClipTracker(*clips, c.score_threshold, c.iou_weight, c.similarity_weight)
+        self.tracker = ClipTracker(
+            *clips, c.score_threshold, c.iou_weight, c.similarity_weight, c.memory_frames, c.short_memory_frames
+        )
         self._encoder = FrameEncoder(model, encoder_batch_size or 0)
         self._scores = ScoreSums(*torch.zeros(2, 0, c.num_classes))
         self._next_clip = 0  # index of its first frame

@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from mdqe.config import MDQEConfig
 from mdqe.errors import InputError
 from mdqe.files import parse_json
 from mdqe.inference.saved_state import is_whole
@@ -119,6 +120,7 @@ def _check_model(model: Network, description: Mapping[str, Any], path: Path) -> 
     saved, given = description["config"], model.config.to_dict()
     if not isinstance(saved, dict):
         raise InputError(f"{path} is not a valid session: 'config' is {_short(saved)}, expected an object")
+    saved = {**MDQEConfig().to_dict(), **saved}  # fields that are newer than the file have their defaults
     different = [name for name in {**given, **saved} if saved.get(name) != given.get(name)]
     if different:
         names = {name: name if name in given else _short(name) for name in different[:3]}

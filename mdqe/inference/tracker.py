@@ -21,10 +21,6 @@ from mdqe.inference.memory import TrackMemory
 from mdqe.inference.saved_state import SavedTensors
 from mdqe.ops.reference import widen
 
-# Embeddings are compared up to so many frames after a track was last observed; the short memory is at least T. The
-# released code has these two numbers. The paper has one, T_mem = 10 clips (Sec. 3.4, Table 1d).
-LONG_MEMORY, SHORT_MEMORY = 15, 5
-
 _NUMBERS = ("window_start", "next_frame", "last_clip_start", "frames_end")
 """Attributes in `ClipTracker.state_dict`, in addition to `ended`."""
 
@@ -59,6 +55,9 @@ class ClipTracker:
             twice this value. As long as there are no tracks, every detection starts one.
         iou_weight, similarity_weight: weights β1, β2 of mask IoU and embedding similarity in the score (Eq. 7). Without
             embeddings, the IoU alone decides.
+        memory_frames, short_memory_frames: embeddings are compared with the tracks observed in the last so many frames,
+            and once more with those of the short memory, at least T, alone. The paper has one length, T_mem = 10 (Sec.
+            3.4, Table 1d); the released code has 15 and 5.
 
     Tensors may be on any device and of any floating-point type, the same for all clips. Sums have that type, or float32
     for half precision.
@@ -76,6 +75,8 @@ class ClipTracker:
         score_threshold: float = 0.1,
         iou_weight: float = 1.0,
         similarity_weight: float = 1.0,
+        memory_frames: int = 15,
+        short_memory_frames: int = 5,
     ) -> None:
         if test_clip_length < 1:
             raise ValueError(f"test_clip_length must be at least 1, got {test_clip_length}")
@@ -87,12 +88,12 @@ class ClipTracker:
             raise ValueError(f"score_threshold must lie in [0, 1], got {score_threshold}")
         if not (0 <= iou_weight < math.inf and 0 <= similarity_weight < math.inf):
             raise ValueError(f"weights must be finite and not negative, got {iou_weight=}, {similarity_weight=}")
-        self.test_clip_length = test_clip_length
-        self.clip_stride = clip_stride
-        self.window_length = window_length
+        if memory_frames < 1 or short_memory_frames < 1:
+            raise ValueError(f"memories must be at least 1 frame, got {memory_frames=}, {short_memory_frames=}")
+        self.test_clip_length, self.clip_stride, self.window_length = test_clip_length, clip_stride, window_length
         self.score_threshold = score_threshold
-        self.iou_weight = iou_weight
-        self.similarity_weight = similarity_weight
+        self.iou_weight, self.similarity_weight = iou_weight, similarity_weight
+        self.memory_frames, self.short_memory_frames = memory_frames, short_memory_frames
         self.reset()
 
     def reset(self) -> None:
@@ -169,7 +170,8 @@ class ClipTracker:
         )
         with torch.autocast(device.type, enabled=False):  # sums of thousands of pixels need full precision
             # 1. Score: mask IoU and embedding similarity of every track and detection, in one transfer to the host.
-            limits = LONG_MEMORY // self.clip_stride, max(self.test_clip_length, SHORT_MEMORY) // self.clip_stride
+            memories = self.memory_frames, max(self.test_clip_length, self.short_memory_frames)
+            limits = (length // self.clip_stride for length in memories)
             scores = score_clip(memory, frames, class_scores, mask_logits, embeddings, *limits)
             # 2. Assign: the best one-to-one matching of their weighted sum (Eq. 7).
             similarity_weight = self.similarity_weight if embeddings.shape[1] else 0.0

@@ -21,7 +21,8 @@ TOLERANCE = 1e-5  # of sums of float32 in another order
 
 def numpy_tracker(length: int, stride: int, window: int, threshold: float = 0.1) -> plain.NumpyTracker:
     config = {"test_clip_length": length, "clip_stride": stride, "window_length": window, "score_threshold": threshold}
-    return plain.NumpyTracker({**config, "iou_weight": 1.0, "similarity_weight": 1.0})
+    memory = {"memory_frames": 15, "short_memory_frames": 5}
+    return plain.NumpyTracker({**config, **memory, "iou_weight": 1.0, "similarity_weight": 1.0})
 
 
 def assert_same_window(ours: plain.NumpyTracker, theirs, last: bool) -> None:

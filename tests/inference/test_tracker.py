@@ -200,6 +200,19 @@ def test_low_scores_and_duplicates_start_no_track():
     assert sorted(doubled.tolist()) == [-1, 0, 1] and doubled[0] == 0
 
 
+@pytest.mark.parametrize(("memory_frames", "expected"), [(15, 0), (10, 0), (9, 1), (5, 1)])
+def test_a_track_is_matched_within_its_memory(memory_frames, expected):
+    """An object that is hidden in 9 frames keeps its track if the memory is longer. Its mask is elsewhere then."""
+    logits = torch.full((2, 1, 4, 4), -5.0)
+    logits[0, :, :2], logits[1, :, 2:] = 5, 5
+    tracker = ClipTracker(1, memory_frames=memory_frames, short_memory_frames=1)
+    embedding, nothing = torch.tensor([[3.0, 0.0]]), slice(0, 0)
+    tracker.update([0], torch.full((1, 1), 0.9), logits[:1], embedding)
+    for frame in range(1, 10):
+        tracker.update([frame], torch.full((0, 1), 0.9), logits[nothing], embedding[nothing])
+    assert tracker.update([10], torch.full((1, 1), 0.9), logits[1:], embedding).tolist() == [expected]
+
+
 @pytest.mark.parametrize("dropped", [True, False], ids=["one dropped", "none at all"])
 def test_frames_without_tracks_do_not_count_in_the_iou(dropped):
     # Clips of 4 at 0, 1 and 2. The second has no tracks, so in the frames 2 … 5 of the third only 2 and 3 have a track.

@@ -167,6 +167,8 @@ def test_calls_in_the_wrong_order_are_rejected():
         ({"score_threshold": 1.5}, r"score_threshold must lie in \[0, 1\], got 1.5"),
         ({"iou_weight": -1.0}, "iou_weight=-1.0"),
         ({"similarity_weight": float("nan")}, "similarity_weight=nan"),
+        ({"memory_frames": 0}, "memory_frames=0"),
+        ({"short_memory_frames": -1}, "short_memory_frames=-1"),
     ],
 )
 def test_invalid_arguments_are_rejected(arguments, message):
