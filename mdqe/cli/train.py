@@ -81,8 +81,9 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
 
 def _add_data(group: argparse._ArgumentGroup) -> None:
     data = (
-        "training set: synthetic[:easy|:standard|:hard], an annotation file of videos or images FILE[@IMAGES], or a "
-        "folder with annotations.json; repeat the option to mix sets in the given ratios (default: 1)"
+        "training set: synthetic[:easy|:standard|:hard|:occluded], an annotation file of videos or images "
+        "FILE[@IMAGES], or a folder with annotations.json; repeat the option to mix sets in the given ratios (default: "
+        "1)"
     )
     option(group, "--data", "SET[:RATIO]", str, data, action="append")
     edges = (

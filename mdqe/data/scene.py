@@ -5,6 +5,7 @@ Angles are in turns and times in frames. Nothing here depends on the number of p
 resolution of the same aspect ratio.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,11 @@ from mdqe.data.shapes import CATEGORIES, Texture, draw_ground, draw_texture
 from mdqe.errors import InputError
 
 _BLOCK = 20  # number of consecutive scenes with an exact share of scenes with similar shapes
+_REACH, _PERIODS = (0.2, 0.34), (36.0, 56.0)  # of the way past the nearest shape: its length, and frames there and back
+_NEAREST, _BEHIND = (
+    (0.16, 0.22),
+    (0.68, 0.8),
+)  # radius of the nearest shape of a group, and of the others relative to it
 
 
 @dataclass(frozen=True)
@@ -26,6 +32,9 @@ class Difficulty:
             exact in every 20 scenes.
         occlusion: share of the shapes in a scene that are planned to cross others, in groups of two or three that meet
             at one place and time. The other shapes meet only by chance.
+        hiding: share of the shapes that travel in groups of two or three with the same silhouette, in which the nearest
+            shape passes over the others so slowly that it hides them completely for several frames. The groups move
+            fast, and take the place of shapes in `occlusion`. With 0, there are no groups.
 
     Raises:
         ValueError: a value out of range.
@@ -34,12 +43,13 @@ class Difficulty:
     objects: tuple[int, int] = (2, 6)
     similarity: float = 0.5
     occlusion: float = 0.8
+    hiding: float = 0.0
 
     def __post_init__(self) -> None:
         first, last = self.objects
         if not 1 <= first <= last <= 40:
             raise InputError(f"objects is {first} to {last}, expected a minimum and a maximum from 1 to 40")
-        for name in ("similarity", "occlusion"):
+        for name in ("similarity", "occlusion", "hiding"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} is {getattr(self, name)}, expected 0 to 1")
 
@@ -48,6 +58,7 @@ DIFFICULTIES = {
     "easy": Difficulty((1, 3), similarity=0.0, occlusion=0.2),
     "standard": Difficulty(),
     "hard": Difficulty((5, 10), similarity=1.0, occlusion=1.0),
+    "occluded": Difficulty((6, 9), similarity=1.0, occlusion=1.0, hiding=1.0),  # for videos of 40 to 60 frames
 }
 
 
@@ -121,6 +132,8 @@ def draw_scene(seed: int, index: int, frames: int, half: tuple[float, float], di
     looks, textures = _draw_looks(random, count, _is_similar(seed, index, difficulty.similarity))
     ground = draw_ground(random)
     time = np.arange(frames, dtype=np.float64)
+    if difficulty.hiding:
+        return _draw_hiding_scene(random, looks, textures, ground, time, half, difficulty)
     size = min(1.0, 5 / (count + 1)) if count > 5 else 1.0
     meetings = _draw_meetings(random, count, frames, half, difficulty.occlusion)
     bodies = []
@@ -142,6 +155,69 @@ def draw_scene(seed: int, index: int, frames: int, half: tuple[float, float], di
         )
     depths = tuple(random.permutation(count))
     return Scene(tuple(bodies), depths, textures, ground, _draw_camera(random, time))
+
+
+def _draw_hiding_scene(
+    random: RandomStream,
+    looks: Sequence[tuple[int, int]],
+    textures: tuple[Texture, ...],
+    ground: Texture,
+    time: np.ndarray,
+    half: tuple[float, float],
+    difficulty: Difficulty,
+) -> Scene:
+    """The scene of a difficulty with `hiding`: groups on fast paths, in which the nearest shape hides the others."""
+    count, frames = len(looks), len(time)
+    depths = random.permutation(count)
+    groups = _draw_groups(random, count, difficulty.hiding)
+    meetings = _draw_meetings(random, len(groups), frames, half, difficulty.occlusion)
+    bodies: list[Body | None] = [None] * count
+    for group, (moment, x, y) in zip(groups, meetings, strict=True):
+        path = [
+            _draw_path(random, time, moment, place, edge, (0.25, 0.45), (14.0, 24.0))
+            for place, edge in zip((x, y), half, strict=True)
+        ]
+        angle = random.uniform() + random.uniform(-0.008, 0.008) * time + _draw_sway(random, time, 0.04)
+        stretch = 1 + _draw_sway(random, time, 0.08)
+        bends = np.stack([_draw_bend(random, time, 0.06), _draw_bend(random, time, 0.05)])
+        radius = random.uniform(*_NEAREST)
+        for place, i in enumerate(sorted(group, key=depths.index, reverse=True)):  # the nearest first
+            offsets = _draw_passing(random, time) if place else np.zeros((2, frames))
+            bodies[i] = Body(
+                *looks[i],
+                offset=(random.uniform(), random.uniform()),
+                tone=random.uniform(0.93, 1.05),
+                x=path[0] + offsets[0],
+                y=path[1] + offsets[1],
+                angle=angle,
+                radius=radius * (random.uniform(*_BEHIND) if place else 1.0) * np.ones(frames),
+                stretch=stretch,
+                bends=bends,
+            )
+    return Scene(tuple(filter(None, bodies)), tuple(depths), textures, ground, _draw_camera(random, time))
+
+
+def _draw_groups(random: RandomStream, count: int, hiding: float) -> list[list[int]]:
+    """The shapes in groups of two or three, which make up the share `hiding`, and one by one."""
+    order, left = random.permutation(count), round(count * hiding)
+    sizes = []
+    while left >= 2:
+        size = random.between(2, 3)
+        if size > left or left - size == 1:  # no shape is left without one to hide it
+            size = 5 - size
+        sizes.append(size)
+        left -= size
+    sizes += [1] * (count - sum(sizes))
+    return [[order.pop() for _ in range(size)] for size in sizes]
+
+
+def _draw_passing(random: RandomStream, time: np.ndarray) -> np.ndarray:
+    """(2, frames): the distance x, y of a shape from the one that hides it. The cube of a sine lingers around 0."""
+    moment, period = random.uniform(0.2, 0.8) * (len(time) - 1), random.uniform(*_PERIODS)
+    swing = sine((time - moment) / period)
+    direction = np.array(random.uniform())
+    reach = random.uniform(*_REACH)
+    return np.stack((cosine(direction) * reach, sine(direction) * reach))[:, None] * (swing * swing * swing)
 
 
 def _is_similar(seed: int, index: int, similarity: float) -> bool:
@@ -180,9 +256,17 @@ def _draw_meetings(
     return meetings
 
 
-def _draw_path(random: RandomStream, time: np.ndarray, moment: float, place: float, half: float) -> np.ndarray:
+def _draw_path(
+    random: RandomStream,
+    time: np.ndarray,
+    moment: float,
+    place: float,
+    half: float,
+    reaches: tuple[float, float] = (0.3, 0.62),
+    periods: tuple[float, float] = (30.0, 66.0),
+) -> np.ndarray:
     """An oscillation along one axis that passes `place` at `moment`, nearly at full speed."""
-    reach, period = half * random.uniform(0.3, 0.62), random.uniform(30.0, 66.0)
+    reach, period = half * random.uniform(*reaches), random.uniform(*periods)
     phase = random.uniform(-0.12, 0.12) + random.choice((0.0, 0.5))
     path = reach * sine((time - moment) / period + phase)
     return place + path - reach * float(sine(np.array(phase)))

@@ -71,6 +71,7 @@ def write_set(
             "objects": list(settings.objects),
             "similarity": settings.similarity,
             "occlusion": settings.occlusion,
+            **({"hiding": settings.hiding} if settings.hiding else {}),
         },
         "licenses": [],
         "videos": [_video(index, frames, size, images) for index in range(videos)],

@@ -22,6 +22,18 @@ def test_make_a_set(run, tmp_path):
     assert files(tmp_path / "one") == files(tmp_path / "two")
 
 
+def test_occluded_videos_are_longer_and_compared_with_ovis(run, tmp_path):
+    options = ["--videos", 1, "--size", "48x32", "--difficulty", "occluded"]
+    status, _, err = run("make-data", "-o", tmp_path / "one", *options)
+    document = json.loads((tmp_path / "one" / "annotations.json").read_text())
+    assert status == 0 and document["videos"][0]["length"] == 48 and document["info"]["hiding"] == 1
+    head, own, ovis = err.splitlines()[-3:]
+    assert head.split()[:3] == ["not", "slightly", "severely"] and own.split()[0] == "one"
+    assert ovis.split() == ["OVIS", "18.2", "55.5", "26.3", "80.2", "2.0", "-"]
+    status, _, err = run("make-data", "-o", tmp_path / "two", *options, "--frames", 2)
+    assert status == 0 and "drawing" in err and "2 frames" in err
+
+
 def test_options_and_formats(run, tmp_path):
     options = ["--objects", "3", "--similarity", "0.25", "--occlusion", "0", "--images", "png", "--mp4"]
     status, _, _ = run("make-data", "-o", tmp_path / "set", "--videos", 1, "--frames", 2, "--size", "48x32", *options)

@@ -87,6 +87,7 @@ def test_half_of_the_cameras_shake():
         (((2, 6), 1.5), "similarity is 1.5, expected 0 to 1"),
         (((2, 6), 0.5, -0.1), "occlusion is -0.1, expected 0 to 1"),
         (((2, 6), float("nan")), "similarity is nan"),
+        (((2, 6), 0.5, 0.8, 2), "hiding is 2, expected 0 to 1"),
     ],
 )
 def test_difficulty_out_of_range(arguments, message):

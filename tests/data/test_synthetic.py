@@ -274,7 +274,7 @@ def test_standard_scenes_match_the_documentation():
         ({"frames": 4, "start": 3, "scene_frames": 6}, "frames is 4, start is 3 and scene_frames is 6"),
         ({"start": -1}, "start is -1"),
         ({"size": (15, 200)}, "size is 15x200"),
-        ({"difficulty": "brutal"}, "difficulty is 'brutal', expected easy, standard, hard"),
+        ({"difficulty": "brutal"}, "difficulty is 'brutal', expected easy, standard, hard, occluded"),
     ],
 )
 def test_invalid_arguments(arguments, message):
