@@ -50,7 +50,7 @@ def open_source(source: Path, images: Path | None, notes: Problems) -> Source:
                 notes.add("images without annotations, left out", (folder / file).as_posix())
         if one.frames:
             frames = _frames(read.name, root, folder, one, categories)
-            videos.append(Video("/".join(one.key), len(one.frames), frames))
+            videos.append(Video(Path(*one.key).as_posix(), len(one.frames), frames))
     return Source(root, videos, categories)
 
 

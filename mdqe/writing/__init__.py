@@ -6,14 +6,15 @@ FORMATS = {
     "mots": "MOTS text files VIDEO.txt, with classes car and pedestrian",
     "mots-png": "MOTS images: 16-bit PNG images with 1000 · class + instance, a folder per video",
     "coco": "one JSON file in the form of COCO: images are frames, annotations have a track_id",
+    "burst": "one JSON file in the form of BURST: sequences with the masks of each frame",
     "ytvis": "one JSON file of annotations in the form of YouTube-VIS",
     "cvat": "CVAT for video 1.1: VIDEO.xml with tracks of masks or polygons",
     "labelme": "LabelMe: a JSON file per frame in a folder per video, with masks or polygons",
 }
-"""Descriptions by name. Except for "coco" and "ytvis", each format is a function `…_files` of a module of this package,
+"""Descriptions by name. Except for DOCUMENTS, each format is a function `…_files` of a module of this package,
 which yields the paths and contents of the files of a video."""
 
-DOCUMENTS = ("coco", "ytvis")
+DOCUMENTS = ("coco", "burst", "ytvis")
 """The formats that are one JSON file for all videos."""
 
 OUTLINED = ("cvat", "labelme")

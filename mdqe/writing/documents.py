@@ -1,6 +1,7 @@
-"""All videos in one JSON file: annotations in the form of YouTube-VIS, or of COCO with an image for each frame."""
+"""All videos in one JSON file: annotations as in YouTube-VIS, in COCO with an image for each frame, or in BURST."""
 
 from collections.abc import Mapping
+from pathlib import PurePosixPath
 from typing import Any
 
 from mdqe.annotations.masks import frame_lists
@@ -8,6 +9,7 @@ from mdqe.annotations.problems import Problems
 from mdqe.annotations.reader import Track
 from mdqe.importing.coco import FRAME_KEYS, TRACK_KEYS
 from mdqe.writing.clips import Clip, track_numbers
+from mdqe.writing.pngs import note_crowds
 
 _MOST = 2**63 - 1
 
@@ -16,17 +18,18 @@ class Document:
     """Collects videos and builds the document.
 
     Args:
-        form: "ytvis" or "coco".
-        notes: receives the videos whose objects have new ids.
+        form: "ytvis", "coco" or "burst".
+        notes: receives the videos whose objects have new ids, and crowds, which "burst" does not have.
     """
 
     def __init__(self, form: str, notes: Problems) -> None:
-        self._add = {"ytvis": self._add_video, "coco": self._add_images}[form]
+        self._add = {"ytvis": self._add_video, "coco": self._add_images, "burst": self._add_sequence}[form]
         self._form, self._notes = form, notes
         self._videos: list[dict[str, Any]] = []
         self._images: list[dict[str, Any]] = []
         self._objects: list[dict[str, Any]] = []
         self._categories: list[Mapping[int, str]] = []
+        self._split = "val"
 
     def add(self, clip: Clip) -> None:
         """Add a video. The scores of results are kept in an entry "score" of the annotations."""
@@ -43,6 +46,10 @@ class Document:
             self._notes.add("categories with new ids, because the videos have different ids for them", ", ".join(ids))
         objects = [{**one, "category_id": ids[one["category_id"]]} for one in self._objects]
         categories = [{"id": number, "name": name} for name, number in sorted(ids.items(), key=lambda one: one[1])]
+        if self._form == "burst":
+            for one in self._videos:
+                one["track_category_ids"] = {track: ids[name] for track, name in one["track_category_ids"].items()}
+            return {"split": self._split, "sequences": self._videos, "categories": categories}
         images = {"images": self._images} if self._form == "coco" else {}
         return {"videos": self._videos, **images, "categories": categories, "annotations": objects}
 
@@ -68,6 +75,24 @@ class Document:
                 if mask is not None:
                     head = self._head(clip, track, identity) | {"image_id": first + t}
                     self._objects.append(head | {"segmentation": mask, "bbox": box, "area": area})
+
+    def _add_sequence(self, number: int, clip: Clip) -> None:
+        """The frames of a sequence are in DATASET/SEQUENCE or SPLIT/DATASET/SEQUENCE."""
+        note_crowds(clip, self._notes)
+        folder = PurePosixPath(clip.files[0]).parent
+        self._split = folder.parent.parent.name or self._split
+        names = [PurePosixPath(file).name for file in clip.files]
+        objects = clip.objects()
+        tracks = dict(zip(track_numbers(clip, objects, 0, _MOST, self._notes), objects, strict=True))
+        masks = [
+            {str(i): {"rle": one.masks[t], "score": one.score} for i, one in tracks.items() if one.masks[t] is not None}
+            for t in range(len(names))
+        ]
+        sequence = {"id": number, "dataset": folder.parent.name or ".", "seq_name": folder.name or clip.name}
+        sequence |= {"height": clip.size[0], "width": clip.size[1], "all_image_paths": names}
+        sequence |= {"annotated_image_paths": names, "segmentations": masks}
+        sequence["track_category_ids"] = {str(i): clip.category(one) for i, one in tracks.items()}
+        self._videos.append(sequence | {"neg_category_ids": [], "not_exhaustive_category_ids": []})
 
     def _tracks(self, clip: Clip) -> list[tuple[Track, int]]:
         return list(zip(clip.tracks, track_numbers(clip, clip.tracks, 0, _MOST, self._notes), strict=True))

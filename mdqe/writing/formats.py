@@ -42,7 +42,7 @@ def write_results(
     Args:
         results: instances.json of `mdqe segment`, the folder of such results, or results or annotations in the form of
             YouTube-VIS.
-        output: the JSON file for "coco" and "ytvis", which replaces an existing file; otherwise a folder.
+        output: the JSON file for "coco", "burst" and "ytvis", which replaces an existing file; otherwise a folder.
         format: one of `mdqe.writing.FORMATS`.
         data: annotations with the names, frames and categories of results in the form of YouTube-VIS.
         images: the folder of the frames, with a folder per video, for results that do not name their frames; by default
@@ -58,7 +58,7 @@ def write_results(
 
     Raises:
         OSError, InputError: something is missing or invalid, or a file exists. The message names it. The videos before
-            it are complete, and nothing is left of the one that failed; of "coco" and "ytvis", nothing is written.
+            it are complete, and nothing is left of the one that failed; of a JSON file, nothing is written.
         DependencyError: Pillow is not installed, for the formats with images.
     """
     notes = Problems() if notes is None else notes

@@ -9,7 +9,8 @@ from PIL import Image
 from mdqe.results.instances import VideoInstances
 
 SIZE = (6, 8)
-FORMATS = ("id-png", "davis", "mots", "mots-png", "coco", "ytvis", "cvat", "labelme")
+FORMATS = ("id-png", "davis", "mots", "mots-png", "coco", "burst", "ytvis", "cvat", "labelme")
+DOCUMENTS = {"coco": "videos", "burst": "sequences", "ytvis": "videos"}
 
 
 @pytest.fixture
@@ -27,13 +28,13 @@ def results(tmp_path):
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_hundred_videos(run, results, tmp_path, format):
-    output = tmp_path / "out.json" if format in ("coco", "ytvis") else tmp_path / "out"
+    output = tmp_path / "out.json" if format in DOCUMENTS else tmp_path / "out"
     status, out, err = run("write", results, "-o", output, "--format", format)
     assert (status, out) == (0, f"{output}\n"), err
     assert err.splitlines()[0].startswith(f"writing {output}: 100 videos in ")
     assert "results with a score below 0.3, left out (100): v000: result 1; v001: result 1; v002: result 1; …" in err
     if output.suffix:
-        assert len(json.loads(output.read_text())["videos"]) == 100
+        assert len(json.loads(output.read_text())[DOCUMENTS[format]]) == 100
     else:
         files = [path for path in output.rglob("*") if path.is_file()]
         assert len(files) == (100 if format in ("mots", "cvat") else 200)
@@ -72,7 +73,7 @@ def test_existing_files_are_kept(run, results, tmp_path):
 def test_a_failure_on_the_way(run, results, tmp_path, format):
     """The videos before it are complete; of a single file, the old one stays."""
     (results / "v003" / "instances.json").write_text('{"format": "mdqe-instances"')
-    output = tmp_path / "out.json" if format in ("coco", "ytvis") else tmp_path / "out"
+    output = tmp_path / "out.json" if format in DOCUMENTS else tmp_path / "out"
     if output.suffix:
         output.write_text("old")
     status, out, err = run("write", results, "-o", output, "--format", format)

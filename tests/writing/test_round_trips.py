@@ -8,10 +8,11 @@ import pytest
 import truths
 from truths import FRAMES, SIZE, Truth, scenes, write_frames
 
+from mdqe.annotations.burst import read_burst
 from mdqe.annotations.problems import Problems
 from mdqe.importing.formats import import_annotations
 from mdqe.results.instances import VideoInstances
-from mdqe.writing import FORMATS
+from mdqe.writing import DOCUMENTS, FORMATS
 from mdqe.writing.formats import write_results
 
 KINDS = ("car", "pedestrian")
@@ -45,7 +46,7 @@ def save(folder: Path, video: Truth, scores: list[float] | None = None) -> Path:
 
 
 def read_again(output: Path, format: str, images: Path, notes: Problems | None = None) -> dict:
-    source = output / "videos.json" if format == "coco" else output
+    source = output / "videos.json" if format in DOCUMENTS else output
     options = {"images": images, "notes": notes}
     if format == "davis":
         (output / "JPEGImages").symlink_to(images)
@@ -71,7 +72,7 @@ def test_results_of_videos(tmp_path, format):
         files[video.name] = [f"{video.name}/{name}" for name in names]
     output, notes = tmp_path / "written", Problems()
     output.mkdir()
-    target = output / "videos.json" if format == "coco" else output
+    target = output / "videos.json" if format in DOCUMENTS else output
     assert write_results(tmp_path / "results", target, format=format, notes=notes) == 2
     found = "; ".join(notes.lines())
     assert ("objects are numbered from 1" in found) == (format == "davis"), found
@@ -144,13 +145,13 @@ def test_the_better_score_wins(tmp_path, format):
     assert listed in "; ".join(notes.lines())
 
 
-@pytest.mark.parametrize("format", ["coco", "cvat", "labelme"])
+@pytest.mark.parametrize("format", ["burst", "coco", "cvat", "labelme"])
 def test_overlaps_are_kept(tmp_path, format):
     save(tmp_path, overlapping(), [0.5, 0.9, 0.7])
     names = write_frames(tmp_path / "images" / "v")
     output, notes, again = tmp_path / "written", Problems(), Problems()
     output.mkdir()
-    target = output / "videos.json" if format == "coco" else output
+    target = output / "videos.json" if format in DOCUMENTS else output
     write_results(tmp_path / "v" / "instances.json", target, format=format, notes=notes)
     document = read_again(output, format, tmp_path / "images", again)
     truths.assert_equal(document, [overlapping()], {"v": [f"v/{name}" for name in names]})
@@ -199,3 +200,25 @@ def test_polygons_with_a_tolerance_count_what_they_lose(tmp_path, format):
     assert counted[0] < counted[1] < counted[2]
     if format == "labelme":
         assert counted[0] == 0
+
+
+@pytest.mark.parametrize("split", ["", "test"])
+def test_burst_reads_its_own_sequences(tmp_path, split):
+    """Sequences of one name in two data sets keep their names, and the evaluator of BURST reads the file."""
+    found = [one._replace(name=name) for one, name in zip(videos(), ("AVA/one", "HACS/one"), strict=True)]
+    files, documents = {}, []
+    for video in found:
+        names = write_frames(tmp_path / "JPEGImages" / split / video.name, pattern="frame{:04}.jpg")
+        files[video.name] = [f"{split}/{video.name}/{name}".lstrip("/") for name in names]
+        path = save(tmp_path / "results", video)
+        rows = json.loads(path.read_text())
+        number = len(documents) + 1
+        head = {"id": number, "height": SIZE[0], "width": SIZE[1], "length": FRAMES, "file_names": files[video.name]}
+        documents.append((head, rows["categories"], [row | {"video_id": number} for row in rows["results"]]))
+    data = {"videos": [one[0] for one in documents], "categories": documents[0][1]}
+    (tmp_path / "set.json").write_text(json.dumps(data))
+    (tmp_path / "results.json").write_text(json.dumps([row for one in documents for row in one[2]]))
+    path = tmp_path / "all_classes.json"
+    write_results(tmp_path / "results.json", path, format="burst", data=tmp_path / "set.json")
+    truths.assert_equal(import_annotations(path), found, files)
+    assert read_burst(path).split == (split or "val")
