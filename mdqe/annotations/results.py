@@ -1,4 +1,4 @@
-"""The reader of result files: lists as the servers of YouTube-VIS, OVIS and COCO accept them."""
+"""The reader of result files: lists in the form of YouTube-VIS, OVIS and COCO."""
 
 import warnings
 from collections import Counter

@@ -1,4 +1,4 @@
-"""`mdqe submit`: check a results file and pack it for an evaluation server."""
+"""`mdqe submit`: check a results file and pack it in the official form."""
 
 import argparse
 from pathlib import Path
@@ -7,7 +7,7 @@ from mdqe.cli import say
 from mdqe.cli.options import flag, option, output_path
 from mdqe.errors import InputError
 
-HELP = "check results and pack them for the evaluation servers of YouTube-VIS and OVIS"
+HELP = "check results and pack them in the official form of YouTube-VIS and OVIS"
 EXAMPLE = "mdqe submit evaluation/results.json --data ovis/annotations_valid.json -o submission.zip"
 
 

@@ -1,4 +1,4 @@
-"""Results for the evaluation servers of YouTube-VIS and OVIS: checked completely, then packed."""
+"""Results in the official form of YouTube-VIS and OVIS: checked completely, then packed."""
 
 import json
 import zipfile
@@ -18,7 +18,7 @@ _DATE = (1980, 1, 1, 0, 0, 0)  # constant, so that the same results give the sam
 
 
 def check_results(source: Source, annotations: Annotations, *, allow_missing: bool = False) -> list[str]:
-    """All errors in results, a line each; an empty list if a server will accept them.
+    """All errors in results, a line each; an empty list if they are in the official form.
 
     The first error of each record is reported: missing and invalid fields, unknown videos and categories, lists
     and masks of the wrong size, RLEs that cannot be decoded, and scores that are not finite.
@@ -60,7 +60,7 @@ def write_submission(source: Source, annotations: Annotations, path: str | Path)
 
 
 def _official(record: Record, index: int, annotations: Annotations) -> dict[str, Any]:
-    """A result with the fields that the servers know."""
+    """A result with the fields of the official form."""
     number, track = read_result(record, index, annotations)
     size = annotations.videos[number].size
     texts = iter(rle.compress([to_rle(mask, size) for mask in track.masks if mask is not None], size))
