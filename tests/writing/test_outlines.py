@@ -19,18 +19,21 @@ def random_masks(count: int) -> list[np.ndarray]:
     return masks
 
 
-def components(mask: np.ndarray) -> int:
-    """The number of parts whose pixels touch at edges or corners."""
-    left, count = {(int(y), int(x)) for y, x in np.argwhere(mask)}, 0
+ACROSS = [(1, 0), (-1, 0), (0, 1), (0, -1)]
+CORNERS = [(1, 1), (1, -1), (-1, 1), (-1, -1)]
+
+
+def parts(pixels: np.ndarray, steps: list[tuple[int, int]]) -> int:
+    """The number of parts of pixels (H, W) that are connected by these steps."""
+    left, count = {(int(y), int(x)) for y, x in np.argwhere(pixels)}, 0
     while left:
         todo = [left.pop()]
         count += 1
         while todo:
             y, x = todo.pop()
-            for one in [(y + dy, x + dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]:
-                if one in left:
-                    left.remove(one)
-                    todo.append(one)
+            for one in {(y + down, x + right) for down, right in steps} & left:
+                left.remove(one)
+                todo.append(one)
     return count
 
 
@@ -43,24 +46,8 @@ def test_loops_enclose_exactly_the_mask():
             assert np.abs(np.diff(loop, axis=0, append=loop[:1])).min(1).max() == 0, "edges are along one axis"
         assert np.array_equal(drawn, mask)
         around = [loop for loop in loops if mask[loop[0, 1], loop[0, 0]]]
-        assert len(around) == components(mask)
-        assert len(loops) - len(around) == holes(mask)
-
-
-def holes(mask: np.ndarray) -> int:
-    """The number of parts of the background, connected by edges only, that do not reach the border."""
-    left = {(int(y), int(x)) for y, x in np.argwhere(~np.pad(mask, 1))}
-    count = -1  # the part around everything
-    while left:
-        todo = [left.pop()]
-        count += 1
-        while todo:
-            y, x = todo.pop()
-            for one in [(y + 1, x), (y - 1, x), (y, x + 1), (y, x - 1)]:
-                if one in left:
-                    left.remove(one)
-                    todo.append(one)
-    return count
+        assert len(around) == parts(mask, ACROSS + CORNERS)
+        assert len(loops) - len(around) == parts(~np.pad(mask, 1), ACROSS) - 1, "without the part around everything"
 
 
 def test_wrong_pixels_are_counted():
