@@ -25,6 +25,12 @@ def _facts() -> dict[str, Any]:
     return json.loads(files("mdqe").joinpath("presets.json").read_text())
 
 
+@cache
+def zoo_facts() -> dict[str, Any]:
+    """The facts about the models that the authors published, in zoo.json."""
+    return json.loads(files("mdqe").joinpath("zoo.json").read_text())
+
+
 @dataclass(frozen=True)
 class MDQEConfig:
     """The sizes and variants of an MDQE, and how it runs over a video.

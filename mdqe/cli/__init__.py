@@ -30,7 +30,7 @@ BAR_FORMAT = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_no
 """tqdm's, except that it always shows items per second, also below one."""
 COMMANDS = (
     "segment", "link", "demo", "app", "train", "evaluate", "view", "submit", "split", "make-data", "import",
-    "write", "convert", "export", "info",
+    "write", "fetch", "convert", "publish", "export", "info",
 )  # fmt: skip
 
 

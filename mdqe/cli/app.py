@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     name = "host name or address that visitors use, if it is not that of --host (a proxy, a container); repeatable"
     option(group, "--allow-host", "NAME", _host, name, action="append")
     option(group, "--max-upload", "MB", whole(1, 10**6), "maximum size of an upload in MB", default=200)
-    add_model_arguments(parser, several=True)
+    add_model_arguments(parser, several=True, default=True)
 
 
 def run(args: argparse.Namespace) -> int:

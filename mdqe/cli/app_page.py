@@ -15,6 +15,7 @@ from mdqe.annotations.records import is_finite
 from mdqe.cli import is_fixable, one_line, say
 from mdqe.cli.app_guard import Calls
 from mdqe.cli.app_server import require_gradio
+from mdqe.cli.options import bundled_note
 from mdqe.cli.segment_video import Job, notes, segment_video
 from mdqe.errors import is_out_of_memory
 from mdqe.results.instances import VideoInstances
@@ -125,7 +126,9 @@ class Service:
         outcome = segment_video(model, frames, folder, options)
         result = VideoInstances.load(folder / "instances.json")
         speed = f"{outcome.frames / outcome.seconds:.1f} frames/s"
-        message = "\n".join([f"{len(result)} instances in {outcome.frames} frames, {speed}", *outcome.remarks])
+        remarks = [*outcome.remarks, bundled_note(name, model.config)]
+        found = f"{len(result)} instances in {outcome.frames} frames, {speed}"
+        message = "\n".join([found, *(remark for remark in remarks if remark)])
         return Response(message, folder / "overlay.mp4", track_rows(result), folder / "instances.json")
 
     def stop(self, visitor: str) -> None:

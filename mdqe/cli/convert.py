@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
     from mdqe.weights.card import CARD_FILE
     from mdqe.weights.convert import convert_file
 
-    if args.output.is_dir() and not args.force:
+    if args.output.is_dir() and any(args.output.iterdir()) and not args.force:
         raise FileExistsError(f"{args.output} already exists; choose a new folder, or replace the model in it: --force")
     has_card = (args.output / CARD_FILE).exists()
     options = {"preset": args.preset, "clip_length": args.clip_length, "ema": args.ema}

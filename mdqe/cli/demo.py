@@ -21,7 +21,7 @@ FILES = ("overlay.mp4", "sheet.png", "instances.json", "clip.mp4")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     add_output(parser, "DIR", "folder of the results (default: %(default)s)", Path("mdqe-demo"))
-    add_model_arguments(parser)
+    add_model_arguments(parser, default=True)
 
 
 def run(args: argparse.Namespace) -> int:

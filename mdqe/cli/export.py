@@ -11,7 +11,7 @@ EXAMPLE = "mdqe export --model models/r50_ovis --format onnx -o exported"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
-    add_model(parser)
+    add_model(parser, default=True)
     formats = "torch: .pt2 files for torch.export.load; onnx: files for ONNX Runtime and others (default: %(default)s)"
     parser.add_argument("--format", choices=("torch", "onnx"), default="onnx", help=formats)
     add_output(parser, "FOLDER", "folder of the encoder, the decoder and model.json, which describes both")

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 import mdqe
-from mdqe.cli.options import add_model_arguments, load_model
+from mdqe.cli.options import add_model_arguments, flag, load_model
 
 if TYPE_CHECKING:
     from mdqe.model import MDQE
@@ -29,10 +29,14 @@ FLOPS_PER_SAMPLE = 10  # per sampled channel: 4 products and sums for the interp
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     add_model_arguments(parser)
+    flag(parser, "--models", "list the bundled and the published models instead")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the report in two columns."""
+    """Print the report in two columns, or the list of models."""
+    if args.models:
+        print(models())
+        return 0
     rows = _installation()
     if args.model is not None:
         rows += [("", ""), *_model(load_model(args), args.model)]
@@ -40,6 +44,27 @@ def run(args: argparse.Namespace) -> int:
     for name, value in rows:
         print(f"{name:<{width}}  {value}".rstrip())
     return 0
+
+
+def models() -> str:
+    """A table of the bundled and the published models: data, frames of a clip, published AP, size, and where it is."""
+    from mdqe.weights.folder import WEIGHTS_FILE
+    from mdqe.weights.source import BUNDLED_FOLDER, BUNDLED_PREFIX, bundled_models
+    from mdqe.weights.zoo import RECORD_FILE, zoo, zoo_folder
+
+    rows = [("name", "data", "frames", "published AP", "size", "here")]
+    for name in bundled_models():
+        folder = BUNDLED_FOLDER / name.removeprefix(BUNDLED_PREFIX)
+        size = f"{(folder / WEIGHTS_FILE).stat().st_size / 1e6:.0f} MB"
+        rows.append((name, "synthetic shapes", "", "", size, "in the package"))
+    for model in zoo().values():
+        folder = zoo_folder(model.name)
+        here = str(folder) if (folder / RECORD_FILE).is_file() else "no"
+        published = "" if model.ap is None else model.published
+        size = f"{model.megabytes} MB"
+        rows.append((f"{BUNDLED_PREFIX}{model.name}", model.data, str(model.frames), published, size, here))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
 def _installation() -> list[tuple[str, str]]:

@@ -18,6 +18,8 @@ T = TypeVar("T")
 Options = argparse.ArgumentParser | argparse._ArgumentGroup
 DTYPES = ("float32", "bfloat16", "float16")
 NATIVE = "native"
+BUNDLED = "mdqe:tiny"
+"""The bundled model, which commands use if none is named."""
 
 
 def option(parser: Options, flags: str, metavar: str, kind: Callable[[str], Any], help: str, **more: Any) -> None:
@@ -137,19 +139,23 @@ def add_device(parser: Options) -> None:
     parser.add_argument("--device", help='device, such as "cpu" or "cuda:0" (default: cuda if available)')
 
 
-def add_model(parser: Options, *, several: bool = False) -> None:
-    """Add `--model`, which can be repeated if `several` is true, and `--force-download`."""
-    more = "; repeat the option to offer several models, the first of which is selected at the start"
-    help = f"a folder, a Hub id (user/model) or a bundled model (mdqe:NAME){more if several else ''}"
+def add_model(parser: Options, *, several: bool = False, default: bool = False) -> None:
+    """Add `--model`, which can be repeated if `several` is true, and `--force-download`.
+
+    `default` states that the command uses the bundled model if none is named.
+    """
+    more = "; repeat the option to offer several models, the first of which is selected at the start" * several
+    more += f" (default: {BUNDLED}, which knows synthetic shapes only)" * default
+    help = f"a folder, a Hub id (user/model) or mdqe:NAME, a model that mdqe info --models lists{more}"
     option(parser, "--model", "ID|FOLDER", str, help, action="append" if several else "store")
-    flag(parser, "--force-download", "download the files of a model on the Hub even if they are in the cache")
+    flag(parser, "--force-download", "download the files of a model even if they are in the cache")
 
 
-def add_model_arguments(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
+def add_model_arguments(parser: argparse.ArgumentParser, *, several: bool = False, default: bool = False) -> None:
     """Add `--model` and the options that control how the model runs."""
     parser.set_defaults(memory_hint="; a smaller --size needs less")
     group = parser.add_argument_group("model")
-    add_model(group, several=several)
+    add_model(group, several=several, default=default)
     size = f'scale frames to this shorter edge; "{NATIVE}" keeps their size (default: the model\'s test size)'
     option(group, "--size", "PIXELS", or_native(whole(1, 10**5)), size)
     add_device(group)
@@ -171,6 +177,14 @@ def model_name(args: argparse.Namespace) -> str:
     if name is None:
         raise InputError("this installation has no bundled model: name a model with --model")
     return str(name)
+
+
+def bundled_note(name: str, config: "MDQEConfig") -> str | None:
+    """What the bundled model finds, and a model for real videos; None for another model."""
+    if name != BUNDLED:
+        return None
+    shapes = f"{len(config.categories)} synthetic shapes ({', '.join(config.categories)})"
+    return f"{name} finds only {shapes}; for people, animals and vehicles: --model mdqe:r50_ovis_360"
 
 
 def load_model(args: argparse.Namespace, index: int = 0, number: int = 1) -> "MDQE":

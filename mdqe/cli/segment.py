@@ -13,6 +13,7 @@ from mdqe.cli.options import (
     add_model_arguments,
     add_output,
     add_score_threshold,
+    bundled_note,
     choice,
     flag,
     load_config,
@@ -55,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("many videos")
     flag(group, "--skip-done", "skip videos with complete results of the same model and settings, to continue a run")
     flag(group, "--skip-bad", "skip videos that cannot be opened; otherwise they stop the command before any work")
-    add_model_arguments(parser)
+    add_model_arguments(parser, default=True)
     group = parser.add_argument_group("frames")
     option(group, "--every", "N", whole(1), "process every Nth frame", default=1)
     option(group, "--start", "SECONDS", number(0, 1e9), "process frames from this time on")
@@ -73,7 +74,6 @@ def run(args: argparse.Namespace) -> int:
     """Segment all videos, divided among the processes of torchrun, and print a table."""
     from mdqe import distributed as processes
     from mdqe.cli.segment_video import Interruption
-    from mdqe.weights.source import BUNDLED_PREFIX
 
     videos = args.videos + (read_list(args.videos_from) if args.videos_from else [])
     if not videos:
@@ -88,9 +88,8 @@ def run(args: argparse.Namespace) -> int:
         if problems and not args.skip_bad:
             return _refuse(problems, len(left))
         check_writable(args.output)
-        if left and processes.rank() == 0 and model_name(args).startswith(BUNDLED_PREFIX):
-            shapes = f"{len(config.categories)} synthetic shapes ({', '.join(config.categories)})"
-            say(f"{model_name(args)} finds only {shapes}; --model names a model for other objects")
+        if left and processes.rank() == 0 and (note := bundled_note(model_name(args), config)):
+            say(note)
         # Ctrl-C reaches all processes: those that segment stop, those that wait continue to wait.
         with Interruption() as interruption:
             interrupted = _segment_all(args, opened, outcomes, interruption)

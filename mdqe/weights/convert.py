@@ -30,6 +30,8 @@ def convert_file(
     ema: bool = False,
     facts: dict[str, str] | None = None,
     license: str | None = None,
+    model_id: str | None = None,
+    origin: str | None = None,
     say: Say = lambda text: None,
 ) -> str:
     """Convert a file strictly: every tensor is used or reported, and the model gets all of its weights.
@@ -41,6 +43,8 @@ def convert_file(
         clip_length: frames of a clip, for a checkpoint of single frames; None: those of the preset.
         ema: take the moving average of the weights.
         facts, license: for the model card, as in `model_card`.
+        model_id: the name of the model in its card; None: the folder.
+        origin: where the weights come from; None: the name and the SHA-256 of the file.
         say: prints lines about what was found.
 
     Returns:
@@ -60,10 +64,11 @@ def convert_file(
         model = Network(config)
     fill(model, state, checkpoint)
     digest = sha256(checkpoint)
-    source = f"{checkpoint.name}, sha256 {digest}"
+    source = origin or f"{checkpoint.name}, sha256 {digest}"
     write_folder(model, config, folder, source)
     count = sum(parameter.numel() for parameter in model.parameters())
-    write_card(folder, model_card(config, str(folder), parameters=count, source=source, facts=facts, license=license))
+    card = model_card(config, model_id or str(folder), parameters=count, source=source, facts=facts, license=license)
+    write_card(folder, card)
     return digest
 
 

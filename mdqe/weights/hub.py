@@ -56,10 +56,12 @@ class PretrainedMixin(
         """Load a model in evaluation mode. Loading is strict: no parameter keeps a random value.
 
         Args:
-            id_or_folder: a folder, a Hub id ("user/model") or a bundled model ("mdqe:NAME").
+            id_or_folder: a folder, a Hub id ("user/model"), the bundled model ("mdqe:tiny"), or a model that the
+                authors published ("mdqe:r50_ovis_360"), which is downloaded from Google Drive the first time.
             revision: branch, tag or commit on the Hub; None: the default branch.
             token: for private models on the Hub; None: the token of `hf auth login`.
-            cache_dir: the folder for downloads; None: the cache of the Hub's client.
+            cache_dir: the folder for downloads; None: the cache of the Hub's client, and "mdqe" beside it for the
+                models of the authors.
             local_files_only: use only the cache and do not connect.
             force_download: download files even if they are in the cache.
             device: the device of the model; None: the CPU.
@@ -150,25 +152,17 @@ class PretrainedMixin(
             PermissionError: no token, or a token without write access to the repository.
             ConnectionError: the Hub cannot be reached.
         """
-        api = HfApi(token=token)
         with TemporaryDirectory(prefix="mdqe-") as folder:
             self._write(Path(folder), repo_id, None)
-            try:
-                repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-                kept = [CARD_FILE] if api.file_exists(repo_id, CARD_FILE) else None
-                commit = api.upload_folder(
-                    repo_id=repo_id,
-                    folder_path=folder,
-                    revision=branch,
-                    commit_message=commit_message,
-                    create_pr=create_pr,
-                    ignore_patterns=kept,
-                )
-            except PROGRAMMING_ERRORS:
-                raise
-            except Exception as error:  # the HTTP library below the client has errors of its own in every version
-                raise explain_hub_error(error, f"upload to {repo_id!r}") from error
-        return str(commit.commit_url)
+            return upload(
+                Path(folder),
+                repo_id,
+                token=token,
+                private=private,
+                branch=branch,
+                commit_message=commit_message,
+                create_pr=create_pr,
+            )
 
     def _write(self, folder: Path, model_id: str, source: str | None) -> None:
         write_folder(self, self.config, folder, source)
@@ -178,6 +172,36 @@ class PretrainedMixin(
         """The model card: a description of the model, its categories and its use."""
         count = sum(parameter.numel() for parameter in self.parameters())
         return model_card(self.config, model_id, parameters=count, source=source)
+
+
+def upload(
+    folder: Path,
+    repo_id: str,
+    *,
+    token: str | None = None,
+    private: bool | None = None,
+    branch: str | None = None,
+    commit_message: str = "Upload model",
+    create_pr: bool = False,
+) -> str:
+    """Upload a folder to the Hub in one commit, as `PretrainedMixin.push_to_hub` does. An existing card is kept."""
+    api = HfApi(token=token)
+    try:
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        kept = [CARD_FILE] if api.file_exists(repo_id, CARD_FILE) else None
+        commit = api.upload_folder(
+            repo_id=repo_id,
+            folder_path=folder,
+            revision=branch,
+            commit_message=commit_message,
+            create_pr=create_pr,
+            ignore_patterns=kept,
+        )
+    except PROGRAMMING_ERRORS:
+        raise
+    except Exception as error:  # the HTTP library below the client has errors of its own in every version
+        raise explain_hub_error(error, f"upload to {repo_id!r}") from error
+    return str(commit.commit_url)
 
 
 def _checked_device(device: str | torch.device | None) -> torch.device:

@@ -1,4 +1,4 @@
-"""What a model's name refers to: a folder, a bundled model ("mdqe:NAME") or a repository on the Hugging Face Hub."""
+"""What a model's name refers to: a folder, "mdqe:NAME" (bundled or published), or a repository on the Hub."""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ from mdqe.weights.download import (
     unfinished,
 )
 from mdqe.weights.folder import CONFIG_FILE
+from mdqe.weights.zoo import fetch_zoo, zoo
 
 BUNDLED_PREFIX = "mdqe:"  # Hub ids cannot contain a colon
 BUNDLED_FOLDER = Path(__file__).parents[1] / "models"
@@ -81,9 +82,18 @@ def open_source(
     if inside.is_absolute() or ".." in inside.parts:
         raise InputError(f"subfolder is {subfolder!r}, expected a folder inside the model's, such as 'models/small'")
     name = str(id_or_folder)
+    if name.startswith(BUNDLED_PREFIX) and name not in bundled_models():
+        published = name.removeprefix(BUNDLED_PREFIX)
+        if published not in zoo():
+            raise FileNotFoundError(
+                f"no bundled model {name!r}; there are: {', '.join(bundled_models()) or 'none'}; models that are "
+                f"downloaded: {', '.join(BUNDLED_PREFIX + one for one in zoo())}"
+            )
+        folder = fetch_zoo(
+            published, cache_dir=cache_dir, local_files_only=local_files_only, force_download=force_download
+        )
+        return partial(_find_in, folder)
     if name.startswith(BUNDLED_PREFIX):
-        if name not in bundled_models():
-            raise FileNotFoundError(f"no bundled model {name!r}; there are: {', '.join(bundled_models()) or 'none'}")
         return partial(_find_in, BUNDLED_FOLDER / name.removeprefix(BUNDLED_PREFIX))
     path = Path(name).expanduser()
     if path.is_dir():
@@ -94,9 +104,10 @@ def open_source(
     if isinstance(id_or_folder, Path) or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise FileNotFoundError(f"no such folder: {name}")
     if name in MDQEConfig.presets():
+        published = f"the published ones are {BUNDLED_PREFIX}{name}" if name in zoo() else "none are published"
         raise InputError(
-            f"{name} is a preset, a configuration without weights; in Python, "
-            f"MDQE(MDQEConfig.preset({name!r})) has random weights"
+            f"{name} is a preset, a configuration without weights; {published}; in Python, "
+            f"MDQE(MDQEConfig.preset({name!r})) has random ones"
         )
     return _Repository(name, revision, token, cache_dir, local_files_only, force_download, str(inside)).fetch
 

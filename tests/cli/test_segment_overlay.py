@@ -201,7 +201,7 @@ def test_the_progress_and_the_table_show_the_same_speed(segment, make_clip, tmp_
 def test_the_bundled_model_names_what_it_finds(run, make_clip, tmp_path):
     note = (
         "mdqe:tiny finds only 6 synthetic shapes (disc, triangle, square, star, cross, heart); "
-        "--model names a model for other objects"
+        "for people, animals and vehicles: --model mdqe:r50_ovis_360"
     )
     clips = [make_clip(name, frames=2) for name in ("a.mp4", "b.mp4")]
     for model in ((), ("--model", "mdqe:tiny")):

@@ -34,6 +34,10 @@ def digest(model: nn.Module) -> float:
 
 
 def answer(call: str, name: str, options: dict) -> dict:
+    if call == "publish":
+        from mdqe.weights.publish import publish
+
+        return {"url": publish(options.pop("folder"), name, **options)}
     if call == "push":
         model = SmallModel.from_pretrained(options.pop("folder"))
         return {"url": model.push_to_hub(name, **options)}
