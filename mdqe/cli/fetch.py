@@ -11,7 +11,7 @@ EXAMPLE = "mdqe fetch r50_ovis_360 r50_ytvis21 -o models"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
-    names = "models such as r50_ovis_360 (see mdqe info --models)"
+    names = "models such as r50_ovis_360, of those in mdqe info --models"
     parser.add_argument("names", metavar="NAME", nargs="+", type=_name, help=names)
     output = "folder in which each model gets a folder (default: the cache, where mdqe:NAME finds it)"
     option(parser, "-o --output", "FOLDER", output_path, output)

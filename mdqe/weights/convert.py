@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ from mdqe.config import MDQEConfig
 from mdqe.errors import InputError
 from mdqe.modeling.network import Network
 from mdqe.weights.card import model_card, write_card
+from mdqe.weights.download import sha256
 from mdqe.weights.folder import SkipRandomInit, fill, write_folder
 
 Say = Callable[[str], None]
@@ -137,16 +137,3 @@ def _recognize(official: dict[str, Tensor], say: Say) -> str:
     others = "".join(f"; {name} has the same shapes and other test settings" for name in names[1:])
     say(f"detected preset {names[0]}{others}")
     return names[0]
-
-
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal digits.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

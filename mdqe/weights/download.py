@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from contextvars import copy_context
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from mdqe.errors import InputError
 from mdqe.files import read_json
@@ -120,8 +120,17 @@ def damage(path: Path, since: float) -> str | None:
     file = path.resolve()
     if file.stat().st_mtime < since - 2 or not re.fullmatch("[0-9a-f]{64}", file.name):
         return None
-    digest: Any = hashlib.sha256()
-    with file.open("rb") as content:
-        while piece := content.read(2**20):
-            digest.update(piece)
-    return None if digest.hexdigest() == file.name else "has another SHA-256 than the repository states"
+    return None if sha256(file) == file.name else "has another SHA-256 than the repository states"
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -10,7 +10,7 @@ from safetensors import safe_open
 
 from mdqe.modeling.network import Network
 from mdqe.weights.card import model_card, write_card
-from mdqe.weights.convert import sha256
+from mdqe.weights.download import sha256
 from mdqe.weights.folder import CONFIG_FILE, WEIGHTS_FILE, SkipRandomInit, fill, read_config, read_weights
 from mdqe.weights.hub import upload
 from mdqe.weights.source import open_source

@@ -16,7 +16,7 @@ from mdqe.config import zoo_facts
 from mdqe.errors import InputError
 from mdqe.files import read_json, whole_file
 from mdqe.weights import drive
-from mdqe.weights.convert import convert_file, sha256
+from mdqe.weights.download import sha256
 from mdqe.weights.folder import CONFIG_FILE, WEIGHTS_FILE
 
 RECORD_FILE = "source.json"
@@ -152,6 +152,8 @@ def _fetch(model: ZooModel, folder: Path, expected: str | None, say: Callable[[s
     Args:
         expected: the SHA-256 that the file must have; None: any.
     """
+    from mdqe.weights.convert import convert_file  # loads timm
+
     label, file = f"mdqe:{model.name}", folder.with_name(f"{model.name}.pth")
     try:
         if not file.exists():  # or it was downloaded, and the disk was full afterwards

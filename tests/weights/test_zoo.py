@@ -21,7 +21,7 @@ from mdqe import MDQE, MDQEConfig
 from mdqe.checkpoint import dropped
 from mdqe.cli import main
 from mdqe.weights import drive, zoo
-from mdqe.weights.convert import sha256
+from mdqe.weights.download import sha256
 from mdqe.weights.publish import publish
 
 NAME = "r50_ovis_360"
@@ -182,13 +182,13 @@ def test_a_full_disk_after_the_download(google, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device", "model.safetensors")
 
     with monkeypatch.context() as patch:
-        patch.setattr("mdqe.weights.zoo.convert_file", full)
+        patch.setattr("mdqe.weights.convert.convert_file", full)
         with pytest.raises(OSError, match="No space left"):
             zoo.fetch_zoo(NAME, say=lambda text: None)
     home = tmp_path / "home" / "mdqe"
     assert {path.name for path in home.iterdir()} - {f"{NAME}.lock"} == {f"{NAME}.pth"}
     converted = []
-    monkeypatch.setattr("mdqe.weights.zoo.convert_file", lambda file, new, **_: converted.append(file) or fake(new))
+    monkeypatch.setattr("mdqe.weights.convert.convert_file", lambda file, new, **_: converted.append(file) or fake(new))
     zoo.fetch_zoo(NAME, say=lambda text: None)
     assert converted == [home / f"{NAME}.pth"] and len(google.requests) == 1
     assert zoo.damage_of(home / NAME) is None
@@ -201,7 +201,7 @@ def fake(folder: Path) -> None:
 
 
 def test_of_two_that_fetch_at_once_one_downloads(google, monkeypatch):
-    monkeypatch.setattr("mdqe.weights.zoo.convert_file", lambda file, new, **_: fake(new))
+    monkeypatch.setattr("mdqe.weights.convert.convert_file", lambda file, new, **_: fake(new))
     found = []
     threads = [threading.Thread(target=lambda: found.append(zoo.fetch_zoo(NAME, say=print))) for _ in range(2)]
     for thread in threads:
