@@ -106,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _compare_folders(benchmark: str, args: argparse.Namespace) -> int:
     """Print the table of a benchmark whose annotations are a folder, and write its numbers."""
-    from mdqe.cli.evaluate_report import table, write_tables
+    from mdqe.cli.evaluate_report import table, write_folder_report, write_tables
     from mdqe.cli.evaluate_thresholds import choose_threshold
 
     choose_threshold(args, benchmark, args.data, args.results)
@@ -115,6 +115,7 @@ def _compare_folders(benchmark: str, args: argparse.Namespace) -> int:
     metrics = _compare(benchmark, args.data, args.results, args)
     if args.output is not None:
         write_tables(metrics, args.output)
+        write_folder_report(metrics, benchmark, args.output)
     print(table(metrics, benchmark), flush=True)
     return 0
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from mdqe.annotations.files import DataFiles
+from mdqe.annotations.mots import CATEGORIES
 from mdqe.annotations.reader import Annotations, Video
 from mdqe.annotations.results import read_results
 from mdqe.cli import one_line, say
@@ -24,7 +25,7 @@ from mdqe.evaluation.video_score import best_of_tracks
 from mdqe.files import whole_file
 from mdqe.pages.curves import draw_curves, draw_thresholds
 from mdqe.pages.pictures import Pair, compare_frames, named_frames
-from mdqe.pages.report import COLUMNS, Example, rank_videos, report
+from mdqe.pages.report import COLUMNS, Example, plain_report, rank_videos, report
 from mdqe.pages.shown import TRUTH, Side, sides_of, video_name
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
@@ -82,6 +83,21 @@ def write_tables(numbers: Mapping[str, Any], folder: Path) -> None:
             writer.writerow(["score" if name == "score_thresholds" else "id", *columns])
             for number, one in numbers[name].items():
                 writer.writerow([number, *("" if one[key] == -1 else one[key] for key in columns)])
+
+
+def write_folder_report(numbers: Mapping[str, Any], benchmark: str, folder: Path) -> None:
+    """Write report.html with the tables of a benchmark of folders; and for MOTS per_video.csv, a line for each class
+    and sequence."""
+    if benchmark == "mots":
+        parts = [(kind, name, one) for kind in CATEGORIES.values() for name, one in numbers["official"][kind].items()]
+        with whole_file(folder / "per_video.csv") as partial, partial.open("w", newline="", errors="replace") as file:
+            writer = csv.writer(file)
+            writer.writerow(["class", "sequence", *parts[0][2]])
+            for kind, name, one in parts:
+                writer.writerow([kind, name, *(value if math.isfinite(value) else "" for value in one.values())])
+    text = table(numbers, benchmark).encode("utf-8", "replace").decode()
+    with whole_file(folder / "report.html") as partial:
+        partial.write_bytes(plain_report(benchmark, text))
 
 
 def _finite(value: Any) -> Any:

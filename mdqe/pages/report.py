@@ -77,6 +77,17 @@ def report(
     return document("Evaluation · mdqe", "\n".join(parts), style=asset("report.css"))
 
 
+def plain_report(benchmark: str, table: str) -> bytes:
+    """The HTML of an evaluation that has only tables.
+
+    Args:
+        benchmark: its name.
+        table: the tables as text.
+    """
+    body = f"<h1>Evaluation · {escape(benchmark)}</h1><pre>{escape(table)}</pre>"
+    return document("Evaluation · mdqe", body, style=asset("report.css"))
+
+
 def _head(numbers: Mapping[str, Any]) -> str:
     items = [f"<li><b>{_percent(numbers[key])}</b><span>{key}</span></li>" for key in HEAD if key in numbers]
     if "IDSW" in numbers:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from mdqe.data.synthetic_files import write_set
+from mdqe.results.instances import VideoInstances
 
 HOSTILE = "<script>alert(1)</script><img src=x> $\\frac{ & _\" ' --> \ud800"
 
@@ -197,3 +198,25 @@ def test_bad_score_thresholds(run, found, value):
     status, stdout, stderr, _ = evaluate(run, found, "--score-threshold", value)
     assert (status, stdout) == (2, "") and stderr.count("\n") == 1
     assert 'is not a number from 0 to 1, several of them, or "sweep"' in stderr
+
+
+def test_the_files_of_mots(run, tmp_path):
+    """Tables on the page, and a line for each class and sequence."""
+    masks = np.zeros((2, 3, *(6, 8)), bool)
+    masks[0, :, 1:3, 2:5] = masks[1, :2, 4:, 1:4] = True
+    for name in ("0001", "0002"):
+        (tmp_path / "segmented" / name).mkdir(parents=True)
+        found = VideoInstances.from_masks([0.9, 0.8], [0, 1], [0, 1], masks, categories=("car", "pedestrian"))
+        found.save(tmp_path / "segmented" / name / "instances.json")
+    assert run("write", tmp_path / "segmented", "-o", tmp_path / "mots", "--format", "mots")[0] == 0
+    out = tmp_path / "out"
+    status, stdout, _ = run("evaluate", tmp_path / "mots", "--data", tmp_path / "mots", "-o", out)
+    assert status == 0 and "sMOTSA" in stdout
+    with (out / "per_video.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["class"], row["sequence"]) for row in rows] == [
+        (kind, name) for kind in ("car", "pedestrian") for name in ("all", "0001", "0002")
+    ]
+    assert {row["sMOTSA"] for row in rows} == {"1.0"} and [row["tp"] for row in rows] == ["6", "3", "3", "4", "2", "2"]
+    page = (out / "report.html").read_text()
+    assert stdout.strip() in page and "Evaluation · mots" in page and not re.search(r'(src|href)="(?!data:|#)', page)
