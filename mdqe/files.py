@@ -61,6 +61,8 @@ def parse_json(text: str | bytes, name: str, hook: Hook | None = None) -> Any:
         return hook(values) if hook else values
 
     try:
+        if isinstance(text, bytes):  # replaced, so that a large file is not in memory twice
+            text = text.decode(json.detect_encoding(text), "surrogatepass")
         return json.loads(text, object_pairs_hook=unique)
     except InputError:
         raise

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mdqe.annotations.files import Source, load_json
+from mdqe.annotations.masks import Rle
 from mdqe.annotations.problems import Problems
 from mdqe.annotations.reader import IMAGES, VIDEOS, Annotations, Track, Video, read_box, read_masks
 from mdqe.annotations.records import Record, kind
@@ -74,7 +75,15 @@ def read_results(source: Source, annotations: Annotations) -> Results:
     Warns:
         UserWarning: there are no results, or results of categories that the data set does not have, which are left out.
     """
-    name, document = load_results(source)
+    sizes: dict[tuple[Any, ...], list[Any]] = {}
+
+    def small(entry: dict[str, Any]) -> Any:
+        """A mask in little memory: without an object of its own, and with one list for all equal sizes."""
+        if isinstance(entry.get("counts"), str) and isinstance(entry.get("size"), list) and len(entry) == 2:
+            return Rle(entry["counts"], sizes.setdefault(tuple(map(repr, entry["size"])), entry["size"]))
+        return entry
+
+    name, document = load_results(load_json(source, "results", small))
     problems, unknown = Problems(), Counter[int]()
     tracks: dict[int, list[Track]] = {number: [] for number in annotations.videos}
     for i, one in enumerate(document):

@@ -7,11 +7,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from mdqe.annotations.mots import CATEGORIES, CLASS_STEP, IGNORED, Line, expected_class, read_lines
 from mdqe.errors import InputError
-from mdqe.results import rle
+from mdqe.evaluation.overlap import frame_overlap
 from mdqe.video.id_images import masks, read_numbers
 
 CHALLENGE = Path("gt", "gt.txt")
@@ -129,15 +127,11 @@ def read_sequence(path: Path) -> Frames:
 
 
 def _overlap(counts: Sequence[str], size: tuple[int, int]) -> bool:
-    """Whether masks share a pixel, from their runs."""
+    """Whether masks share a pixel."""
     if len(counts) < 2:
         return False
-    lengths, number = rle.run_lengths(counts, size)
-    ends = np.cumsum(lengths) - np.repeat(np.arange(len(number)) * size[0] * size[1], number)
-    drawn = rle.foreground(number) & (lengths > 0)
-    starts, ends = (ends - lengths)[drawn], ends[drawn]
-    order = np.argsort(starts)
-    return bool((starts[order][1:] < ends[order][:-1]).any())
+    pixels = frame_overlap(counts, counts, size)
+    return bool(pixels.shared.sum() > pixels.results.sum())  # each mask shares its own pixels with itself
 
 
 def _read_images(folder: Path) -> Iterator[tuple[int, Line]]:
