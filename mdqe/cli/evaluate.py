@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
     if sweep is not None:
         print(f"\n{sweep_table(sweep, args.score_threshold)}", flush=True)
     if "per_video" in metrics:
-        write_report(metrics, files, annotations, results, args)
+        write_report(metrics, files, annotations, results, args, benchmark)
     return 0
 
 

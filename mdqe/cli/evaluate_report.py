@@ -110,7 +110,12 @@ def _finite(value: Any) -> Any:
 
 
 def write_report(
-    numbers: Mapping[str, Any], files: DataFiles, truth: Annotations, results: Any, args: argparse.Namespace
+    numbers: Mapping[str, Any],
+    files: DataFiles,
+    truth: Annotations,
+    results: Any,
+    args: argparse.Namespace,
+    benchmark: str = "ytvis",
 ) -> None:
     """Write precision_recall.csv and .svg, and report.html. Messages name the parts that cannot be made.
 
@@ -119,6 +124,7 @@ def write_report(
         files, truth: the data set.
         results: a path or the loaded JSON.
         args: of the command: `output`, `show_videos` and `score_threshold`.
+        benchmark: its name; the page has the groups of LV-VIS and HQ-YTVIS.
 
     Raises:
         OSError: a file cannot be written.
@@ -154,6 +160,7 @@ def write_report(
         curves=curves,
         thresholds=_draw_thresholds(numbers, args.output, left_out),
         suggestion=suggestion(numbers["score_thresholds"], args.score_threshold) if swept else "",
+        groups=group_table(benchmark, numbers["official"]) if benchmark in GROUPS else "",
         left_out=left_out,
     )
     with whole_file(args.output / "report.html") as partial:

@@ -62,7 +62,9 @@ def suggestion(sweep: Sweep, chosen: float) -> str:
     """Which minimum score to use, in one line."""
     from mdqe.cli.evaluate_table import percent
 
+    edges = {min(sweep): ", the lowest of those compared", max(sweep): ", the highest of those compared"}
     return (
-        f"HOTA is highest at a score of {chosen:g} ({percent(sweep[chosen]['HOTA'])}): on other videos, use "
+        f"HOTA is highest at a score of {chosen:g} ({percent(sweep[chosen]['HOTA'])}){edges.get(chosen, '')}: on other "
+        "videos, use "
         f"--score-threshold {chosen:g}. Choose it on a validation set, not on the set that you report"
     )

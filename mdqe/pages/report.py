@@ -38,6 +38,7 @@ def report(
     curves: bytes | None = None,
     thresholds: bytes | None = None,
     suggestion: str = "",
+    groups: str = "",
     left_out: Sequence[str] = (),
 ) -> bytes:
     """The HTML of an evaluation.
@@ -50,9 +51,12 @@ def report(
         curves: an SVG picture of precision and recall.
         thresholds: an SVG picture of the metrics of identities over the minimum score.
         suggestion: which minimum score to use.
+        groups: a table of the groups of a benchmark, as text.
         left_out: lines that name the missing parts of the page, with the reasons.
     """
     parts = ["<h1>Evaluation</h1>", _head(numbers), _uses(numbers, score_threshold)]
+    if groups:
+        parts.append(f"<pre>{escape(groups)}</pre>")
     parts += [f'<p class="soft">Left out: {escape(line)}.</p>' for line in left_out]
     if curves is not None:
         shown = "Precision over recall, for all categories and by category; the numbers are in precision_recall.csv"

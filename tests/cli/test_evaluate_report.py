@@ -171,6 +171,18 @@ def test_several_score_thresholds(run, found):
     assert len(json.loads((out / "numbers.json").read_text())["score_thresholds"]) == 2
 
 
+def test_groups_of_a_benchmark(run, found):
+    """LV-VIS has base and novel categories, which the page shows too."""
+    path = found / "shapes" / "annotations.json"
+    document = json.loads(path.read_text())
+    for one in document["categories"]:
+        one["partition"] = 2 * (one["id"] % 2)
+    path.write_text(json.dumps(document))
+    status, stdout, _, out = evaluate(run, found, "--show-videos", "0")
+    assert status == 0 and [line.split()[0] for line in stdout.splitlines()[1:]] == ["all", "base", "novel"]
+    assert f"<pre>{stdout.rstrip()}</pre>" in (out / "report.html").read_text()
+
+
 def test_a_category_below_the_minimum_score(run, found):
     """HOTA is 0 beside a good AP if all results are below the minimum score: the page says so."""
     path = found / "results.json"

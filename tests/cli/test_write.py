@@ -26,7 +26,7 @@ def results(tmp_path):
     return tmp_path / "results"
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", ["id-png", "coco", "cvat"])
 def test_a_hundred_videos(run, results, tmp_path, format):
     output = tmp_path / "out.json" if format in DOCUMENTS else tmp_path / "out"
     status, out, err = run("write", results, "-o", output, "--format", format)

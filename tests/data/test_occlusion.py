@@ -31,7 +31,7 @@ def test_scenes_have_the_published_bytes():
 def test_shapes_hide_others_and_are_seen_again():
     """Most shapes disappear behind another one for several frames, between frames in which they are mostly visible."""
     lost, longest, count = 0, [], 0
-    for index in range(6):
+    for index in range(4):
         hidden = draw_video(1, index, frames=FRAMES, size=(48, 72), difficulty="occluded").hidden
         for degrees in hidden:
             gone = np.flatnonzero(degrees == 1)
@@ -75,7 +75,7 @@ def test_occlusion_beside_that_of_ovis():
     """Closer to OVIS than the standard set at the same length."""
     shares = {
         name: occlusion_shares(
-            document_of(draw_video(1, i, frames=FRAMES, size=(48, 72), difficulty=name) for i in range(5))
+            document_of(draw_video(1, i, frames=FRAMES, size=(48, 72), difficulty=name) for i in range(3))
         )
         for name in ("standard", "occluded")
     }
