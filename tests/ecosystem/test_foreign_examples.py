@@ -26,6 +26,9 @@ def numbers(pattern: str, text: str) -> list[float]:
 NAMES = (
     "deformable_detr_attention",
     "link_frames",
+    "link_mask2former",
+    "link_results",
+    "link_torchvision",
     "mask2former_loss",
     "supervision_overlay",
     "timm_backbone",
@@ -61,6 +64,26 @@ def test_linked_frames_keep_their_identities():
     assert sorted(ball for _, _, ball, _ in tracks) == ["0", "1", "2"]
     assert all(float(share) == 100 for _, share, _, _ in tracks)
     assert all(int(hidden) >= 2 for _, _, _, hidden in tracks)  # each went behind the wall and returned
+
+
+def test_torchvision_masks_are_linked_as_they_come():
+    printed = run("link_torchvision")
+    frames = re.findall(r"masks \(\d+, 1, 96, 144\), ids \[([-\d, ]*)\]", printed)
+    assert len(frames) == 6 and any("0" in ids.split(", ") for ids in frames[1:])
+    assert numbers(r"(\d+) tracks", printed)[0] >= 1
+
+
+def test_mask2former_queries_are_linked():
+    pytest.importorskip("transformers")
+    printed = run("link_mask2former")
+    assert "in 6 frames of 96x96" in printed
+    assert max(numbers(r"visible in (\d+)", printed)) >= 4  # several frames have one identity
+
+
+def test_results_and_run_lengths_are_linked():
+    printed = run("link_results")
+    assert numbers(r"(\d+) tracks", printed) == [2, 2]
+    assert "Ultralytics: 2 tracks, the last frame has [0, 1]" in printed and "in 12 frames" in printed
 
 
 def test_plain_detr_learns_with_our_parts():
