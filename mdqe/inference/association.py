@@ -8,6 +8,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from mdqe.inference.mask_sums import positive
 from mdqe.inference.memory import TrackMemory
 
 MIN_IOU, MIN_SIMILARITY = 0.1, 0.5  # a pair matches above iou_weight * MIN_IOU + similarity_weight * MIN_SIMILARITY
@@ -63,8 +64,9 @@ def score_clip(
 
     iou = mask_logits.new_zeros(len(tracks), number)
     if len(observed) and number:
-        shared = mask_logits if len(seen) == len(frames) else mask_logits[:, seen]
-        overlaps = mask_iou(masks.to(iou), (shared > 0).flatten(1).to(iou))
+        consecutive = seen[-1] - seen[0] == len(seen) - 1  # mostly: then they are not copied
+        shared = mask_logits[:, seen[0] : seen[-1] + 1] if consecutive else mask_logits[:, seen]
+        overlaps = mask_iou(masks, positive(shared).flatten(1))
         iou[rows(np.searchsorted(tracks, observed))] = overlaps
     known = memory.embeddings.index_select(0, rows(tracks))
     recent = (rows(np.flatnonzero(which[tracks])) for which in (long, short))

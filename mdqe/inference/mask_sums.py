@@ -11,6 +11,11 @@ from torch import Tensor
 SPARE = 4  # rows, so that few new tracks move the others
 
 
+def positive(x: Tensor) -> Tensor:
+    """1 where x is positive and 0 elsewhere, in its own type and in one pass over it."""
+    return torch.gt(x, 0, out=torch.empty_like(x, memory_format=torch.contiguous_format))
+
+
 class MaskSums:
     """Sums and numbers of the mask logits of tracks in the frames of a window.
 
@@ -64,14 +69,13 @@ class MaskSums:
         Returns:
             seen: places in `frames` of those F frames that have any track.
             ids: (S,) of the tracks observed in any of them.
-            masks: (S, F · h · w) bool; empty in frames where the track was not observed.
+            masks: (S, F · h · w), 0 or 1; empty in frames where the track was not observed.
         """
         inside = [t for t, frame in enumerate(frames) if frame < self._first + self._counts.shape[1]]
         columns = np.array([frames[t] - self._first for t in inside], np.int64)
         observed = self._counts[: len(self._row_of), columns] > 0  # (R, columns)
         rows, used = np.flatnonzero(observed.any(1)), np.flatnonzero(observed.any(0))
-        sums = self._flat().index_select(0, self._places(rows[:, None], columns[used]))
-        masks = (sums > 0).view(len(rows), len(used) * sums.shape[1])  # a sum has the sign of its average
+        masks = positive(self._block(rows, columns[used])).flatten(1)  # a sum has the sign of its average
         return [inside[t] for t in used.tolist()], self.ids[rows], masks
 
     def observed(self) -> np.ndarray:
@@ -138,6 +142,13 @@ class MaskSums:
     def _zeros(self, rows: int, columns: int) -> Tensor:
         with torch.inference_mode(False):  # such a tensor may be changed inside and outside of inference mode
             return self.no_masks.new_zeros(rows, columns, *self.no_masks.shape[1:])
+
+    def _block(self, rows: np.ndarray, columns: np.ndarray) -> Tensor:
+        """The sums (S, F, h, w) of rows (S,) and columns (F,), without copying them if both are consecutive."""
+        if all(len(x) and x[-1] - x[0] == len(x) - 1 for x in (rows, columns)):
+            return self._sums[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        sums = self._flat().index_select(0, self._places(rows[:, None], columns))
+        return sums.view(len(rows), len(columns), *self.no_masks.shape[1:])
 
     def _flat(self) -> Tensor:
         """The sums as (rows · columns, h · w)."""

@@ -75,16 +75,17 @@ class TrackMemory:
     def remember(
         self, frames: Sequence[int], ids: np.ndarray, class_scores: Tensor, mask_logits: Tensor, embeddings: Tensor
     ) -> None:
-        """Add a clip: one row of each tensor per track in `ids`, ascending; new ids continue from the last one."""
-        born = max(int(ids[-1]) + 1 - len(self.last_seen), 0) if len(ids) else 0
-        on_device = torch.from_numpy(ids).to(embeddings.device)
+        """Add a clip: one row of each tensor per track in `ids`; new ids continue from the last one."""
+        born = max(int(ids.max(initial=-1)) + 1 - len(self.last_seen), 0)
+        order = ids.argsort()
+        on_device, ascending = (torch.from_numpy(x).to(embeddings.device) for x in (ids, order))
         self.clips += 1
         self.window_clips += 1
         self.last_seen = np.pad(self.last_seen, (0, born))
         self.last_seen[ids] = self.clips
         self.class_counts = np.pad(self.class_counts, (0, born))
         self.class_counts[ids] += 1
-        self._recent.append(ClipEmbeddings(ids, embeddings))
+        self._recent.append(ClipEmbeddings(ids[order], embeddings.index_select(0, ascending)))
         mean = weighted_mean(list(self._recent)[-AVERAGED_CLIPS:], ids)
         self.embeddings = _pad_rows(self.embeddings, born).index_copy(0, on_device, mean)
         self.class_sums = _pad_rows(self.class_sums, born).index_add(0, on_device, class_scores)

@@ -190,12 +190,11 @@ class ClipTracker:
                 new &= ids < 0
             ids[new] = self.num_tracks + np.arange(new.sum())
             # 4. Remember: add the clip to the sums of its tracks.
-            order = ids.argsort()
-            order = order[ids[order] >= 0]
-            kept = torch.from_numpy(order).to(device)
-            memory.remember(
-                frames, ids[order], *(x.index_select(0, kept) for x in (class_scores, mask_logits, embeddings))
-            )
+            observations: tuple[Tensor, ...] = (class_scores, mask_logits, embeddings)
+            if (ids < 0).any():
+                kept = torch.from_numpy(np.flatnonzero(ids >= 0)).to(device)
+                observations = tuple(x.index_select(0, kept) for x in observations)
+            memory.remember(frames, ids[ids >= 0], *observations)
         self._memory = memory
         self.last_clip_start, self.frames_end = frames[0], max(self.frames_end, frames[-1] + 1)
         return torch.from_numpy(ids).to(device)
