@@ -13,6 +13,8 @@ from mdqe.errors import InputError, printable
 from mdqe.importing.source import image_files, image_folder, numbers
 from mdqe.results.instances import VideoInstances
 
+MOST_FRAMES = 10**6
+"""Of a video, each of which has a name or a file even if it has no object."""
 INSTANCES, RESULTS = "instances.json", "results.json"
 
 
@@ -171,10 +173,10 @@ def _named(videos: Sequence[_Read], notes: Problems) -> Iterator[_Read]:
 
 def _clip(read: _Read, images: Path | None, threshold: float, notes: Problems) -> Clip:
     video, size = read.video, read.video.size
-    if not video.length or not 0 < size[0] * size[1] <= MOST_PIXELS:
+    if not 0 < video.length <= MOST_FRAMES or not 0 < size[0] * size[1] <= MOST_PIXELS:
         raise InputError(
-            f"{read.file}: {read.name} has {video.length} frames of {size[1]}x{size[0]}; expected at least one frame "
-            f"of 1 to {MOST_PIXELS} pixels"
+            f"{read.file}: {read.name} has {video.length} frames of {size[1]}x{size[0]}; expected 1 to {MOST_FRAMES} "
+            f"frames of 1 to {MOST_PIXELS} pixels"
         )
     tracks = _chosen(read, threshold, notes)
     tracks = [one for one in compress_tracks(read.file, VIDEOS, tracks, size) if any(one.masks)]

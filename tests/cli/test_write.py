@@ -1,6 +1,7 @@
 """`mdqe write`: a folder of many videos, existing files, and failures on the way."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,21 +14,26 @@ FORMATS = ("id-png", "davis", "mots", "mots-png", "coco", "burst", "ytvis", "cva
 DOCUMENTS = {"coco": "videos", "burst": "sequences", "ytvis": "videos"}
 
 
-@pytest.fixture
-def results(tmp_path):
-    """The output of `mdqe segment` for 100 videos."""
-    for number in range(100):
+def segmented(folder: Path, videos: int) -> Path:
+    """The output of `mdqe segment`."""
+    for number in range(videos):
         masks = np.zeros((2, 2, *SIZE), bool)
         masks[0, :, 1:3, 2:5] = masks[1, :, 4:, : 1 + number % 8] = True
-        folder = tmp_path / "results" / f"v{number:03}"
-        folder.mkdir(parents=True)
+        (folder / f"v{number:03}").mkdir(parents=True)
         result = VideoInstances.from_masks([0.9, 0.1], [0, 0], [1, 2], masks, categories=("car",))
-        result.save(folder / "instances.json")
-    return tmp_path / "results"
+        result.save(folder / f"v{number:03}" / "instances.json")
+    return folder
+
+
+@pytest.fixture
+def results(tmp_path):
+    """That of eight videos."""
+    return segmented(tmp_path / "results", 8)
 
 
 @pytest.mark.parametrize("format", ["id-png", "coco", "cvat"])
-def test_a_hundred_videos(run, results, tmp_path, format):
+def test_a_hundred_videos(run, tmp_path, format):
+    results = segmented(tmp_path / "results", 100)
     output = tmp_path / "out.json" if format in DOCUMENTS else tmp_path / "out"
     status, out, err = run("write", results, "-o", output, "--format", format)
     assert (status, out) == (0, f"{output}\n"), err

@@ -138,6 +138,16 @@ def test_palette():
         ([row(1, segmentations=[{"size": [2**30, 2**30], "counts": "0"}])], "1 has 1 frames of 1073741824x1073741824"),
         ([row(1), row(1, segmentations=[None])], 'result 1: "segmentations" is a list of 1; its video has 2 frames'),
         ([row(1, segmentations=[{"size": [6, 8], "counts": "1"}])], 'result 0: "segmentations" in frame 0: counts'),
+        (
+            {
+                "format": "mdqe-instances",
+                "version": 1,
+                "video": {"id": 1, "height": 6, "width": 8, "length": 2**30, "first_frame": 0, "fps": None},
+                "categories": [],
+                "results": [],
+            },
+            "has 1073741824 frames of 8x6; expected 1 to 1000000 frames of 1 to 268435456 pixels",
+        ),
         ({"format": "mdqe-instances", "version": 9}, "does not hold saved instances: version 9"),
     ],
 )
