@@ -75,13 +75,16 @@ def read_results(source: Source, annotations: Annotations) -> Results:
     Warns:
         UserWarning: there are no results, or results of categories that the data set does not have, which are left out.
     """
-    sizes: dict[tuple[Any, ...], list[Any]] = {}
+    sizes: dict[tuple[int, int], list[int]] = {}
 
     def small(entry: dict[str, Any]) -> Any:
         """A mask in little memory: without an object of its own, and with one list for all equal sizes."""
-        if isinstance(entry.get("counts"), str) and isinstance(entry.get("size"), list) and len(entry) == 2:
-            return Rle(entry["counts"], sizes.setdefault(tuple(map(repr, entry["size"])), entry["size"]))
-        return entry
+        if len(entry) != 2 or "size" not in entry or type(entry.get("counts")) is not str:
+            return entry
+        size = entry["size"]
+        if type(size) is list and len(size) == 2 and type(size[0]) is int and type(size[1]) is int:
+            size = sizes.setdefault((size[0], size[1]), size)
+        return Rle(entry["counts"], size)
 
     name, document = load_results(load_json(source, "results", small))
     problems, unknown = Problems(), Counter[int]()

@@ -47,7 +47,7 @@ def match(
     outside: np.ndarray,
     *,
     most: int | None = MAX_RESULTS[-1],
-    tolerance: float = 0.0,
+    thresholds: np.ndarray = IOU_THRESHOLDS,
     unmarked: np.ndarray | None = None,
 ) -> Matches:
     """Match the results of a video and category to its objects.
@@ -59,14 +59,14 @@ def match(
         ignored_objects: (R, G) bool, including crowds.
         outside: (R, D) bool: results that are ignored if unmatched.
         most: the number of best results that are matched; None: all.
-        tolerance: how far below a threshold an IoU may be.
+        thresholds: (T,) the IoUs from which a result matches.
         unmarked: (D,) bool: results that leave the object that they match to others.
     """
     order = np.argsort(-scores, kind="stable")[:most]
     scores, ious, outside = scores[order], ious[order], outside[:, order]
     marks = np.ones(len(order), bool) if unmarked is None else ~unmarked[order]
     ranges, number = outside.shape
-    thresholds = np.minimum(IOU_THRESHOLDS, 1 - 1e-10)[:, None] - tolerance  # (T, 1)
+    thresholds = np.minimum(thresholds, 1 - 1e-10)[:, None]  # (T, 1)
     matched = np.zeros((ranges, len(IOU_THRESHOLDS), number), bool)
     ignored = np.zeros_like(matched)
     taken = np.zeros((ranges, len(IOU_THRESHOLDS), ious.shape[1]), bool)  # (R, T, G)

@@ -50,6 +50,8 @@ AREAS = {"area_s": (0, 32**2), "area_m": (32**2, 96**2), "area_l": (96**2, 1e10)
 LENGTHS = {"time_s": (0, 3), "time_m": (3, 10), "time_l": (10, 1e5)}
 """Numbers of masks of a track, including both ends."""
 RANGES = ("all", *AREAS, *LENGTHS)
+THRESHOLDS = np.arange(0.5, 0.96, 0.05) - EPSILON
+"""The IoU thresholds of the official code; some are a few roundings above 0.5, 0.55, … 0.95."""
 OBJECT = 1
 """The class of everything in the open world."""
 
@@ -248,7 +250,7 @@ def _matches(video: Video, category: int) -> Matches | None:
     crowd = np.zeros(len(g), bool)
     unmarked = video.results.unmarked[d]
     return match(
-        video.results.scores[d], ious, crowd, ignored, outside, most=None, tolerance=EPSILON, unmarked=unmarked
+        video.results.scores[d], ious, crowd, ignored, outside, most=None, thresholds=THRESHOLDS, unmarked=unmarked
     )
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import plain_evaluation as plain
 import pytest
+from tie_cases import numbers_of, tied, trackeval_of
 
 from mdqe.evaluation.identity import IdentityCounts, compare_identities, without_crowds
 
 TIES = Path(__file__).parent / "data" / "identity_ties.json"
-CLEAR = ("IDSW", "CLR_TP", "MOTP_sum", "Frag", "MT", "PT", "ML")
 
 
 def sequence(seed: int, frames: int = 8) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -107,26 +107,6 @@ def test_what_lies_in_a_crowd_is_not_counted():
     assert without_crowds(ious, inside, areas, np.ones((1, 2))).tolist() == [[100, 100], [0, 100]]
 
 
-def tied(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """As `sequence`, with few different IoUs, so that several assignments are equally good, and absent objects."""
-    random = np.random.default_rng(seed)
-    objects, tracks, frames = (int(random.integers(1, most)) for most in (7, 7, 9))
-    present, seen = (random.random((one, frames)) < random.choice([0.4, 0.8, 1]) for one in (objects, tracks))
-    present[0] &= objects == 1 or seed % 3 > 0
-    steps = int(random.integers(2, 6))
-    ious = random.integers(0, steps + 1, (objects, tracks, frames)) / steps
-    return ious * (random.random(ious.shape) < 0.7) * present[:, None] * seen, 1.0 * present, 1.0 * seen
-
-
-def numbers_of(ious, objects, tracks) -> list[float]:
-    counts = compare_identities(ious, objects, tracks)
-    matched = np.maximum(counts.true, 1)
-    named = [counts.true, counts.association / matched, counts.recalled / matched, counts.precise / matched]
-    clear = [counts.identical, counts.switches, counts.matched, counts.overlap, counts.fragments]
-    tracked = [counts.mostly_tracked, counts.partly_tracked, counts.mostly_lost]
-    return [*(float(one.mean()) for one in named), *clear, *tracked]
-
-
 def test_ties_are_decided_as_in_trackeval():
     """The numbers of TrackEval (12c8791) for 60 sets with ties."""
     expected = json.loads(TIES.read_text())
@@ -143,29 +123,6 @@ def test_what_is_never_present_changes_nothing(seed):
     assert numbers_of(wider, *more) == pytest.approx(numbers_of(ious, objects, tracks), abs=1e-12)
 
 
-def trackeval_of(ious, objects, tracks):
-    """HOTA, Identity and CLEAR of TrackEval."""
-    from trackeval import metrics
-
-    # TrackEval counts ids without gaps: those that are ever there.
-    ious = ious[objects.any(axis=1)][:, tracks.any(axis=1)]
-    objects, tracks = objects[objects.any(axis=1)], tracks[tracks.any(axis=1)]
-    frames = range(ious.shape[2])
-    data = {
-        "num_gt_ids": len(objects),
-        "num_tracker_ids": len(tracks),
-        "num_gt_dets": int((objects > 0).sum()),
-        "num_tracker_dets": int((tracks > 0).sum()),
-        "num_timesteps": len(frames),
-        "gt_ids": [np.flatnonzero(objects[:, t]) for t in frames],
-        "tracker_ids": [np.flatnonzero(tracks[:, t]) for t in frames],
-    }
-    data["similarity_scores"] = [ious[..., t][np.ix_(data["gt_ids"][t], data["tracker_ids"][t])] for t in frames]
-    quiet = {"PRINT_CONFIG": False}
-    parts = metrics.HOTA(), metrics.Identity(quiet), metrics.CLEAR(quiet)
-    return [part.eval_sequence(data) for part in parts]
-
-
 @pytest.mark.skipif(not importlib.util.find_spec("trackeval"), reason="TrackEval is not installed")
 @pytest.mark.parametrize("seed", range(10))
 def test_equals_trackeval(seed):
@@ -179,14 +136,3 @@ def test_equals_trackeval(seed):
         [identity[k] for k in ("IDF1", "IDP", "IDR")]
     )
     assert found["IDSW"] == clear["IDSW"]
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not importlib.util.find_spec("trackeval"), reason="TrackEval is not installed")
-def test_equals_trackeval_with_ties():
-    for seed in range(1000):
-        case = tied(seed)
-        hota, identity, clear = trackeval_of(*case)
-        expected = [hota[key].mean() for key in ("HOTA_TP", "AssA", "AssRe", "AssPr")]
-        expected += [identity["IDTP"], *(clear[key] for key in CLEAR)]
-        assert numbers_of(*case) == pytest.approx(expected, abs=1e-9), seed
