@@ -41,6 +41,7 @@ class MDQE(PretrainedMixin, Network):
         multi_label: bool = False,
         output_size: tuple[int, int] | None = None,
         progress: bool = False,
+        cuda_graphs: bool = False,
     ) -> VideoInstances:
         """Find every instance of a video: its class, its score and its mask in every frame (paper Sec. 3.4).
 
@@ -52,6 +53,7 @@ class MDQE(PretrainedMixin, Network):
             multi_label: use the benchmark protocol instead: return every (track, class) pair above 0.05, at least 10.
             output_size: (height, width) of the masks; None: the size of the frames.
             progress: show a progress bar.
+            cuda_graphs: on a GPU, run the network as CUDA graphs. They have not been run on a GPU yet.
 
         Raises:
             FileNotFoundError: the file does not exist.
@@ -59,7 +61,8 @@ class MDQE(PretrainedMixin, Network):
         """
         frames = open_frames(video, ahead=self.config.window_length)
         shown = tqdm(frames, total=frames.count, unit=" frames", bar_format=BAR_FORMAT, disable=not progress)
-        result = segment(self, shown, score_threshold=score_threshold, multi_label=multi_label, output_size=output_size)
+        options: dict[str, Any] = {"output_size": output_size, "cuda_graphs": cuda_graphs}
+        result = segment(self, shown, score_threshold=score_threshold, multi_label=multi_label, **options)
         return replace(result, fps=None if frames.fps is None else float(frames.fps))
 
     def stream(
@@ -69,6 +72,7 @@ class MDQE(PretrainedMixin, Network):
         score_threshold: float = 0.3,
         multi_label: bool = False,
         output_size: tuple[int, int] | None = None,
+        cuda_graphs: bool = False,
     ) -> Iterator[VideoInstances]:
         """As `segment`, but yield each window as soon as it is final, in memory that does not grow with the video.
 
@@ -81,6 +85,7 @@ class MDQE(PretrainedMixin, Network):
             output_size=output_size,
             by_window=True,
             encoder_batch_size=None,
+            cuda_graphs=cuda_graphs,
         )
         return session.run(open_frames(frames, ahead=self.config.window_length))
 

@@ -102,8 +102,9 @@ def test_unknown_names(package):
 
 # Others write against these signatures; changing one requires a new version of the library.
 SIGNATURES = {
-    "MDQE.segment": "(self, video, *, score_threshold=0.3, multi_label=False, output_size=None, progress=False)",
-    "MDQE.stream": "(self, frames, *, score_threshold=0.3, multi_label=False, output_size=None)",
+    "MDQE.segment": "(self, video, *, score_threshold=0.3, multi_label=False, output_size=None, progress=False, "
+    "cuda_graphs=False)",
+    "MDQE.stream": "(self, frames, *, score_threshold=0.3, multi_label=False, output_size=None, cuda_graphs=False)",
     "MDQE.start": "(self, *, score_threshold=0.3, multi_label=False, output_size=None, by_window=False, "
     "encoder_batch_size=1)",
     "MDQE.resume": "(self, path)",
@@ -119,7 +120,7 @@ SIGNATURES = {
     "ClipTracker.state_dict": "(self)",
     "ClipTracker.load_state_dict": "(self, state)",
     "InterInstanceMaskLoss.forward": "(self, mask_logits, masks, boxes=None, clip_index=None, *, matched=None, "
-    "normalizer=None)",
+    "normalizer=None, reduction='mean')",
     "MDQE.forward": "(self, frames=None, sizes=None, association_window=None, *, pixel_values=None)",
     "MDQEImageProcessor.__call__": "(self, videos, *, dtype=torch.float32)",
     "MDQEImageProcessor.post_process_instance_segmentation": "(self, outputs, threshold=0.5, target_sizes=None, "

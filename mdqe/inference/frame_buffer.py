@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mdqe.errors import is_out_of_memory
+from mdqe.inference.graphs import Graphs
 from mdqe.inference.overlap import Overlap
 from mdqe.modeling.decoder import LayerValues
 from mdqe.modeling.encoder import SpatialShapes
@@ -69,18 +70,21 @@ class EncodedFrames(NamedTuple):
         )
 
 
-def encode_frames(model: Network, frames: Tensor, first: int) -> EncodedFrames:
-    """Encode resized frames (n, 3, H, W) uint8; `first` is the index of the first one in the video."""
+def encode_frames(model: Network, frames: Tensor, first: int, graphs: Graphs | None = None) -> EncodedFrames:
+    """Encode resized frames (n, 3, H, W) uint8; `first` is the index of the first one in the video.
+
+    With graphs, the next call may overwrite the result.
+    """
     size = (frames.shape[-2], frames.shape[-1])
-    tokens = model.encode(frames[None].to(model.device, non_blocking=True))
-    return EncodedFrames(
-        first,
-        size,
-        tokens.spatial_shapes,
-        model.decoder.project_values(tokens.memory, tokens.padding_mask),
-        model.query_init.select(tokens.memory, tokens.spatial_shapes),
-        model.mask_head(tokens.memory, tokens.spatial_shapes),
-    )
+
+    def network(pixel_values: Tensor) -> tuple[Any, ...]:
+        memory, shapes, padding_mask = model.encode_normalized(pixel_values, [size])
+        values = model.decoder.project_values(memory, padding_mask)
+        return shapes, values, model.query_init.select(memory, shapes), model.mask_head(memory, shapes)
+
+    pixel_values = model.normalize(frames[None].to(model.device, non_blocking=True), [size])
+    encoded = network(pixel_values) if graphs is None else graphs.run(network, pixel_values, "encode", size)
+    return EncodedFrames(first, size, *encoded)
 
 
 class FrameBuffer:
@@ -148,9 +152,11 @@ class FrameEncoder:
         frames: the last frames, (3, H, W) resized.
         buffer: the last encoded frames.
         overlap: if set, frames are resized in its thread; `frames` then has futures.
+        graphs: if set, frames are encoded by CUDA graphs.
     """
 
     overlap: Overlap | None = None
+    graphs: Graphs | None = None
 
     def __init__(self, model: Network, batch_size: int) -> None:
         self.model, self.batch_size = model, batch_size
@@ -196,7 +202,7 @@ class FrameEncoder:
             if self.model.device.type == "cuda":
                 batch = batch.pin_memory()
             try:
-                encoded = encode_frames(self.model, batch, self.num_encoded)
+                encoded = encode_frames(self.model, batch, self.num_encoded, self.graphs)
             except Exception as error:
                 if self.batch_size == 1 or not is_out_of_memory(error):
                     raise

@@ -13,6 +13,7 @@ from mdqe.annotations.records import is_finite
 from mdqe.errors import InputError
 from mdqe.inference.decode import DecodedClip, decode_clips
 from mdqe.inference.frame_buffer import FrameEncoder, first_kept
+from mdqe.inference.graphs import graphs_of
 from mdqe.inference.postprocess import ScoreSums, rank_tracks, window_masks
 from mdqe.inference.saved_state import SavedTensors, is_whole
 from mdqe.inference.session_file import OPTIONS, SessionState, read_session, write_session
@@ -43,6 +44,7 @@ class VideoSession:
             faster on a GPU. At most 1024. None: 16 on a GPU; 1 on a CPU, or up to 4 if the frames are small.
         keep_all: results before the last one contain every track, for callers that select tracks by their final scores.
         on_frame: called with a `FrameView` of every frame, in order.
+        cuda_graphs: run the network as CUDA graphs, see `mdqe.inference.graphs`; no effect on other devices.
 
     A session keeps the last few frames and their features, the tracker's sums of the frames that are not final, and the
     class scores and embeddings of all tracks.
@@ -66,6 +68,7 @@ class VideoSession:
         encoder_batch_size: int | None = 1,
         keep_all: bool = False,
         on_frame: Callable[[FrameView], None] | None = None,
+        cuda_graphs: bool = False,
     ) -> None:
         if not is_finite(score_threshold) or not 0 <= score_threshold <= 1:
             raise InputError(f"score_threshold is {str(score_threshold)[:40]}, expected a number from 0 to 1")
@@ -74,7 +77,12 @@ class VideoSession:
         if encoder_batch_size is not None and not is_whole(encoder_batch_size, 1, MOST_BATCHED):
             given = str(encoder_batch_size)[:40]
             raise InputError(f"encoder_batch_size is {given}, expected a whole number from 1 to {MOST_BATCHED}")
-        for name, value in (("multi_label", multi_label), ("by_window", by_window), ("keep_all", keep_all)):
+        for name, value in (
+            ("multi_label", multi_label),
+            ("by_window", by_window),
+            ("keep_all", keep_all),
+            ("cuda_graphs", cuda_graphs),
+        ):
             if not isinstance(value, bool):
                 raise InputError(f"{name} is {str(value)[:40]!r}, expected True or False")
         c = self.config = model.config
@@ -88,6 +96,7 @@ class VideoSession:
             *clips, c.score_threshold, c.iou_weight, c.similarity_weight, c.memory_frames, c.short_memory_frames
         )
         self._encoder = FrameEncoder(model, encoder_batch_size or 0)
+        self._graphs = self._encoder.graphs = graphs_of(model) if cuda_graphs else None
         self._scores = ScoreSums(*torch.zeros(2, 0, c.num_classes))
         self._next_clip = 0  # index of its first frame
         self._num_viewed = 0  # frames passed to on_frame
@@ -226,12 +235,12 @@ class VideoSession:
                 self._encoder.encode_batch(self._next_clip)
                 results += self._take_final()
                 starts = range(self._next_clip, self._encoder.num_encoded - length + 1, self.config.clip_stride)
-                for clip in decode_clips(self.model, self._encoder.buffer.frames, starts, length):
+                for clip in decode_clips(self.model, self._encoder.buffer.frames, starts, length, self._graphs):
                     self._track(clip)
                     results += self._take_final()
             if last and self._next_clip < self.num_frames:  # the last clip is cut at the end of the video
                 starts, length = range(self._next_clip, self._next_clip + 1), self.num_frames - self._next_clip
-                for clip in decode_clips(self.model, self._encoder.buffer.frames, starts, length):
+                for clip in decode_clips(self.model, self._encoder.buffer.frames, starts, length, self._graphs):
                     self._track(clip)
             if last:
                 results += self._take_window(last=True)

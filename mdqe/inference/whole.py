@@ -73,7 +73,7 @@ class OverlappedSession(VideoSession):
 
     def _decode(self, starts: range, length: int) -> None:
         assert self._overlap is not None
-        self._decoded = list(decode_clips(self.model, self._encoder.buffer.frames, starts, length))
+        self._decoded = list(decode_clips(self.model, self._encoder.buffer.frames, starts, length, self._graphs))
         self._overlap.mark()
 
     def _track_decoded(self) -> list[VideoInstances]:

@@ -156,6 +156,10 @@ class Network(nn.Module):
     def encode(self, frames: Tensor, sizes: Sequence[tuple[int, int]] | None = None) -> Tokens:
         """Normalise frames and compute their tokens of all levels: frames and sizes as in `forward`."""
         sizes = [(frames.shape[-2], frames.shape[-1])] if sizes is None else list(sizes)
+        return self.encode_normalized(self.normalize(frames, sizes), sizes)
+
+    def normalize(self, frames: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
+        """Normalise and pad frames, as `encode_normalized` takes them: frames and sizes as in `forward`."""
         check_clips(frames, sizes)
         check_range(frames)
         dtype = at_least_float32(self.dtype)  # in half precision the mean alone is off by a quarter of a grey level
@@ -167,7 +171,7 @@ class Network(nn.Module):
                 clip = x[i] if len(sizes) > 1 else x
                 clip[..., height:, :] = 0
                 clip[..., width:] = 0
-        return self.encode_normalized(x, sizes)
+        return x
 
     def encode_normalized(self, pixel_values: Tensor, sizes: Sequence[tuple[int, int]] | None = None) -> Tokens:
         """Compute the tokens of normalised frames, zero-padded to whole cells of the coarsest map, as `encode` does."""
