@@ -118,9 +118,9 @@ def report(
             "name": name,
             "objects": sum(one.objects for one in parts.get(category, ())),
             "results": sum(one.results for one in parts.get(category, ())),
-            "tracks": sum(one.paired.tracks for one in parts.get(category, ())),
             **averages([lines.get(category, [])], occlusion),
             **(counts.get(category, IdentityCounts()).summary() if identity else {}),
+            **({"tracks": sum(one.paired.tracks for one in parts.get(category, ()))} if identity else {}),
         }
         for category, name in truth.categories.items()
     }

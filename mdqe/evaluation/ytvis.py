@@ -42,8 +42,8 @@ def evaluate_ytvis(
           0 … 0.25, 0.25 … 0.5 and 0.5 … 1;
         - "HOTA", "DetA", "AssA", "IDF1", "IDP", "IDR" and "IDSW", the number of identity switches: see
           `mdqe.evaluation.identity`;
-        - "per_category": by category id, its "name", the number of "objects" (without crowds), of "results" and of
-          "tracks" (from `score_threshold`), and the same metrics;
+        - "per_category": by category id, its "name", the number of "objects" (without crowds) and of "results", the
+          same metrics, and with `identity` the number of "tracks" (from `score_threshold`);
         - "per_video", if requested: the same by the id of the video, its "score", the number of "objects", of "tracks"
           (from `score_threshold`) and of objects that are "found": see `mdqe.evaluation.video_score`;
         - "precision_curves", if requested: by the id of each category that has an object, an array (10, 101) of

@@ -26,7 +26,8 @@ def test_the_page(tmp_path, monkeypatch, capsys):
     assert lines[0] == "2 ('square',)"
     assert lines[1].startswith("tensor([0]) torch.Size([1, 4, ")
     assert lines[2] == "2 []"
-    assert len(lines) == 8 and all(line.startswith("torch.Size([2, 4, 3, ") for line in lines[3:])
+    assert lines[3] == "['00000.png', '00001.png'] []"
+    assert len(lines) == 9 and all(line.startswith("torch.Size([2, 4, 3, ") for line in lines[4:])
     masks = [one["segmentations"] for one in json.loads(Path("squares/annotations.json").read_text())["annotations"]]
     assert [one["segmentations"] for one in known["again"]["annotations"]] == masks
 
