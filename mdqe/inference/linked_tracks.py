@@ -169,18 +169,17 @@ def appearance(tracks: np.ndarray, detections: np.ndarray) -> np.ndarray:
 
 def _intersections(tracks: LinkedTracks, frame: Sampled, step: int) -> tuple[np.ndarray, np.ndarray]:
     """Points (N, D) that each predicted mask shares with each detection, and (N,) with any detection."""
-    points = frame.points.view(np.uint8).astype(np.float32)
-    union = frame.points.any(axis=0).astype(np.float32)
+    points = frame.points.view(np.uint8)
+    union = frame.points.any(axis=0).view(np.uint8)
     height, width = union.shape
     shift = np.round((tracks.motion.centres - tracks.places) / step).clip(-(10**6), 10**6).astype(np.int64)
     corners = tracks.origins + shift
-    shared, covered = np.zeros((len(tracks), len(points)), np.float32), np.zeros(len(tracks), np.float32)
+    found = np.zeros((len(tracks), len(points) + 1), np.float32)
     for i, (mask, (x, y)) in enumerate(zip(tracks.masks, corners.tolist(), strict=True)):
         top, left = max(-y, 0), max(-x, 0)
         part = mask[top : max(height - y, 0), left : max(width - x, 0)]
         if part.size:
             rows, columns = slice(y + top, y + top + part.shape[0]), slice(x + left, x + left + part.shape[1])
-            flat = np.ascontiguousarray(part).ravel()
-            shared[i] = points[:, rows, columns].reshape(len(points), -1) @ flat
-            covered[i] = union[rows, columns].ravel() @ flat
-    return shared, covered
+            near = np.concatenate([points[:, rows, columns], union[None, rows, columns]]).reshape(len(points) + 1, -1)
+            found[i] = near.astype(np.float32) @ part.ravel()
+    return found[:, :-1], found[:, -1]

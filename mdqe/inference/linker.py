@@ -187,8 +187,9 @@ class Linker:
         new = np.flatnonzero((ids < 0) & nonempty & (scores > self.start_score))
         new = new[~_repeat(frame.points, new, columns)]
         ids[new] = self.num_tracks + np.arange(len(new))
-        tracks.start(ids[new], frame, new, time, step)
-        self.num_tracks += len(new)
+        if len(new):
+            tracks.start(ids[new], frame, new, time, step)
+            self.num_tracks += len(new)
         kept = np.concatenate([columns, new])
         rows = np.concatenate([rows, len(tracks) - len(new) + np.arange(len(new))])
         if (labels >= 0).any():

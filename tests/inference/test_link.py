@@ -1,5 +1,8 @@
 """`mdqe.link`: whole videos, and the joining of tracks over long absences."""
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -109,3 +112,17 @@ def test_memory_does_not_grow_with_the_video():
         return found
 
     assert peak(3000) < 1.1 * peak(300)
+
+
+def test_noisy_detections_keep_their_identities_better_than_by_overlap():
+    """Two scenes of the benchmark."""
+    sys.path.append(str(Path(__file__).parents[2] / "examples" / "benchmarks"))
+    from linking import by_iou, count, offline, online, samples
+
+    drawn = [scene[0] for scene in samples(77, 2, "hard", noise=(True,), frames=30)]
+    overlap, stream, video = (
+        sum((count(one, assign(one.frames)) for one in drawn[1:]), count(drawn[0], assign(drawn[0].frames))).summary()
+        for assign in (by_iou, online, offline)
+    )
+    assert stream["HOTA"] > overlap["HOTA"] + 0.1 and video["HOTA"] > overlap["HOTA"] + 0.1
+    assert stream["IDSW"] < overlap["IDSW"] / 2
