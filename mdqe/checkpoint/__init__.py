@@ -5,8 +5,10 @@ from mdqe import lazy_names
 _HOME = {
     "Checkpoint": "mdqe.checkpoint.files",
     "OfficialSizes": "mdqe.checkpoint.sizes",
+    "Start": "mdqe.checkpoint.starting_points",
     "convert_official": "mdqe.checkpoint.layout",
     "dropped": "mdqe.checkpoint.layout",
+    "initialize": "mdqe.checkpoint.starting_points",
     "inflate_temporal": "mdqe.checkpoint.layout",
     "matching_presets": "mdqe.checkpoint.sizes",
     "official_sizes": "mdqe.checkpoint.sizes",

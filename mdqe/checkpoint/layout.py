@@ -88,7 +88,7 @@ def convert_official(state_dict: dict[str, Any], config: MDQEConfig) -> dict[str
     if isinstance(wrapped := state_dict.get("model"), dict):
         state_dict = wrapped
     skipped = set(dropped(state_dict))
-    converted = {name: _rename(name) for name in state_dict if name not in skipped}
+    converted = {name: renamed(name) for name in state_dict if name not in skipped}
     unknown = sorted(name for name, new_name in converted.items() if new_name is None)
     if unknown:
         names = ", ".join(map(printable, unknown[:10]))
@@ -121,7 +121,8 @@ def inflate_temporal(state: dict[str, Tensor], config: MDQEConfig) -> dict[str, 
     return inflated
 
 
-def _rename(name: str) -> str | None:
+def renamed(name: str) -> str | None:
+    """The name that a tensor of the released code has here; None if the layout has no such name."""
     for pattern, replacement in _RENAMED:
         if match := re.match(pattern, name):
             own = re.sub(r"#(\d)", lambda group: str(int(match[int(group[1])]) - 1), replacement)

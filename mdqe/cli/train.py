@@ -4,6 +4,7 @@ import argparse
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from mdqe.cli.options import (
 )
 from mdqe.cli.run_settings import FIELDS, read_settings, write_settings
 from mdqe.errors import InputError
+from mdqe.files import whole_file
 
 if TYPE_CHECKING:
     import torch
@@ -40,6 +42,7 @@ EXAMPLE = (
     "  torchrun --nproc-per-node 8 -m mdqe train --preset r50_ovis_360 --init imagenet --data synthetic -o run"
 )
 SETTINGS = "run.json"
+INITIAL = "initial_weights.txt"
 UNSAVED = ("output", "resume", "run", "command", "memory_hint", "fields")
 AMP = ("bf16", "fp16")
 PARTS = ("backbone", "encoder", "decoder")
@@ -71,10 +74,12 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
     option(group, "--config", "JSON", Path, "file with a configuration instead, such as a model's config.json")
     option(group, "--set", "FIELD=VALUE", _assignment, "change a field of the configuration", action="append")
     init = (
-        "initial weights: a Hub id, a folder or mdqe:NAME (single-frame weights are repeated for each frame of a clip) "
+        "initial weights: a Hub id, a folder or mdqe:NAME (single-frame weights are repeated for each frame of a "
+        "clip); a file of torchvision, timm, detectron2, SwinV2, Deformable DETR, SeqFormer or IDOL, whose backbone "
+        "and encoder are taken; "
         'or "imagenet" for a backbone with the weights of timm (default: random)'
     )
-    option(group, "--init", "ID|FOLDER|imagenet", str, init)
+    option(group, "--init", "ID|FOLDER|FILE|imagenet", str, init)
     reset = "with --init: initialise the class heads randomly"
     group.add_argument("--reset-classes", action="store_const", const=True, help=reset)
 
@@ -163,6 +168,7 @@ def build(args: argparse.Namespace, device: "torch.device", log: Callable[[str],
     import torch
 
     from mdqe.data.loader import MixedClips
+    from mdqe.distributed import rank
     from mdqe.losses.criterion import build_criterion
     from mdqe.model import MDQE
     from mdqe.training.initialize import initial_model
@@ -182,7 +188,13 @@ def build(args: argparse.Namespace, device: "torch.device", log: Callable[[str],
     if args.resume and (args.output / CHECKPOINT).exists():
         model = MDQE(config).to(device)  # the checkpoint has its weights
     else:
-        model = initial_model(config, args.init, reset_classes=args.reset_classes, say=log).to(device)
+        lines: list[str] = []
+        said = partial(_log_and_keep, log, lines)
+        model = initial_model(config, args.init, reset_classes=args.reset_classes, say=said).to(device)
+        if rank() == 0:
+            args.output.mkdir(parents=True, exist_ok=True)
+            with whole_file(args.output / INITIAL) as path:
+                path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     recompute_activations(model, PARTS if "all" in args.checkpointing else args.checkpointing)
     passed = ("accumulate", "amp", "seed", "workers", "log_every", "save_every", "validate_every")
     rates = {"backbone_multiplier": recipe.backbone_multiplier, "weight_decay": recipe.weight_decay}
@@ -218,6 +230,8 @@ def read_config(args: argparse.Namespace) -> "MDQEConfig":
         config = MDQEConfig.preset(args.preset)
     elif args.config:
         config = read_config(args.config)
+    elif args.init and Path(args.init).is_file():
+        raise InputError(f"--init {args.init} is a file of weights without a configuration; add --preset or --config")
     elif args.init and args.init != "imagenet":
         config = read_config(open_source(args.init)(CONFIG_FILE))
     else:
@@ -272,6 +286,11 @@ def validation(args: argparse.Namespace, config: "MDQEConfig", log: Callable[[st
         return annotated_validation(args.validate, args.validate_videos, **options)
     options |= {"seed": args.seed + 1, "size": args.size, "difficulty": difficulty}  # scenes not used for training
     return synthetic_validation(args.validate_videos, **options)
+
+
+def _log_and_keep(log: Callable[[str], None], lines: list[str], text: str) -> None:
+    log(text)
+    lines.append(text)
 
 
 def _silent(text: str) -> None:

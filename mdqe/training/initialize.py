@@ -9,12 +9,14 @@ from pathlib import Path
 import timm
 from huggingface_hub import constants
 
+from mdqe.checkpoint.files import read_checkpoint
+from mdqe.checkpoint.starting_points import initialize
 from mdqe.config import MDQEConfig
 from mdqe.errors import InputError
 from mdqe.model import MDQE
 from mdqe.modeling.backbone import Backbone
 from mdqe.weights.download import StalledError, call_with_progress, seconds_without_progress, unfinished
-from mdqe.weights.folder import CONFIG_FILE, read_config
+from mdqe.weights.folder import CONFIG_FILE, read_config, read_weights
 from mdqe.weights.source import explain_hub_error, failed_response, open_source
 
 IMAGENET = "imagenet"
@@ -31,8 +33,9 @@ def initial_model(
 
     Args:
         config: of the model.
-        init: None for random weights; "imagenet" for timm's backbone weights and random others; or a model as in
-            `MDQE.from_pretrained`, of the same sizes. The weights of single-frame clips fit any clip_length.
+        init: None for random weights; "imagenet" for timm's backbone weights and random others; a file with weights of
+            other code, as for `mdqe.checkpoint.initialize`; or a model as in `MDQE.from_pretrained`, of the same sizes.
+            The weights of single-frame clips fit any clip_length.
         reset_classes: initialise the class heads randomly, for other categories than those of the initial model.
         say: prints a line about the source of the weights.
 
@@ -48,10 +51,27 @@ def initial_model(
         model.backbone = imagenet_backbone(config)
         say(f"weights: timm's ImageNet weights of {config.backbone}, all others random")
         return model
+    if Path(init).is_file():
+        return _from_file(config, Path(init), reset_classes, say)
     model = MDQE.from_pretrained(init, reset_classes=reset_classes, **config.to_dict()).train()
     inflated = config.clip_length > 1 == read_config(open_source(init)(CONFIG_FILE)).clip_length
     notes = [f"TCA repeated for {config.clip_length} frames"] * inflated + ["class heads random"] * reset_classes
     say(f"weights: {init}" + (f" ({', '.join(notes)})" if notes else ""))
+    return model
+
+
+def _from_file(config: MDQEConfig, path: Path, reset_classes: bool, say: Callable[[str], None]) -> MDQE:
+    """A model with the weights of a file of other code, as far as they fit."""
+    is_safe = path.suffix == ".safetensors"
+    state = read_weights(path) if is_safe else read_checkpoint(path, say=say).state
+    model = MDQE(config)
+    if reset_classes:  # a state of the same code and another data set with as many categories
+        state = {name: tensor for name, tensor in state.items() if not name.startswith(tuple(model.class_layers()))}
+    try:
+        start = initialize(model, state)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    say(f"weights: {path}\n{start}")
     return model
 
 

@@ -11,7 +11,7 @@ def test_the_page(tmp_path, monkeypatch, capsys):
     if not PAGE.is_file():
         pytest.skip("the pages are not installed with the package")
     monkeypatch.chdir(tmp_path)
-    loop, saving, resuming, validation, own, categories = blocks(PAGE)
+    loop, saving, resuming, validation, own, categories, other = blocks(PAGE)
     names: dict = {}
     run_python(loop, names)
     assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == ["step 4", "step 8", "step 12"]
@@ -39,3 +39,8 @@ def test_the_page(tmp_path, monkeypatch, capsys):
     run_python(categories, names)
     assert names["model"].config.categories == ("cat", "dog")
     assert names["model"].class_head.last.out_features == 2
+
+    run_python(other, names)
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.split() == ["backbone.body", "100", "100"] for line in lines)
+    assert torch.equal(names["small"].backbone.body.conv1.weight, names["other"].conv1.weight)
