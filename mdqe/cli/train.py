@@ -43,7 +43,7 @@ EXAMPLE = (
 )
 SETTINGS = "run.json"
 INITIAL = "initial_weights.txt"
-UNSAVED = ("output", "resume", "run", "command", "memory_hint", "fields")
+UNSAVED = ("output", "resume", "run", "command", "memory_hint", "fields", "initial")
 AMP = ("bf16", "fp16")
 PARTS = ("backbone", "encoder", "decoder")
 LOSSES = ("class", "box", "giou", "mask", "dice", "init_sem", "init_reid", "init_reid_aux")
@@ -152,6 +152,9 @@ def run(args: argparse.Namespace) -> int:
         if first:  # not before the options fit the checkpoint
             args.output.mkdir(parents=True, exist_ok=True)
             options = {name: value for name, value in vars(args).items() if name not in UNSAVED}
+            if lines := getattr(args, "initial", None):
+                with whole_file(args.output / INITIAL) as path:
+                    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
             write_settings(args.output / SETTINGS, options, trainer.model.config.to_dict())
         try:
             trainer.train()
@@ -168,7 +171,6 @@ def build(args: argparse.Namespace, device: "torch.device", log: Callable[[str],
     import torch
 
     from mdqe.data.loader import MixedClips
-    from mdqe.distributed import rank
     from mdqe.losses.criterion import build_criterion
     from mdqe.model import MDQE
     from mdqe.training.initialize import initial_model
@@ -191,10 +193,7 @@ def build(args: argparse.Namespace, device: "torch.device", log: Callable[[str],
         lines: list[str] = []
         said = partial(_log_and_keep, log, lines)
         model = initial_model(config, args.init, reset_classes=args.reset_classes, say=said).to(device)
-        if rank() == 0:
-            args.output.mkdir(parents=True, exist_ok=True)
-            with whole_file(args.output / INITIAL) as path:
-                path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        args.initial = lines
     recompute_activations(model, PARTS if "all" in args.checkpointing else args.checkpointing)
     passed = ("accumulate", "amp", "seed", "workers", "log_every", "save_every", "validate_every")
     rates = {"backbone_multiplier": recipe.backbone_multiplier, "weight_decay": recipe.weight_decay}

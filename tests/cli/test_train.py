@@ -66,7 +66,7 @@ def test_train_from_a_folder(run, options, tmp_path):
     status, _, err = run("train", "-o", second, *rest, "--init", first, "--set", "clip_length=3")
     assert status == 0 and f"weights: {first} (TCA repeated for 3 frames)" in err
     status, _, err = run("train", "-o", tmp_path / "x", *rest, "--init", first, "--set", "num_classes=9")
-    assert status == 2 and "has 6 categories, the model to train has 9" in err and "--reset-classes" in err
+    assert status == 2 and "has 6 categories, not 9: " in err and "--reset-classes" in err
     status, _, err = run(
         "train", "-o", tmp_path / "y", *rest, "--init", first, "--set", "num_classes=9", "--reset-classes"
     )
