@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from mdqe.annotations.records import MOST_PIXELS
 from mdqe.errors import InputError
 from mdqe.results import rle
 
@@ -54,14 +55,16 @@ class FrameMasks:
             return rle.encode(self.dense) if len(self) else []
         return rle.to_strings(*self.runs)
 
-    def pixels(self, mask: int) -> np.ndarray:
-        """(H, W) bool: one mask."""
-        if self.runs is None:
-            return np.asarray(self.dense[mask].cpu() if isinstance(self.dense, torch.Tensor) else self.dense[mask])
-        ends = np.cumsum(self.runs[1])
-        lengths = self.runs[0][ends[mask] - self.runs[1][mask] : ends[mask]]
+    def measure(self, mask: int) -> tuple[np.ndarray, int]:
+        """The exact box (4,) and area of one mask, without decoding run lengths."""
         assert self.size is not None
-        return np.repeat(np.arange(len(lengths)) % 2 == 1, lengths).reshape(self.size[::-1]).T
+        if self.runs is None:
+            one = self.dense[mask].cpu() if isinstance(self.dense, torch.Tensor) else self.dense[mask]
+            counts: list[rle.Counts] = list(rle.encode(np.asarray(one)[None]))
+        else:
+            end = int(self.runs[1][: mask + 1].sum())
+            counts = [self.runs[0][end - self.runs[1][mask] : end]]
+        return rle.boxes(counts, self.size)[0], int(rle.area(counts, self.size)[0])
 
     def sample(self) -> Sampled:
         """Sample the masks; there is at least one."""
@@ -78,8 +81,7 @@ class FrameMasks:
         small = np.flatnonzero(areas < FEW) if step > 1 else ()
         areas *= step**2
         for i in small:  # such masks may lie between the points
-            (boxes[i],) = rle.boxes(rle.encode(self.pixels(i)[None]), self.size)
-            areas[i] = self.pixels(i).sum()
+            boxes[i], areas[i] = self.measure(int(i))
             if areas[i]:
                 x, y = ((boxes[i, :2] + boxes[i, 2:]) / (2 * step)).astype(int)
                 points[i, min(y, points.shape[1] - 1), min(x, points.shape[2] - 1)] = True
@@ -191,6 +193,8 @@ def _read_runs(masks: Sequence[Any], size: Size | None) -> FrameMasks:
         counts.append(one)
     if not counts:
         return FrameMasks(np.zeros((0, *(size or (0, 0))), bool), None, size)
+    if size is not None and size[0] * size[1] > MOST_PIXELS:
+        raise InputError(f"masks are {size[1]}x{size[0]}, expected at most {MOST_PIXELS} pixels")
     if size is None:
         raise InputError("bare run lengths need the size (height, width) of the masks")
     try:

@@ -227,6 +227,7 @@ ONE = squares((5, 5))
         (["xyz"], {}, "counts of mask 0"),
         ([{"counts": "x"}], {}, '"size" and "counts"'),
         ([{"size": [30, 40], "counts": [1200]}], {}, "mask 0 is 40x30, expected 100x60 as before"),
+        ([{"size": [40_000, 40_000], "counts": [1_600_000_000]}], {}, "mask 0 is 40000x40000"),
         (ONE, {"scores": [0.5, 0.5]}, r"scores have the shape \(2,\), expected \(1,\)"),
         (ONE, {"scores": [np.nan]}, "scores have NaN"),
         (ONE, {"scores": [1.5]}, "scores are 1.5 to 1.5, expected 0 to 1"),
@@ -247,6 +248,12 @@ def test_bad_input_is_one_line_and_changes_nothing(masks, options, message):
     assert "\n" not in str(caught.value)
     assert linker.push(squares((7, 5)), embeddings=[[1.0, 0]]).tolist() == [0]
     assert linker.num_frames == 2
+
+
+def test_forged_sizes_need_no_memory():
+    with pytest.raises(InputError, match="masks are 40000x40000, expected at most"):
+        mdqe.Linker().push([{"size": [40_000, 40_000], "counts": [1_600_000_000]}])
+    assert mdqe.Linker().push([{"size": [16_000, 16_000], "counts": [256_000_000]}]).tolist() == [-1]
 
 
 def test_bad_arguments():
