@@ -98,7 +98,7 @@ class Schedule:
         self.model, self.video, self.clips = model, video, clips
         self.tokens = {}  # by frame
 
-    def encode(self, model, frames: torch.Tensor, first: int) -> int:
+    def encode(self, model, frames: torch.Tensor, first: int, graphs: None) -> int:
         """Replacement for `encode_frames`."""
         if self.video is None:
             for i in range(len(frames)):

@@ -15,7 +15,7 @@ from mdqe.errors import is_out_of_memory
 from mdqe.inference.graphs import Graphs
 from mdqe.inference.overlap import Overlap
 from mdqe.modeling.decoder import LayerValues
-from mdqe.modeling.encoder import SpatialShapes
+from mdqe.modeling.encoder import SpatialShapes, Tokens
 from mdqe.modeling.network import Network, evaluation_mode
 from mdqe.modeling.preprocess import as_frame, padded_size, resize, resized_size
 from mdqe.modeling.query_init import FrameQueries
@@ -76,14 +76,18 @@ def encode_frames(model: Network, frames: Tensor, first: int, graphs: Graphs | N
     With graphs, the next call may overwrite the result.
     """
     size = (frames.shape[-2], frames.shape[-1])
+    frames = frames[None].to(model.device, non_blocking=True)
 
-    def network(pixel_values: Tensor) -> tuple[Any, ...]:
-        memory, shapes, padding_mask = model.encode_normalized(pixel_values, [size])
+    def prepare(tokens: Tokens) -> tuple[Any, ...]:
+        memory, shapes, padding_mask = tokens
         values = model.decoder.project_values(memory, padding_mask)
         return shapes, values, model.query_init.select(memory, shapes), model.mask_head(memory, shapes)
 
-    pixel_values = model.normalize(frames[None].to(model.device, non_blocking=True), [size])
-    encoded = network(pixel_values) if graphs is None else graphs.run(network, pixel_values, "encode", size)
+    if graphs is None:
+        encoded = prepare(model.encode(frames))
+    else:
+        pixel_values = model.normalize(frames, [size])
+        encoded = graphs.run(lambda x: prepare(model.encode_normalized(x, [size])), pixel_values, "encode", size)
     return EncodedFrames(first, size, *encoded)
 
 
