@@ -75,8 +75,8 @@ class FrameMasks:
             points = _sample_runs(*self.runs, self.size, step)
         else:
             points = self.dense[:, first::step, first::step]
-            points = np.ascontiguousarray(points.cpu().numpy() if isinstance(points, torch.Tensor) else points)
-        areas = points.sum(axis=(1, 2), dtype=np.float32)
+            points = np.ascontiguousarray(points.cpu().numpy() if isinstance(points, torch.Tensor) else points, bool)
+        areas = np.asarray(points.sum(axis=(1, 2)), np.float32)
         boxes = _boxes(points) * step
         small = np.flatnonzero(areas < FEW) if step > 1 else ()
         areas *= step**2
@@ -91,7 +91,7 @@ class FrameMasks:
 def _boxes(points: np.ndarray) -> np.ndarray:
     """Boxes (D, 4) of masks (D, h, w) in points, xyxy; without meaning for an empty mask."""
     height, width = points.shape[1:]
-    rows, columns = points.any(axis=2), points.any(axis=1)
+    rows, columns = np.asarray(points.any(axis=2)), np.asarray(points.any(axis=1))
     ends = width - columns[:, ::-1].argmax(axis=1), height - rows[:, ::-1].argmax(axis=1)
     return np.stack([columns.argmax(axis=1), rows.argmax(axis=1), *ends], axis=1).astype(np.float64)
 
