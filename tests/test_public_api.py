@@ -22,7 +22,7 @@ PUBLIC = {
     "checkpoint data errors evaluation export inference losses ops training video",
     "mdqe.data": "VideoClips PseudoClips SyntheticClips ClipAugmentation ClipSource MixedClips StepSampler collate "
     "map_categories generate draw_video demo_scene write_set Difficulty CATEGORIES",
-    "mdqe.evaluation": "evaluate evaluate_coco",
+    "mdqe.evaluation": "best_threshold evaluate evaluate_coco sweep_thresholds",
     "mdqe.export": "export_model",
     "mdqe.inference": "VideoSession ClipTracker Linker MDQEImageProcessor link",
     "mdqe.losses": "Criterion DynamicMatcher InterInstanceMaskLoss PlainMaskLoss scale_targets",
