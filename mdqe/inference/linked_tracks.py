@@ -170,7 +170,7 @@ def appearance(tracks: np.ndarray, detections: np.ndarray) -> np.ndarray:
 def _intersections(tracks: LinkedTracks, frame: Sampled, step: int) -> tuple[np.ndarray, np.ndarray]:
     """Points (N, D) that each predicted mask shares with each detection, and (N,) with any detection."""
     points = frame.points.view(np.uint8)
-    union = frame.points.any(axis=0).view(np.uint8)
+    union = np.asarray(frame.points.any(axis=0)).view(np.uint8)
     height, width = union.shape
     shift = np.round((tracks.motion.centres - tracks.places) / step).clip(-(10**6), 10**6).astype(np.int64)
     corners = tracks.origins + shift

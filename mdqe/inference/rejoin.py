@@ -48,7 +48,7 @@ def rejoin(found: Observations, labels: np.ndarray, embeddings: np.ndarray) -> n
     first, last = np.array([one.first for one in ends]), np.array([one.last for one in ends])
     gap = first[None, :] - last[:, None]  # from the end of the row to the beginning of the column
     scores = np.zeros((number, number))
-    known = np.array([one.count >= UNSURE for one in ends], bool)
+    known = np.array([one.frames >= UNSURE for one in ends], bool)
     for i, j in zip(*np.nonzero((gap > 0) & known[:, None] & known), strict=True):
         scores[i, j] = _score(ends[i], ends[j], int(gap[i, j]))
     scores[(labels[:, None] != labels) & (labels[:, None] >= 0) & (labels >= 0)] *= OTHER_LABEL
@@ -66,7 +66,7 @@ class _Ends(NamedTuple):
 
     first: int
     last: int
-    count: int
+    frames: int
     places: np.ndarray
     """(2, 2): at the first and the last frame."""
     velocities: np.ndarray
