@@ -12,7 +12,7 @@ from mdqe.evaluation import evaluate
 from mdqe.results import rle
 
 pytestmark = pytest.mark.slow
-pytest.importorskip("trackeval")
+pytest.importorskip("trackeval", exc_type=ImportError)  # or a system library of its OpenCV is missing
 CASES = 1000
 SIZE = (20, 30)
 QUIET = {"PRINT_CONFIG": False}
