@@ -70,10 +70,11 @@ def open_source(
 ) -> Fetch:
     """Find what a model's name refers to. An existing folder takes precedence over the Hub.
 
-    Args: as in `MDQE.from_pretrained`; all but the first apply only to the Hub.
+    Args: as in `MDQE.from_pretrained`. `revision` and `token` apply only to the Hub, `subfolder` also to folders, and
+        the others also to published models, which are downloaded here.
 
     Raises:
-        FileNotFoundError: no such folder or bundled model.
+        FileNotFoundError: no such folder, bundled or published model.
         ValueError: the name of a file instead of a folder, or conflicting arguments.
     """
     if force_download and local_files_only:

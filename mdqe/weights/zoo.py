@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -122,6 +123,7 @@ def fetch_zoo(
 
     Raises:
         FileNotFoundError: it is not in the cache, and downloads are disabled.
+        FileExistsError: `cache_dir` has another folder or file of that name.
         PermissionError: Google Drive does not give the file; the message has the link and the command for its file.
         ConnectionError: the download was interrupted or damaged, or the file has changed.
         OSError: the disk is full or cannot be written.
@@ -132,18 +134,39 @@ def fetch_zoo(
         return folder
     if local_files_only or constants.HF_HUB_OFFLINE:
         raise FileNotFoundError(f"mdqe:{name}: {folder} {problem}, and downloads are disabled")
+    if cache_dir is not None:
+        _check_own(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with WeakFileLock(folder.parent / f"{name}.lock"):
         problem = damage_of(folder)  # another process may have fetched it
         if problem is None and not force_download:
             return folder
         if force_download:
-            folder.with_name(f"{name}.pth").unlink(missing_ok=True)
+            shutil.rmtree(_work(folder), ignore_errors=True)
         if folder.is_dir():
             say(f"mdqe:{name}: {folder} {problem or 'is replaced'}; fetching it again")
         record = read_record(folder)
         _fetch(model, folder, None if force_download or record is None else record["sha256"], say)
     return folder
+
+
+def _check_own(folder: Path) -> None:
+    """Check that a folder in a place that the user chose is free, or a published model: it will be replaced.
+
+    Raises:
+        FileExistsError: it is something else, such as a model that the user converted or trained.
+    """
+    if folder.is_dir() and ((folder / RECORD_FILE).exists() or not any(folder.iterdir())):
+        return
+    if folder.exists():
+        raise FileExistsError(
+            f"{folder} is in the way: it was not written by mdqe fetch (it has no {RECORD_FILE}), so it is not replaced"
+        )
+
+
+def _work(folder: Path) -> Path:
+    """The folder for the download and the conversion of a model, beside that of the model."""
+    return folder.with_name(f".{folder.name}.fetch")
 
 
 def _fetch(model: ZooModel, folder: Path, expected: str | None, say: Callable[[str], None]) -> None:
@@ -154,22 +177,13 @@ def _fetch(model: ZooModel, folder: Path, expected: str | None, say: Callable[[s
     """
     from mdqe.weights.convert import convert_file  # loads timm
 
-    label, file = f"mdqe:{model.name}", folder.with_name(f"{model.name}.pth")
-    try:
-        if not file.exists():  # or it was downloaded, and the disk was full afterwards
-            say(f"{label}: downloading {model.url}, once")
-            drive.download(model.file_id, file, label)
-        drive.check_torch_zip(file, label)
-    except drive.RefusedError as error:
-        command = f"mdqe convert {model.name}.pth -o models/{model.name} --preset {model.name}"
-        raise PermissionError(
-            f"{label}: Google Drive did not give the file: {error}. Open {model.url} in a browser, save the file as "
-            f"{model.name}.pth, and run: {command}"
-        ) from error
-    new, old = folder.with_name(f"{model.name}.new"), folder.with_name(f"{model.name}.old")
+    label, work = f"mdqe:{model.name}", _work(folder)
+    file, new, old = work / f"{model.name}.pth", work / "new", work / "old"
     for rest in (new, old):  # of an interrupted call
         shutil.rmtree(rest, ignore_errors=True)
+    work.mkdir(exist_ok=True)
     try:
+        _download(model, file, label, say)
         digest = sha256(file)
         if expected is not None and digest != expected:
             raise ConnectionError(
@@ -187,9 +201,25 @@ def _fetch(model: ZooModel, folder: Path, expected: str | None, say: Callable[[s
             folder.rename(old)
         new.rename(folder)
         file.unlink()
-    except (InputError, ConnectionError):  # another attempt with the same file would end the same
+    except (InputError, ConnectionError):  # another attempt with the same complete file would end the same
         file.unlink(missing_ok=True)
         raise
     finally:
         for rest in (new, old):
             shutil.rmtree(rest, ignore_errors=True)
+        with suppress(OSError):  # it has the download for the next attempt
+            work.rmdir()
+
+
+def _download(model: ZooModel, file: Path, label: str, say: Callable[[str], None]) -> None:
+    try:
+        if not file.exists():  # or it was downloaded, and the disk was full afterwards
+            say(f"{label}: downloading {model.url}, once")
+            drive.download(model.file_id, file, label)
+        drive.check_torch_zip(file, label)
+    except drive.RefusedError as error:
+        command = f"mdqe convert {model.name}.pth -o models/{model.name} --preset {model.name}"
+        raise PermissionError(
+            f"{label}: Google Drive did not give the file: {error}. Open {model.url} in a browser, save the file as "
+            f"{model.name}.pth, and run: {command}"
+        ) from error

@@ -149,7 +149,7 @@ def test_a_changed_file_is_not_accepted(cached, google, authors_file):
     with pytest.raises(ConnectionError, match=r"has the SHA-256 \w{64}, but \w{64} when .* --force-download accepts"):
         zoo.fetch_zoo(NAME, say=lambda text: None)
     assert (cached / "config.json").read_text() == "{}", "what was there stays"
-    assert not list(cached.parent.glob("*.pth")) and not list(cached.parent.glob("*.new"))
+    assert {path.name for path in cached.parent.iterdir()} <= {NAME, f"{NAME}.lock"}
 
 
 @pytest.mark.parametrize("case", ["QUOTA", "DENIED"])
@@ -186,16 +186,31 @@ def test_a_full_disk_after_the_download(google, tmp_path, monkeypatch):
         with pytest.raises(OSError, match="No space left"):
             zoo.fetch_zoo(NAME, say=lambda text: None)
     home = tmp_path / "home" / "mdqe"
-    assert {path.name for path in home.iterdir()} - {f"{NAME}.lock"} == {f"{NAME}.pth"}
+    assert {path.name for path in home.iterdir()} - {f"{NAME}.lock"} == {f".{NAME}.fetch"}
     converted = []
     monkeypatch.setattr("mdqe.weights.convert.convert_file", lambda file, new, **_: converted.append(file) or fake(new))
     zoo.fetch_zoo(NAME, say=lambda text: None)
-    assert converted == [home / f"{NAME}.pth"] and len(google.requests) == 1
+    assert converted == [home / f".{NAME}.fetch" / f"{NAME}.pth"] and len(google.requests) == 1
     assert zoo.damage_of(home / NAME) is None
 
 
+def test_files_of_the_user_are_not_touched(google, tmp_path, monkeypatch, run_main):
+    """In a folder that the user names, beside models and files of the user's own with the same names."""
+    monkeypatch.setattr("mdqe.weights.convert.convert_file", lambda file, new, **_: fake(new))
+    models, own = tmp_path / "models", tmp_path / "models" / NAME
+    fake(own.with_name(f"{NAME}.old"))
+    own.with_name(f"{NAME}.pth").write_text("mine")
+    fake(own)
+    message = f"mdqe fetch: error: {own} is in the way: it was not written by mdqe fetch (it has no source.json), so"
+    assert run_main("fetch", NAME, "-o", str(models)).startswith(message)
+    assert (own / "model.safetensors").read_text() == "model.safetensors" and google.requests == []
+    own.rename(models / "other")
+    assert zoo.fetch_zoo(NAME, cache_dir=models, force_download=True, say=lambda text: None) == own
+    assert own.with_name(f"{NAME}.pth").read_text() == "mine" and len(list(models.glob("*/model.safetensors"))) == 3
+
+
 def fake(folder: Path) -> None:
-    folder.mkdir()
+    folder.mkdir(parents=True)
     for name in ("config.json", "model.safetensors"):
         (folder / name).write_text(name)
 
