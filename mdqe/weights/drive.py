@@ -6,6 +6,7 @@ hidden fields confirm the download. A file that may not be read, or was read too
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -23,14 +24,15 @@ from urllib.parse import urlencode, urljoin, urlsplit
 from urllib.request import HTTPCookieProcessor, HTTPSHandler, OpenerDirector, Request, build_opener
 
 import mdqe
+from mdqe.errors import printable
 from mdqe.files import named_errors, partial_path
-from mdqe.weights.download import seconds_without_progress
+from mdqe.weights.download import StalledError, seconds_without_progress
 
 BASE = "https://drive.usercontent.google.com/download"
 PIECE = 2**18
 PROGRESS_BYTES = 10**7  # as the Hub's client: less than this in the time without progress is a stall
-ATTEMPTS = 5  # without a new byte
-MAX_PAGE = 2**20
+ATTEMPTS = 5  # with less than a new piece
+MAX_PAGE = 2**16
 QUOTA = re.compile(r"quota exceeded|too many users have (viewed|downloaded)|download quota", re.IGNORECASE)
 DENIED = re.compile(r"you need access|request access|access denied|sign in|permission", re.IGNORECASE)
 
@@ -61,9 +63,9 @@ def download(file_id: str, path: Path, label: str) -> None:
         OSError: the disk is full, or the file cannot be written. What was downloaded is deleted.
     """
     partial, opener = partial_path(path), _opener()
-    before, attempts = _size(partial), 0
+    before = most = _size(partial)
+    attempts = 0
     while True:
-        start = _size(partial)
         try:
             with named_errors(partial):
                 _receive(opener, file_id, partial, label)
@@ -71,13 +73,17 @@ def download(file_id: str, path: Path, label: str) -> None:
         except _LongerError:
             partial.unlink()
         except _BrokenError as error:
-            attempts = attempts + 1 if _size(partial) == start else 0
-            if attempts >= ATTEMPTS or _size(partial) == before == 0:
+            done = _size(partial)
+            attempts = attempts + 1 if done < most + PIECE else 0
+            most = max(most, done)
+            if attempts >= ATTEMPTS or done == before == 0:
                 raise _broken(error, partial, label) from error
             time.sleep(min(8, 2**attempts) / 4)
-        except OSError as error:
-            if not isinstance(error, ConnectionError):  # the disk
-                partial.unlink(missing_ok=True)
+        except StalledError as error:
+            seconds = seconds_without_progress()
+            raise ConnectionError(f"download of {label} made no progress for {seconds:g} s; try again") from error
+        except OSError:  # of the disk
+            partial.unlink(missing_ok=True)
             raise
     partial.replace(path)
 
@@ -85,15 +91,22 @@ def download(file_id: str, path: Path, label: str) -> None:
 def check_torch_zip(path: Path, label: str) -> None:
     """Check that a file is a complete zip file of `torch.save`, without reading a pickle; delete it otherwise.
 
+    PyTorch does not compare the checksums in the file. They differ if the file changed on the Drive between two parts.
+
     Raises:
         ConnectionError: it is not.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            if any(name.endswith("/data.pkl") for name in archive.namelist()):
+            if not any(name.endswith("/data.pkl") for name in archive.namelist()):
+                problem = "is a zip file without weights"
+            elif any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                problem = "is a compressed file, which torch.save does not write"
+            elif broken := archive.testzip():
+                problem = f"is damaged: {printable(broken)} has another checksum"
+            else:
                 return
-        problem = "is a zip file without weights"
-    except (zipfile.BadZipFile, OSError, ValueError):
+    except (zipfile.BadZipFile, EOFError, RuntimeError, OSError, ValueError):
         problem = f"is damaged or not a PyTorch file ({path.stat().st_size:,} bytes)"
     path.unlink()
     raise ConnectionError(f"what Google Drive sent for {label} {problem}; it was deleted: try again")
@@ -135,7 +148,7 @@ def _receive(opener: OpenerDirector, file_id: str, partial: Path, label: str) ->
             if response.headers.get_content_type() != "text/html":
                 _write(response, partial, start, label)
                 return
-            page = _read(response, MAX_PAGE).decode("utf-8", "replace")
+            page = _page(response)
         confirmed = _confirmation(page, response.url)
         if confirmed is None or confirmed == url:
             break
@@ -151,16 +164,16 @@ def _open(opener: OpenerDirector, url: str, start: int) -> Any:
     try:
         return opener.open(request, timeout=min(60.0, seconds_without_progress()))
     except HTTPError as error:
-        if error.code == 416 and error.headers.get("Content-Range", "").endswith(f"/{start}"):
+        if error.code == 416 and start and error.headers.get("Content-Range", "").endswith(f"/{start}"):
             return None
-        if error.code == 416:
+        if error.code == 416 and start:
             raise _LongerError from error
         if error.code in (401, 403, 404):
-            page = _read(error, MAX_PAGE).decode("utf-8", "replace")
-            raise RefusedError(_reason(page, error.url or url, error.code)) from error
+            raise RefusedError(_reason(_page(error), error.url or url, error.code)) from error
         raise _BrokenError(f"status {error.code}") from error
     except (URLError, OSError, HTTPException) as error:
-        raise _BrokenError(str(getattr(error, "reason", error)).splitlines()[0]) from error
+        reason = getattr(error, "reason", error)
+        raise _BrokenError((str(reason).strip() or type(reason).__name__).splitlines()[0]) from error
 
 
 def _write(response: Any, partial: Path, start: int, label: str) -> None:
@@ -171,19 +184,20 @@ def _write(response: Any, partial: Path, start: int, label: str) -> None:
         _check_room(partial, total - start, total)
     seconds, marked, mark = seconds_without_progress(), start, time.monotonic()
     bar = tqdm(desc=label, total=total, initial=start, unit="B", unit_scale=True, disable=None, file=sys.stderr)
+    done = start
     with bar, partial.open("r+b" if start else "wb", buffering=0) as file:
         file.seek(start)
         file.truncate()
-        while piece := _read(response, PIECE):
+        while piece := _read(response, PIECE if total is None else min(PIECE, total - done)):
             view = memoryview(piece)
             while view:
                 view = view[file.write(view) :]
             bar.update(len(piece))
-            if file.tell() - marked >= PROGRESS_BYTES:
-                marked, mark = file.tell(), time.monotonic()
+            done += len(piece)
+            if done - marked >= PROGRESS_BYTES:
+                marked, mark = done, time.monotonic()
             elif time.monotonic() - mark > seconds:
-                raise ConnectionError(f"download of {label} made no progress for {seconds:g} s; try again")
-        done = file.tell()
+                raise StalledError
     if total is not None and done != total:
         raise _BrokenError(f"{done:,} of {total:,} bytes arrived")
 
@@ -207,14 +221,24 @@ def _check_room(partial: Path, missing: int, total: int) -> None:
     """
     free = shutil.disk_usage(partial.parent).free
     if free < missing + total:
-        number = 28  # ENOSPC
-        text = f"{os.strerror(number)}: {(missing + total) / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB are free"
-        raise OSError(number, text, str(partial.parent))
+        needed = f"{(missing + total) / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB are free"
+        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {needed}", str(partial.parent))
+
+
+def _page(response: Any) -> str:
+    """The beginning of a page, as far as it arrives in time."""
+    page, size, ends = b"", MAX_PAGE, time.monotonic() + seconds_without_progress()
+    if isinstance(length := getattr(response, "length", None), int):
+        size = min(size, length)
+    while time.monotonic() < ends and (piece := _read(response, size - len(page))):
+        page += piece
+    return page.decode("utf-8", "replace")
 
 
 def _read(response: Any, most: int) -> bytes:
+    """What has arrived of the next bytes, at least one; none at the end. `read` would wait until all are there."""
     try:
-        return response.read(most)
+        return response.read1(most) if most else b""
     except (OSError, HTTPException) as error:
         raise _BrokenError(str(error) or type(error).__name__) from error
 
@@ -245,9 +269,14 @@ def _confirmation(page: str, url: str) -> str | None:
     form.feed(page)
     if form.action is None:
         return None
-    target = urljoin(url, form.action)
-    host = urlsplit(target).hostname or ""
+    try:
+        target = urljoin(url, form.action)
+        scheme, host = urlsplit(target).scheme, urlsplit(target).hostname or ""
+    except ValueError:
+        return None
     if host != urlsplit(BASE).hostname and not host.endswith((".google.com", ".googleusercontent.com")):
+        return None
+    if scheme != urlsplit(BASE).scheme:
         return None
     return f"{target}{'&' if urlsplit(target).query else '?'}{urlencode(form.fields)}" if form.fields else target
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from threading import Event, Thread
 from urllib.parse import parse_qs, urlsplit
 
 WARNING = """<!DOCTYPE html><html><head><title>Google Drive - Virus scan warning</title></head><body>
@@ -29,6 +29,7 @@ class DriveServer:
     pages: dict[str, str] = field(default_factory=dict)  # pages that are sent instead of files
     statuses: list[int] = field(default_factory=list)  # of the next requests, which fail
     cut: list[int] = field(default_factory=list)  # numbers of bytes after which the next connections break
+    pause: float = 0.0  # seconds after each byte
     ranges: bool = True  # whether a part of a file can be asked for
     requests: list[str | None] = field(default_factory=list)  # the Range header of each request for the bytes of a file
 
@@ -89,5 +90,16 @@ class _Handler(BaseHTTPRequestHandler):
         for key, value in {"Content-Length": str(len(data)), **headers}.items():
             self.send_header(key, value)
         self.end_headers()
+        if self.drive.pause:
+            self._send_slowly(data)
+            return
         self.wfile.write(data[:sent])
         self.close_connection = self.close_connection or sent is not None
+
+    def _send_slowly(self, data: bytes) -> None:
+        try:
+            for i in range(len(data)):
+                self.wfile.write(data[i : i + 1])
+                Event().wait(self.drive.pause)
+        except ConnectionError:  # the client has given up
+            self.close_connection = True

@@ -1,10 +1,14 @@
 """Downloads from a server that plays Google Drive: confirmed, refused, cut off and resumed."""
 
+import io
 import os
 import random
+import time
+import zipfile
 
 import drive_server
 import pytest
+import torch
 from drive_server import DriveServer
 
 from mdqe.weights import drive
@@ -79,6 +83,11 @@ REFUSALS = {
     "other": (drive_server.OTHER, "a page came instead of the file"),
     "missing": (None, "there is no such file any more"),
     "elsewhere": (drive_server.WARNING.format(action="http://example.org/download", id="x"), "a page came instead"),
+    "other scheme": (
+        drive_server.WARNING.format(action="ftp://drive.google.com/download", id="x"),
+        "a page came instead",
+    ),
+    "no address": (drive_server.WARNING.format(action="http://[/download", id="x"), "a page came instead"),
     "loop": (drive_server.WARNING.format(action="/download", id="loop"), "a page came instead"),
 }
 
@@ -134,8 +143,19 @@ class Room:
 def test_a_download_without_progress(server, tmp_path, monkeypatch):
     monkeypatch.setenv("MDQE_DOWNLOAD_TIMEOUT", "0.0000001")
     monkeypatch.setattr(drive, "_open", lambda opener, url, start: Slow())
-    with pytest.raises(ConnectionError, match="download of x made no progress for 1e-07 s"):
+    with pytest.raises(ConnectionError, match=r"^download of x made no progress for 1e-07 s; try again$"):
         download("small", tmp_path / "x.pth", "x")
+
+
+@pytest.mark.parametrize("page", [False, True])
+def test_a_server_that_sends_a_byte_now_and_then(server, tmp_path, monkeypatch, page):
+    monkeypatch.setenv("MDQE_DOWNLOAD_TIMEOUT", "0.3")
+    server.pause = 0.05
+    server.pages = {"small": drive_server.QUOTA} if page else {}
+    began = time.monotonic()
+    with pytest.raises(RefusedError if page else ConnectionError):
+        download("small", tmp_path / "x.pth", "x")
+    assert time.monotonic() - began < 5
 
 
 class Slow:
@@ -145,7 +165,7 @@ class Slow:
         self.headers = drive.Message()
         self.headers["Content-Type"] = "application/octet-stream"
 
-    def read(self, most):
+    def read1(self, most):
         return b"x"
 
     def __enter__(self):
@@ -161,3 +181,37 @@ def test_files_that_are_no_weights(tmp_path, data):
     with pytest.raises(ConnectionError, match=r"what Google Drive sent for x is damaged or not a PyTorch file \("):
         check_torch_zip(tmp_path / "x.pth", "x")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_parts_of_two_files_are_found(server, tmp_path):
+    """A download that continues after the file has changed on the Drive: PyTorch would read it without an error."""
+    old, new = io.BytesIO(), io.BytesIO()
+    torch.save({"weight": torch.zeros(10_000)}, old)
+    torch.save({"weight": torch.ones(10_000)}, new)
+    (tmp_path / "x.partial.pth").write_bytes(old.getvalue()[:20_000])
+    server.files["small"] = new.getvalue()
+    download("small", tmp_path / "x.pth", "x")
+    assert torch.load(tmp_path / "x.pth", weights_only=True)["weight"].unique().numel() > 1
+    with pytest.raises(ConnectionError, match=r"for x is damaged: \w+/data/0 has another checksum; it was deleted"):
+        check_torch_zip(tmp_path / "x.pth", "x")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_compressed_files_are_not_unpacked(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.pth", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x/data.pkl", bytes(10**6))
+    with pytest.raises(ConnectionError, match=r"for x is a compressed file, which torch\.save does not write"):
+        check_torch_zip(tmp_path / "x.pth", "x")
+
+
+def test_connections_that_break_without_end(server, tmp_path):
+    server.ranges, server.cut = False, [1000 + i % 2 for i in range(100)]
+    with pytest.raises(ConnectionError, match="download of x was interrupted after 0"):
+        download("small", tmp_path / "x.pth", "x")
+    assert len(server.requests) < 10
+
+
+def test_a_server_that_denies_the_whole_range(server, tmp_path):
+    server.statuses = [416]
+    with pytest.raises(ConnectionError, match=r"cannot get it from .* \(status 416\)"):
+        download("small", tmp_path / "x.pth", "x")
