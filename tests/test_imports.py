@@ -127,6 +127,12 @@ def test_modules_load_with_core_dependencies():
                 assert top in core | EXTRAS.get(room(name) or "", set()), f"{name} imports {other}"
 
 
+def test_test_files_have_names_of_their_own():
+    """pytest imports them as modules without a package and cannot collect two of one name."""
+    names = [path.name for path in Path(__file__).parent.rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
+
+
 def test_declared_dependencies_are_imported():
     used = {other.split(".")[0] for name in MODULES for other in imports_of(name)}
     assert core_dependencies() <= used
