@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     option(group, "--max-absence", "FRAMES", whole(1, 10**5), absence, default=30)
     start = "a detection that fits no track starts one if its score is above this value"
     option(group, "--start-score", "SCORE", number(0, 1), start, default=0.5)
-    flag(group, "--rejoin", "afterwards, join tracks over the whole video, however long an object was absent")
+    flag(group, "--rejoin", "afterwards, join tracks over the whole video, also after longer absences")
     group = parser.add_argument_group("results")
     add_score_threshold(group, "minimum mean score of an instance")
     flag(group, "--no-video", "write no overlay")
@@ -69,14 +69,16 @@ def run(args: argparse.Namespace) -> int:
         videos, origin, images = source.videos, args.frames, source.images
     if args.frames and len(videos) > 1:
         raise InputError(f"--frames is for one video; {args.source} has {len(videos)}, whose frames --images names")
+    folders = [folder_name(video.name, args.source) for video in videos]
+    if twice := sorted({name for name in folders if folders.count(name) > 1}):
+        raise InputError(f"{args.source} has several videos whose results would be in {args.output / twice[0]}")
     check_writable(args.output)
-    for video in videos:
+    for video, name in zip(videos, folders, strict=True):
         result, files = link_frames(video, args)
         if images is not None and origin is None and files and all((images / file).is_file() for file in files):
             frames: Any = [str(images / file) for file in files]
         else:
             frames = origin
-        name = args.source.stem if video.name == "." else video.name.replace("/", "_")  # of files in no folder
         folder = args.output / name
         write_results(result.above(args.score_threshold), frames, folder, args)
         print(folder)
@@ -86,8 +88,15 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def folder_name(video: str, source: Path) -> str:
+    """The folder of a video's results; the name of the source for files that are in no folder."""
+    return video.replace("/", "_") if video.strip(".") else source.stem
+
+
 def link_frames(video: "Video", args: argparse.Namespace) -> "tuple[VideoInstances, list[str]]":
     """The instances of a video, and the files of its frames."""
+    import numpy as np
+
     from mdqe.inference.link_video import link
     from mdqe.results import rle
 
@@ -95,17 +104,15 @@ def link_frames(video: "Video", args: argparse.Namespace) -> "tuple[VideoInstanc
     files: list[str] = []
     scores: list[list[float]] = []
     labels: list[list[int]] = []
-    size: tuple[int, int] | None = None
 
     def masks() -> Any:
-        nonlocal size
         for frame in progress(video.frames, f"linking {video.name}", video.length):
             files.append(frame.file)
-            size = frame.size if min(frame.size) else size
             shapes = [shape for shape in frame.shapes if not shape.is_crowd]
             scores.append([shape.score for shape in shapes])
             labels.append([categories.setdefault(shape.category, len(categories)) for shape in shapes])
-            yield [rle.to_coco(shape.counts, frame.size) for shape in shapes]
+            found = [rle.to_coco(shape.counts, frame.size) for shape in shapes]
+            yield found or np.zeros((0, *frame.size), bool)  # a frame without shapes has a size
 
     options = {"max_absence": args.max_absence, "start_score": args.start_score, "rejoin": args.rejoin}
     # Scores and labels of a frame are read after its masks.

@@ -33,7 +33,7 @@ def load_detector(detector: str, device: str | None = None) -> tuple[Any, list[s
     """A detector in evaluation mode, and the names of its categories.
 
     Raises:
-        InputError: an unknown detector, or its weights are not there or damaged.
+        InputError: an unknown detector or device, or the weights are not there or damaged.
     """
     name = detector.removeprefix(PREFIX)
     if not detector.startswith(PREFIX) or name not in MODELS:
@@ -43,6 +43,9 @@ def load_detector(detector: str, device: str | None = None) -> tuple[Any, list[s
     import torch
     from torchvision import models
 
+    from mdqe.weights.hub import checked_device
+
+    chosen = checked_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     weights = models.get_model_weights(name).DEFAULT
     path = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rpartition("/")[2]
     if not path.is_file():
@@ -52,7 +55,6 @@ def load_detector(detector: str, device: str | None = None) -> tuple[Any, list[s
         model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:
         raise InputError(f"{path} does not hold the weights of {detector}: {str(error).splitlines()[0]}") from error
-    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return model.eval().to(chosen), list(weights.meta["categories"])
 
 

@@ -70,11 +70,11 @@ class FrameMasks:
         """Sample the masks; there is at least one."""
         assert self.size is not None
         step = grid_step(self.size)
-        first = step // 2
         if self.runs is not None:
             points = _sample_runs(*self.runs, self.size, step)
         else:
-            points = self.dense[:, first::step, first::step]
+            y, x = _first_points(self.size, step)
+            points = self.dense[:, y::step, x::step]
             points = np.ascontiguousarray(points.cpu().numpy() if isinstance(points, torch.Tensor) else points, bool)
         areas = np.asarray(points.sum(axis=(1, 2)), np.float32)
         boxes = _boxes(points) * step
@@ -101,15 +101,20 @@ def grid_step(size: Size) -> int:
     return max(1, -(-max(size) // GRID))
 
 
+def _first_points(size: Size, step: int) -> tuple[int, int]:
+    """The row and the column of the first point of the grid, which a narrow mask has too."""
+    return min(step // 2, size[0] - 1), min(step // 2, size[1] - 1)
+
+
 def _sample_runs(lengths: np.ndarray, num_runs: np.ndarray, size: Size, step: int) -> np.ndarray:
-    """(D, h, w) bool: the pixels `step // 2`, `step // 2 + step`, … of rows and columns."""
-    first = step // 2
-    height, width = (len(range(first, edge, step)) for edge in size)
+    """(D, h, w) bool: the pixels y, y + step, … of the columns x, x + step, …, from the first point (y, x) on."""
+    y, x = _first_points(size, step)
+    height, width = len(range(y, size[0], step)), len(range(x, size[1], step))
     ends = np.cumsum(lengths) - np.repeat(np.arange(len(num_runs)) * (size[0] * size[1]), num_runs)
     column, row = np.divmod(ends, size[0])
-    before = np.clip(-((first - column) // step), 0, width)  # sampled columns before the column of each end
-    is_sampled = (column >= first) & ((column - first) % step == 0) & (column < size[1])
-    rows = np.clip(-((first - row) // step), 0, height)
+    before = np.clip(-((x - column) // step), 0, width)  # sampled columns before the column of each end
+    is_sampled = (column >= x) & ((column - x) % step == 0) & (column < size[1])
+    rows = np.clip(-((y - row) // step), 0, height)
     points = before * height + rows * is_sampled + np.repeat(np.arange(len(num_runs)) * (height * width), num_runs)
     filled = np.repeat(rle.foreground(num_runs), np.diff(points, prepend=0))
     return np.ascontiguousarray(filled.reshape(len(num_runs), width, height).transpose(0, 2, 1))
@@ -143,6 +148,8 @@ def read_masks(masks: Any, size: Size | None = None, *, logits: bool = False) ->
         masks = torch.stack(list(masks)) if isinstance(first, torch.Tensor) else np.stack(list(masks))
     if masks.ndim == 4 and masks.shape[1] == 1:
         masks = masks[:, 0]
+    if masks.ndim == 1 and not number:
+        return FrameMasks(np.zeros((0, *(size or (0, 0))), bool), None, size)
     if masks.ndim != 3:
         raise InputError(f"masks have the shape {tuple(masks.shape)}, expected (D, H, W)")
     shape = (int(masks.shape[1]), int(masks.shape[2]))
@@ -195,6 +202,8 @@ def _read_runs(masks: Sequence[Any], size: Size | None) -> FrameMasks:
         return FrameMasks(np.zeros((0, *(size or (0, 0))), bool), None, size)
     if size is not None and size[0] * size[1] > MOST_PIXELS:
         raise InputError(f"masks are {size[1]}x{size[0]}, expected at most {MOST_PIXELS} pixels")
+    if size is not None and not min(size):
+        raise InputError(f"masks are {size[1]}x{size[0]}, expected pixels")
     if size is None:
         raise InputError("bare run lengths need the size (height, width) of the masks")
     try:

@@ -121,16 +121,18 @@ def copied(result: Any) -> Any:
     return tree_map_only(Tensor, Tensor.clone, result)
 
 
-_OF_MODELS: WeakKeyDictionary[Network, Graphs] = WeakKeyDictionary()
+_OF_MODELS: WeakKeyDictionary[Network, tuple[torch.device, Graphs]] = WeakKeyDictionary()
 
 
 def graphs_of(model: Network) -> Graphs | None:
     """The graphs of a model on a GPU, which the sessions of all its videos share; None on other devices."""
-    if model.device.type != "cuda":
+    device = model.device
+    if device.type != "cuda":
         return None
-    if model not in _OF_MODELS:
-        _OF_MODELS[model] = Graphs(model, cuda_capture(model.device))
-    return _OF_MODELS[model]
+    known = _OF_MODELS.get(model)
+    if known is None or known[0] != device:  # the model may have moved to another GPU
+        known = _OF_MODELS[model] = device, Graphs(model, cuda_capture(device))
+    return known[1]
 
 
 def cuda_capture(device: torch.device) -> Capture:

@@ -37,8 +37,9 @@ def link(
     Args:
         masks, scores, labels, embeddings: for each frame, the arguments of `Linker.push`.
         max_absence, start_score, logits, size: as in `Linker`.
-        rejoin: afterwards, join tracks over the whole video, however long an object was absent, if the motion at the
-            ends of the tracks, their sizes, labels and embeddings agree.
+        rejoin: afterwards, join tracks over the whole video if the motion at their ends, their sizes, labels and
+            embeddings agree. The longer an object was absent, the better they must agree; after more than 273 frames
+            of absence, tracks are not joined.
         categories: names of the labels.
         fps: frames per second, for the result.
 
@@ -125,15 +126,13 @@ class _Collected:
             kept, tracks = np.unique(origin[tracks], return_inverse=True)
             track_ids = track_ids[kept]
             labels = _most_frequent(tracks, values[:, 1].astype(np.int64), len(track_ids))
-        scores = np.bincount(tracks, values[:, 0], len(track_ids)) / np.bincount(tracks, minlength=len(track_ids)).clip(
-            1
-        )
+        number = np.bincount(tracks, minlength=len(track_ids))
+        scores = np.bincount(tracks, values[:, 0], len(track_ids)) / number.clip(1)
         rles = np.empty((len(track_ids), frames), object)
         for track, time, counts in zip(tracks, times, self.counts, strict=True):
             rles[track, time] = counts
         assert linker.size is not None
-        result = VideoInstances(scores, labels.clip(0), track_ids, rles, linker.size, categories=categories, fps=fps)
-        return result
+        return VideoInstances(scores, labels.clip(0), track_ids, rles, linker.size, categories=categories, fps=fps)
 
 
 def _most_frequent(tracks: np.ndarray, labels: np.ndarray, number: int) -> np.ndarray:

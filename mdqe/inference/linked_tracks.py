@@ -161,10 +161,12 @@ def appearance(tracks: np.ndarray, detections: np.ndarray) -> np.ndarray:
     """Agreement (N, D), from 0 to 1, of embeddings (N, E) and (D, E) of length 1.
 
     As the softmax of Eq. 7, relative to the best pair instead of the sum: several equal embeddings agree in full.
+    Embeddings of length 0 say nothing, and agree with all.
     """
     cosine = tracks @ detections.T
     best = np.maximum(cosine.max(axis=0, initial=-1), cosine.max(axis=1, initial=-1)[:, None])
-    return np.exp(SHARPNESS * (cosine - best)) * cosine.clip(0, 1)
+    known = tracks.any(axis=1)[:, None] & detections.any(axis=1)
+    return np.where(known, np.exp(SHARPNESS * (cosine - best)) * cosine.clip(0, 1), 1.0)
 
 
 def _intersections(tracks: LinkedTracks, frame: Sampled, step: int) -> tuple[np.ndarray, np.ndarray]:

@@ -18,7 +18,7 @@ from mdqe.inference.association import match
 from mdqe.inference.frame_masks import FrameMasks, Sampled, grid_step, read_masks
 from mdqe.inference.linked_tracks import YOUNG, FrameScores, LinkedTracks, score_frame
 from mdqe.inference.linker_file import ENTRIES, read_linker, write_linker
-from mdqe.inference.saved_state import is_whole
+from mdqe.inference.saved_state import MOST, is_whole
 
 MATCH = 0.3  # least score of a pair: the sum of overlap and place, less DOUBT of a low score
 DOUBT = 0.5  # weight of 1 − score of a detection
@@ -29,6 +29,7 @@ HIDDEN = 0.6  # share of a track's area below which a mask is not visible in ful
 COVERED = 0.2  # share of a track's mask in other detections, above which these hide it
 MERGED_VARIANCE, HIDDEN_VARIANCE = 30.0, 2.0  # of measured places, relative to those of single visible objects
 MOST_ABSENCE = 100_000
+MOST_EDGE = 2**31 - 1
 
 
 class Linker:
@@ -36,7 +37,8 @@ class Linker:
 
     Args:
         max_absence: number of frames without a detection after which a track is forgotten. Until then, an object that
-            returns keeps its id if place, size, label and embedding agree.
+            returns keeps its id if place, size, label and embedding agree. Tracks of fewer than 3 observations are
+            forgotten after 5 frames.
         start_score: a detection that no track matches starts a track if its score is above this value.
         logits: whether masks of floating point are logits, with foreground above 0, instead of probabilities.
         size: (height, width) of the masks; only run lengths without a size need it.
@@ -60,13 +62,14 @@ class Linker:
         logits: bool = False,
         size: tuple[int, int] | None = None,
     ) -> None:
+        max_absence = int(max_absence) if isinstance(max_absence, np.integer) else max_absence
         if not is_whole(max_absence, 1, MOST_ABSENCE):
             given = str(max_absence)[:40]
             raise InputError(f"max_absence is {given}, expected a whole number from 1 to {MOST_ABSENCE}")
         if not is_finite(start_score) or not 0 <= start_score <= 1:
             raise InputError(f"start_score is {str(start_score)[:40]}, expected a number from 0 to 1")
         self.max_absence, self.start_score, self.logits = max_absence, float(start_score), bool(logits)
-        self.size = size
+        self.size = None if size is None else _read_size(size)
         self.num_frames = self.num_tracks = 0
         self._tracks: LinkedTracks | None = None  # created at the first detections, which may have embeddings
         self._ended = False
@@ -85,7 +88,8 @@ class Linker:
             frame: index of the frame, above that of the previous one, if frames may be missing.
 
         Returns:
-            Ids (D,) int64; −1 where a detection is dropped: empty, a duplicate, or not sure and not matched.
+            Ids (D,) int64; −1 where a detection is dropped: its mask is empty, or no track matches it and it repeats a
+            matched detection or its score is not above `start_score`.
 
         Raises:
             InputError: masks of another form or size than before, too many, NaN, values of another length, or a frame
@@ -99,7 +103,7 @@ class Linker:
     ) -> tuple[np.ndarray, Sampled | None]:
         """`push` of masks that were read; also returns their measures."""
         self._check_open()
-        time = self.num_frames if frame is None else frame
+        time = self.num_frames if frame is None else int(frame) if isinstance(frame, np.integer) else frame
         if not is_whole(time, self.num_frames):
             raise InputError(f"frame is {str(frame)[:40]}, expected a whole number from {self.num_frames} in order")
         if self.size is not None and masks.size not in (None, tuple(self.size)) and len(masks):
@@ -110,7 +114,7 @@ class Linker:
         if number and not 0 <= confidence.min() <= confidence.max() <= 1:
             raise InputError(f"scores are {confidence.min():g} to {confidence.max():g}, expected 0 to 1")
         classes = read_values(labels, "labels", number, -1.0)
-        if labels is not None and number and ((classes != np.floor(classes)).any() or classes.min() < 0):
+        if labels is not None and number and not _is_label(classes).all():
             raise InputError(f"labels are {str(labels)[:40]}, expected whole numbers from 0")
         known = None if self._tracks is None else self._tracks.embeddings.shape[1]
         vectors = read_embeddings(embeddings, number, known)
@@ -239,6 +243,22 @@ def _repeat(points: np.ndarray, new: np.ndarray, matched: np.ndarray) -> np.ndar
     return np.asarray((ious > DUPLICATE).any(axis=1))
 
 
+def _read_size(size: Any) -> tuple[int, int]:
+    """(height, width) as Python's numbers."""
+    try:
+        height, width = (int(edge) for edge in size)
+    except (TypeError, ValueError):
+        height = width = 0
+    if not (is_whole(height, 1, MOST_EDGE) and is_whole(width, 1, MOST_EDGE)):
+        raise InputError(f"size is {str(size)[:40]}, expected (height, width) of the masks")
+    return height, width
+
+
+def _is_label(values: np.ndarray) -> np.ndarray:
+    """Whether finite numbers are whole numbers from 0 that int64 and float64 both hold."""
+    return (values == np.floor(values)) & (values >= 0) & (values <= MOST)
+
+
 def unpack(masks: Any, scores: Any, labels: Any) -> tuple[Any, Any, Any]:
     """The masks, scores and labels of `supervision.Detections`; other masks are returned as they are."""
     if not (hasattr(masks, "xyxy") and hasattr(masks, "mask")):
@@ -274,6 +294,8 @@ def read_embeddings(embeddings: Any, number: int, known: int | None) -> np.ndarr
             raise InputError(f"embeddings is None, expected ({number}, {known}) as in previous frames")
         return array
     array = _array(embeddings, "embeddings")
+    if not number and not array.size:  # such as an empty list
+        return np.zeros((0, known or 0))
     wanted = "E" if known is None else known
     if array.ndim != 2 or len(array) != number or (known is not None and number and array.shape[1] != known):
         raise InputError(f"embeddings have the shape {array.shape}, expected ({number}, {wanted})")

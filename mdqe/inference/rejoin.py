@@ -14,6 +14,7 @@ ENDS = 5  # frames at the end and the beginning of tracks from which the motion 
 FADING = 30.0  # frames of absence after which the motion says nothing more
 REACH, FARTHEST = 1.5, 6.0  # distance of places, relative to the size; it grows to FARTHEST with the absence
 LONG = 300.0  # frames of absence after which the score has fallen to exp(-1)
+LONGEST = int(-LONG * np.log(JOIN))  # frames from one track to the next, 274: after more, the score is below JOIN
 UNSURE = 3  # tracks of fewer frames are not joined
 
 
@@ -32,8 +33,8 @@ class Observations(NamedTuple):
 def rejoin(found: Observations, labels: np.ndarray, embeddings: np.ndarray) -> np.ndarray:
     """Join N tracks that follow each other.
 
-    A track may continue another one that ended before it began, if the places to which both were moving, their sizes,
-    labels and embeddings agree. Pairs are assigned one to one with the largest total score.
+    A track may continue another one that ended at most LONGEST frames before it began, if the places to which both were
+    moving, their sizes, labels and embeddings agree. Pairs are assigned one to one with the largest total score.
 
     Args:
         found: the observations.
@@ -49,7 +50,7 @@ def rejoin(found: Observations, labels: np.ndarray, embeddings: np.ndarray) -> n
     gap = first[None, :] - last[:, None]  # from the end of the row to the beginning of the column
     scores = np.zeros((number, number))
     known = np.array([one.frames >= UNSURE for one in ends], bool)
-    for i, j in zip(*np.nonzero((gap > 0) & known[:, None] & known), strict=True):
+    for i, j in zip(*np.nonzero((gap > 0) & (gap <= LONGEST) & known[:, None] & known), strict=True):
         scores[i, j] = _score(ends[i], ends[j], int(gap[i, j]))
     scores[(labels[:, None] != labels) & (labels[:, None] >= 0) & (labels >= 0)] *= OTHER_LABEL
     if embeddings.shape[1]:

@@ -82,7 +82,7 @@ class PretrainedMixin(
                 tensors, or different shapes.
             OSError: the weights file is truncated or damaged.
         """
-        device, dtype = _checked_device(device), _checked_dtype(dtype, torch_dtype)
+        device, dtype = checked_device(device), _checked_dtype(dtype, torch_dtype)
         _check_overrides(config_overrides)
         fetch = open_source(
             id_or_folder,
@@ -204,7 +204,8 @@ def upload(
     return str(commit.commit_url)
 
 
-def _checked_device(device: str | torch.device | None) -> torch.device:
+def checked_device(device: str | torch.device | None) -> torch.device:
+    """The device, which exists and can be used; the CPU for None. Raises InputError otherwise."""
     try:
         checked = torch.device("cpu" if device is None else device)
     except (RuntimeError, TypeError) as error:

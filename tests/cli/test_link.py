@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from mdqe import VideoInstances
@@ -144,6 +145,37 @@ def test_bad_files(run, tmp_path, text, message):
     (tmp_path / "results.json").write_text(text)
     status, out, err = run("link", tmp_path / "results.json", "-o", tmp_path / "out")
     assert (status, out) == (2, "") and message in err and err.count("\n") <= 2
+
+
+def test_frames_without_detections_have_a_result_without_instances(run, tmp_path, drawing, frames):
+    source = write_coco(tmp_path, drawing)
+    document = json.loads(source.read_text())
+    crowds = [one | {"iscrowd": 1} for one in document["annotations"]]
+    source.write_text(json.dumps(document | {"annotations": crowds}))
+    status, _, err = run("link", source, "--images", frames, "-o", tmp_path / "out")
+    assert status == 0, err
+    result = VideoInstances.load(tmp_path / "out" / "coco" / "instances.json")
+    assert (len(result), result.num_frames, result.size) == (0, FRAMES, SIZE)
+
+
+def test_videos_have_folders_of_their_own_inside_the_output(run, tmp_path, drawing, frames):
+    source = write_coco(tmp_path, drawing)
+    document = json.loads(source.read_text())
+    for names, message in ((("a/b", "a_b"), "several videos whose results would be in"), (("..", "x"), "")):
+        images = [one | {"video_id": one["id"] % 2 + 1} for one in document["images"]]
+        videos = [{"id": i, "name": name} for i, name in enumerate(names, 1)]
+        source.write_text(json.dumps(document | {"images": images, "videos": videos}))
+        status, _, err = run("link", source, "--images", frames, "-o", tmp_path / "out" / "in")
+        assert status == (2 if message else 0) and message in err, err
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["in"]
+    assert sorted(path.name for path in (tmp_path / "out" / "in").iterdir()) == ["coco", "x"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_detector_on_a_device_that_is_not_there(run, tmp_path, frames):
+    name = "torchvision:maskrcnn_resnet50_fpn_v2"
+    status, _, err = run("link", frames, "--detector", name, "--device", "cuda", "-o", tmp_path / "out")
+    assert status == 2 and "finds no CUDA device" in err and err.count("\n") == 1
 
 
 def test_unknown_detectors_and_missing_weights(run, tmp_path, frames, monkeypatch):

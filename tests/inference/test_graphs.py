@@ -161,6 +161,20 @@ def test_a_cpu_has_no_graphs_and_a_model_is_not_kept_alive() -> None:
     assert gone() is None
 
 
+def test_a_model_that_moves_to_another_gpu_has_graphs_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Moving:
+        device = torch.device("cuda:0")
+
+    captured: list[torch.device] = []
+    monkeypatch.setattr("mdqe.inference.graphs.cuda_capture", captured.append)
+    model: Any = Moving()
+    first = graphs_of(model)
+    assert first is graphs_of(model)
+    model.device = torch.device("cuda:1")
+    assert graphs_of(model) is not first
+    assert captured == [torch.device("cuda:0"), torch.device("cuda:1")]
+
+
 @torch.inference_mode()
 def test_captured_functions_read_nothing_back(model: MDQE) -> None:
     """A transfer between host and device would break the capture."""

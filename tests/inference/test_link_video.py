@@ -43,6 +43,13 @@ def test_tracks_join_over_the_whole_video(with_labels):
     assert [result.category(i) for i in range(2)] == (["cat", "dog"] if with_labels else ["class 0", "class 0"])
 
 
+def test_tracks_join_after_at_most_273_frames_of_absence():
+    one = square(5, 5)[None]
+    for absence, ids in ((273, [0]), (274, [0, 1])):
+        frames = [*[one] * 4, *[[]] * absence, *[one] * 4]
+        assert mdqe.link(frames, rejoin=True).track_ids.tolist() == ids
+
+
 def test_embeddings_decide_what_joins():
     """They return at each other's place."""
     frames, labels = absent_for_long()

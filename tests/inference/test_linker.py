@@ -232,6 +232,8 @@ ONE = squares((5, 5))
         (ONE, {"scores": [np.nan]}, "scores have NaN"),
         (ONE, {"scores": [1.5]}, "scores are 1.5 to 1.5, expected 0 to 1"),
         (ONE, {"labels": [0.5]}, "labels are"),
+        (ONE, {"labels": [1e30]}, "expected whole numbers from 0"),
+        ([{"size": [0, 0], "counts": []}], {}, "mask 0 is 0x0"),
         (ONE, {"labels": ["cat"]}, r"labels are \['cat'\], expected numbers"),
         (ONE, {"embeddings": [[np.inf, 0]]}, "embeddings have NaN or infinity"),
         (ONE, {"embeddings": [[1.0, 0, 0]]}, r"embeddings have the shape \(1, 3\), expected \(1, 2\)"),
@@ -257,6 +259,37 @@ def test_forged_sizes_need_no_memory():
 
 
 def test_bad_arguments():
-    for options in ({"max_absence": 0}, {"max_absence": 1.5}, {"start_score": 2}, {"start_score": "x"}):
+    bad = ({"max_absence": 0}, {"max_absence": 1.5}, {"start_score": 2}, {"start_score": "x"})
+    for options in (*bad, {"size": "ab"}, {"size": 5}, {"size": (0, 5)}, {"size": (5, 6, 7)}):
         with pytest.raises(InputError, match=next(iter(options))):
             mdqe.Linker(**options)
+    with pytest.raises(InputError, match="masks are 0x0, expected pixels"):
+        mdqe.Linker().push([{"size": [0, 0], "counts": []}])
+
+
+@pytest.mark.parametrize("nothing", [[], np.array([]), np.zeros((0, *SIZE), bool)], ids=["list", "1D", "3D"])
+def test_frames_without_detections_have_empty_arrays_of_any_form(nothing):
+    linker = mdqe.Linker(max_absence=np.int64(5))
+    vectors = [[1.0, 0], [0, 1.0]]
+    assert linker.push(squares((5, 5), (50, 30)), embeddings=vectors).tolist() == [0, 1]
+    for other in ([], np.zeros((0, 2)), None):
+        assert linker.push(nothing, scores=[], labels=[], embeddings=other).tolist() == []
+    assert linker.push(squares((5, 5), (50, 30)), embeddings=vectors, frame=np.int64(5)).tolist() == [0, 1]
+
+
+def test_embeddings_of_length_0_say_nothing():
+    """A fast object without overlap, for which the score would be too low if embeddings differed."""
+    with_zeros, without = mdqe.Linker(), mdqe.Linker()
+    for t in range(4):
+        one = squares((14 * t, 20))
+        assert without.push(one).tolist() == with_zeros.push(one, embeddings=[[0.0, 0, 0]]).tolist() == [0]
+
+
+@pytest.mark.parametrize("shape", [(1, 600), (600, 1), (3, 900)])
+def test_masks_of_a_row_or_a_column(shape):
+    mask = np.zeros((1, *shape), bool)
+    mask[0, : shape[0] // 2 + 1, : shape[1] // 2 + 1] = True
+    dense, runs = mdqe.Linker(), mdqe.Linker()
+    for _ in range(2):
+        counts = [{"size": list(shape), "counts": one} for one in rle.encode(mask)]
+        assert dense.push(mask).tolist() == runs.push(counts).tolist() == [0]
