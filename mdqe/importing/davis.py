@@ -21,8 +21,11 @@ VOID = 255
 
 
 def recognises(source: Path) -> bool:
-    """Whether both folders exist."""
-    return (source / ANNOTATIONS).is_dir() and (source / FRAMES).is_dir()
+    """Whether both folders exist, or the first one has PNG images in folders of videos; frames can be elsewhere."""
+    annotations = source / ANNOTATIONS
+    if not annotations.is_dir():
+        return False
+    return (source / FRAMES).is_dir() or any(next(annotations.glob(one), None) for one in ("*/*.png", "*/*/*.png"))
 
 
 def open_source(source: Path, images: Path | None, notes: Problems) -> Source:

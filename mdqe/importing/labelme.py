@@ -95,7 +95,8 @@ def _image(file: Record, path: Path, files: Mapping[str, str]) -> str:
     own = PurePosixPath(str(file.value.get("imagePath") or "").replace("\\", "/"))
     found = files.get(path.stem, files.get(own.stem))
     if found is None:
-        raise FileNotFoundError(f"{path} has no frame: there is no image {path.stem} or {own.stem or '(imagePath)'}")
+        names = " or ".join(dict.fromkeys((path.stem, own.stem or "(imagePath)")))
+        raise FileNotFoundError(f"{path} has no frame: there is no image {names}; --images names the folder of all")
     return found
 
 

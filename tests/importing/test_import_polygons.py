@@ -133,7 +133,7 @@ def test_labelme_of_another_size(tmp_path):
 def test_labelme_without_its_image(tmp_path):
     write_frames(tmp_path / "v", 1)
     (tmp_path / "v" / "x.json").write_text(labelme([], "y.jpg"))
-    with pytest.raises(FileNotFoundError, match=r"x\.json has no frame: there is no image x or y"):
+    with pytest.raises(FileNotFoundError, match=r"x\.json has no frame: there is no image x or y; --images names"):
         import_annotations(tmp_path)
 
 

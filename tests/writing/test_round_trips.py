@@ -47,11 +47,9 @@ def save(folder: Path, video: Truth, scores: list[float] | None = None) -> Path:
 
 def read_again(output: Path, format: str, images: Path, notes: Problems | None = None) -> dict:
     source = output / "videos.json" if format in DOCUMENTS else output
-    options = {"images": images, "notes": notes}
-    if format == "davis":
-        (output / "JPEGImages").symlink_to(images)
-        options["images"] = None
-    return import_annotations(source, format=format, **options)
+    # Both formats with PNG images of numbers fit "id-png" and "mots-png"; all others are recognised.
+    named = None if format not in ("id-png", "mots-png") else format
+    return import_annotations(source, format=named, images=images, notes=notes)
 
 
 def expected(video: Truth, format: str) -> Truth:
