@@ -90,7 +90,7 @@ def read_burst(source: Source, name: str = "annotations", *, results: bool = Fal
     """
     name, document = load_json(source, name)
     if not recognises(document):
-        raise InputError(f'{name}: {kind(document)} without "sequences"; expected the JSON of BURST')
+        raise InputError(f'{name}: {kind(document)}; expected the JSON of BURST, an object with "sequences"')
     file, problems = Record(name, "the file", document), Problems()
     categories = read_names(file, "categories", "category", problems) if document.get("categories") else {}
     split = document.get("split")

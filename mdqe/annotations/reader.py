@@ -149,6 +149,8 @@ def read_annotations(
     problems.report(name)
     ids: set[int] = set()
     is_missing = hidden and document.get("annotations") is None
+    if not hidden and document.get("annotations", ids) is None:
+        file.fail("annotations", "null; expected a list: the annotations of this set are not in the file")
     for i, one in enumerate([] if is_missing else file.items("annotations")):
         with problems:
             _read_object(Record(name, f"annotation {i}", one), i, layout, videos, categories, ids, whole_areas)

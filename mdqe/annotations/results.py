@@ -34,8 +34,17 @@ def load_results(source: Source) -> tuple[str, list[Any]]:
     """
     name, document = load_json(source, "results")
     if not isinstance(document, list):
-        raise InputError(f"{name}: {kind(document)}; results are a list")
+        raise InputError(f"{name}: {kind(document)}{_form(document)}; results are a list")
     return name, document
+
+
+def _form(document: Any) -> str:
+    """What an object is that is not a list of results."""
+    if not isinstance(document, Mapping):
+        return ""
+    if "annotations" in document or "videos" in document:
+        return " with annotations"
+    return " in the form of BURST" if "sequences" in document else ""
 
 
 def read_result(record: Record, index: int, annotations: Annotations) -> tuple[int, Track]:
@@ -99,8 +108,8 @@ def read_results(source: Source, annotations: Annotations) -> Results:
     problems.report(name)
     if unknown:
         warnings.warn(
-            f"{name}: {unknown.total()} results have categories that {annotations.name} does not have "
-            f"({', '.join(map(str, sorted(unknown)[:8]))}); they are ignored",
+            f"{name}: {unknown.total()} of {len(document)} results have categories that {annotations.name} does not "
+            f"have ({', '.join(map(str, sorted(unknown)[:8]))}); they are ignored",
             stacklevel=4,
         )
     if not document:

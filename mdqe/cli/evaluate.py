@@ -22,11 +22,15 @@ EXAMPLE = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
-    results = "results in the format of YouTube-VIS or COCO; without it, the model is run"
+    results = (
+        "results in the format of YouTube-VIS, COCO or BURST, or the folder of results of MOTS; without it, the model "
+        "is run"
+    )
     parser.add_argument("results", metavar="RESULTS", type=Path, nargs="?", help=results)
     data = (
         "annotations of videos (YouTube-VIS) or images (COCO), with the folder of the frames if it is not JPEGImages "
-        "beside FILE, or a folder with annotations.json and JPEGImages"
+        "beside FILE, or a folder with annotations.json and JPEGImages; for BURST and MOTS, the folder of the "
+        "annotations"
     )
     option(parser, "--data", "FILE[@IMAGES]|FOLDER", str, data, required=True)
     output = (
@@ -64,16 +68,17 @@ def run(args: argparse.Namespace) -> int:
 
     if args.results is not None and args.model is not None:
         raise InputError("give RESULTS or --model, not both")
-    if args.results is None and args.output is None:
-        raise InputError("running a model needs -o DIR for the results")
     folder = args.benchmark or recognise_folder(args.data)
     if folder in FOLDERS:
         return _compare_folders(folder, args)
+    if args.results is None and args.output is None:
+        raise InputError("running a model needs -o DIR for the results")
     files = find_data(args.data)
     if args.images is not None:
         files = files._replace(images=args.images)
     loaded = load_annotations(files.annotations)
-    benchmark = args.benchmark or recognise(loaded)
+    recognised = recognise(loaded)
+    benchmark = args.benchmark or recognised
     annotations = read_annotations(loaded, hidden=args.results is None, whole_areas=benchmark == "lvvis")
     results: Any = args.results
     if results is None:

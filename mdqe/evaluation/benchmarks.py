@@ -60,9 +60,8 @@ def evaluate(annotations: Source, results: Source, *, benchmark: str | None = No
     if name in FOLDERS:
         return BENCHMARKS[name](annotations, results, **options)
     source = annotations if isinstance(annotations, Annotations) else load_annotations(annotations)
-    if isinstance(source, Loaded) and burst.recognises(source.document):
-        raise InputError(f"{source.name} is a file of BURST, whose annotations are a folder with {ALL_CLASSES}")
-    name = benchmark or recognise(source)
+    recognised = recognise(source)
+    name = benchmark or recognised
     if benchmark is None and name == "coco":
         name = "ytvis"  # its error names evaluate_coco
     return BENCHMARKS[name](source, results, **options)
@@ -81,10 +80,16 @@ def recognise_folder(annotations: Source) -> str | None:
 
 
 def recognise(annotations: Annotations | Loaded) -> str:
-    """The name of the benchmark of annotations."""
+    """The name of the benchmark of annotations.
+
+    Raises:
+        InputError: they are one of the files of BURST.
+    """
     document = {} if isinstance(annotations, Annotations) else annotations.document
     if not isinstance(document, Mapping):
         return "ytvis"
+    if isinstance(annotations, Loaded) and burst.recognises(document):
+        raise InputError(f"{annotations.name} is a file of BURST, whose annotations are a folder with {ALL_CLASSES}")
     if "images" in document and "videos" not in document:
         return "coco"
     if lvvis.recognises(document):

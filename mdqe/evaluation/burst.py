@@ -12,6 +12,7 @@ precision compares masks.
 Athar et al., BURST: A Benchmark for Unifying Object Recognition, Segmentation and Tracking in Video, WACV 2023.
 """
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -29,6 +30,7 @@ from mdqe.evaluation.burst_videos import (
     MERGED,
     MERGED_NAMES,
     Choice,
+    Found,
     Shown,
     Tracks,
     Video,
@@ -75,11 +77,15 @@ def evaluate_burst(annotations: Source, results: Source) -> dict[str, Any]:
     Raises:
         OSError: a file does not exist.
         InputError: a file is not JSON of BURST or has invalid records, or the results are for another split.
+
+    Warns:
+        UserWarning: results of sequences that are not annotated, which are ignored; no results in annotated frames.
     """
     folder = _folder(annotations)
     truth = read_burst(folder / ALL_CLASSES)
     found = read_burst(results, "results", results=True)
     arranged = arrange(truth, found)
+    _warn_of_ignored(truth, found, arranged)
     classes = {merged(one) for video in truth.sequences for one in _shown(video)}
     known = {**MERGED_NAMES, **truth.categories}
     names = {number: known.get(number, str(number)) for number in sorted(classes)}
@@ -105,6 +111,21 @@ def evaluate_burst(annotations: Source, results: Source) -> dict[str, Any]:
 def merged(category: int) -> int:
     """The category that a category counts as."""
     return MERGED.get(category, category)
+
+
+def _warn_of_ignored(truth: Burst, results: Burst, found: Found) -> None:
+    unknown = [one for one in results.sequences if one.key not in found]
+    if unknown:
+        names = ", ".join("/".join(one.key) for one in unknown[:4])
+        warnings.warn(
+            f"{results.name}: {len(unknown)} of {len(results.sequences)} sequences are not in {truth.name} ({names}); "
+            "they are ignored",
+            stacklevel=4,
+        )
+    if not any(found.values()):
+        warnings.warn(
+            f"{results.name}: no results in annotated frames; all numbers are those of finding nothing", stacklevel=4
+        )
 
 
 def _folder(source: Source) -> Path:

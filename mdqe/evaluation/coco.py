@@ -15,7 +15,7 @@ from mdqe.annotations.reader import IMAGES, Annotations, Track, pack_tracks, rea
 from mdqe.annotations.results import read_results
 from mdqe.errors import DependencyError
 from mdqe.evaluation.tubes import OFFICIAL
-from mdqe.evaluation.ytvis import warn_of_id_0
+from mdqe.evaluation.ytvis import warn_of_objects
 from mdqe.results import rle
 
 KINDS = {"segm": "", "bbox": "box_"}
@@ -59,7 +59,7 @@ def evaluate_coco(annotations: Source, results: Source) -> dict[str, Any]:
     truth = read_annotations(annotations)
     truth.expect(IMAGES, "; evaluate compares videos")
     found = read_results(results, truth)
-    warn_of_id_0(truth)
+    warn_of_objects(truth)
     objects = list(_rows(truth.name, truth, {number: video.objects for number, video in truth.videos.items()}))
     rows = list(_rows(found.name, truth, found.tracks))
     metrics: dict[str, Any] = {"official": {}}

@@ -20,7 +20,7 @@ from mdqe.annotations.reader import VIDEOS, Track, Video, load_annotations, read
 from mdqe.annotations.results import read_results
 from mdqe.evaluation.overlap import overlap, tube_ious
 from mdqe.evaluation.tubes import averages, category_curves, compare_tubes, official, report
-from mdqe.evaluation.ytvis import warn_of_id_0
+from mdqe.evaluation.ytvis import warn_of_objects
 from mdqe.results import rle
 
 REFINED = "segmentations_refined"
@@ -61,7 +61,7 @@ def evaluate_hqvis(
     truth = read_annotations(loaded)
     truth.expect(VIDEOS, "; evaluate_coco compares images")
     found = read_results(results, truth)
-    warn_of_id_0(truth)
+    warn_of_objects(truth)
     refined = _refined(loaded)
 
     def boundary(video: Video, tracks: Sequence[Track], objects: Sequence[Track], ious: np.ndarray) -> np.ndarray:

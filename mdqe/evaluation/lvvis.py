@@ -17,7 +17,7 @@ from mdqe.annotations.records import Record
 from mdqe.annotations.results import read_results
 from mdqe.errors import InputError
 from mdqe.evaluation.tubes import averages, compare_tubes, official, report
-from mdqe.evaluation.ytvis import warn_of_id_0
+from mdqe.evaluation.ytvis import warn_of_objects
 
 PARTITIONS = {"base": (0, 1), "novel": (2, 3)}
 """The values of a category's "partition"."""
@@ -58,7 +58,7 @@ def evaluate_lvvis(
     truth.expect(VIDEOS, "; evaluate_coco compares images")
     groups = _groups(loaded)
     found = read_results(results, truth)
-    warn_of_id_0(truth)
+    warn_of_objects(truth)
     videos = compare_tubes(truth, found, score_threshold=score_threshold, identity=identity, crowds_count=True)
     numbers, lines = report(videos, truth, identity=identity, per_video=per_video, precision_curves=precision_curves)
     numbers["official"] = {"all": official(numbers)}

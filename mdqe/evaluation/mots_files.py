@@ -81,7 +81,10 @@ def find_results(folder: Path, names: Sequence[str]) -> dict[str, Path]:
 
     Raises:
         FileNotFoundError: a sequence has no results; an empty file is a sequence without results.
+        InputError: it is a file.
     """
+    if folder.is_file():
+        raise InputError(f"{folder} is a file; results of MOTS are a folder with SEQUENCE.txt or SEQUENCE/000000.png")
     found = _sequences(folder, _RESULT_FOLDERS)
     for name in names:
         if name not in found:

@@ -166,9 +166,10 @@ def averages(categories: Iterable[list[Curve | None]], occlusion: bool = False) 
     return numbers
 
 
-def official(numbers: Mapping[str, Any]) -> dict[str, float]:
-    """The twelve metrics under the names of the official evaluators."""
-    return {name: numbers[key] for name, key in OFFICIAL.items()}
+def official(numbers: Mapping[str, Any], occlusion: bool = False) -> dict[str, float]:
+    """The twelve metrics, and those by occlusion, under the names of the official evaluators."""
+    more = {kind + key: kind + key for kind in ("AP", "AR") for key in OCCLUSIONS} if occlusion else {}
+    return {name: numbers[key] for name, key in {**OFFICIAL, **more}.items()}
 
 
 def by_category(tracks: Sequence[Track]) -> dict[int, list[int]]:

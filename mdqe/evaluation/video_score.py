@@ -1,9 +1,8 @@
 """The score of a video: one number that ranks videos by how well they are segmented.
 
 Average precision uses every result with its score, and in a single video it changes much with one match. The score
-rates
-what an overlay shows: the results with at least a given score, one per track (the one with the highest score). In each
-category, objects and tracks are paired one to one so that the sum of their IoUs over the whole video is largest:
+rates what an overlay shows: the results with at least a given score, one per track (the one with the highest score). In
+each category, objects and tracks are paired one to one so that the sum of their IoUs over the whole video is largest:
 
     score = 2 Σ IoU / (objects + tracks)
 

@@ -6,7 +6,7 @@ from typing import Any
 from mdqe.annotations.files import Source
 from mdqe.annotations.reader import VIDEOS, Annotations, read_annotations
 from mdqe.annotations.results import read_results
-from mdqe.evaluation.tubes import OCCLUSIONS, compare_tubes, official, report
+from mdqe.evaluation.tubes import compare_tubes, official, report
 
 
 def evaluate_ytvis(
@@ -56,32 +56,36 @@ def evaluate_ytvis(
 
     Warns:
         UserWarning: results of unknown categories, which are ignored; no results at all; occlusion labels on only some
-            of the annotations; an annotation with the id 0.
+            of the annotations; an annotation with the id 0; no annotation with a mask.
     """
     truth = read_annotations(annotations)
     truth.expect(VIDEOS, "; evaluate_coco compares images")
     found = read_results(results, truth)
-    warn_of_id_0(truth)
-    has_labels = [one.occlusion is not None for one in truth.objects]
-    occlusion = bool(has_labels) and all(has_labels)
-    if any(has_labels) and not occlusion:
-        warnings.warn(
-            f"{truth.name}: {has_labels.count(False)} of {len(has_labels)} annotations have no occlusion labels; "
-            "there are no metrics by degree of occlusion",
-            stacklevel=3,
-        )
+    warn_of_objects(truth)
+    occlusion = _has_occlusion(truth)
     videos = compare_tubes(truth, found, score_threshold=score_threshold, identity=identity, occlusion=occlusion)
     more = {"per_video": per_video, "precision_curves": precision_curves}
     numbers, _ = report(videos, truth, identity=identity, occlusion=occlusion, **more)
-    numbers["official"] = official(numbers)
-    if occlusion:
-        names = [kind + key for kind in ("AP", "AR") for key in OCCLUSIONS]
-        numbers["official"] |= {name: numbers[name] for name in names}
+    numbers["official"] = official(numbers, occlusion)
     return numbers
 
 
-def warn_of_id_0(truth: Annotations) -> None:
-    """Warn of an annotation that the official evaluators treat in another way."""
+def _has_occlusion(truth: Annotations) -> bool:
+    """Whether every object has occlusion labels; a warning if only some do."""
+    labelled = [one.occlusion is not None for one in truth.objects]
+    if any(labelled) and not all(labelled):
+        warnings.warn(
+            f"{truth.name}: {labelled.count(False)} of {len(labelled)} annotations have no occlusion labels; "
+            "there are no metrics by degree of occlusion",
+            stacklevel=4,
+        )
+    return bool(labelled) and all(labelled)
+
+
+def warn_of_objects(truth: Annotations) -> None:
+    """Warn of an annotation that the official evaluators treat in another way, and of a set without any mask."""
+    if any(truth.objects) and not any(mask is not None for one in truth.objects for mask in one.masks):
+        warnings.warn(f"{truth.name}: no annotation has a mask; all objects count as missed", stacklevel=4)
     for one in truth.objects:
         if one.id == 0:
             warnings.warn(

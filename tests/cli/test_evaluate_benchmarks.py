@@ -50,5 +50,12 @@ def as_floats(value):
 
 
 def test_a_model_cannot_be_run_on_a_folder(run, tmp_path):
-    status, _, err = run("evaluate", "--data", GOLDEN / "burst" / "gt", "--model", "mdqe:tiny", "-o", tmp_path)
-    assert status == 2 and "has annotations of burst: give RESULTS; a model cannot be run on them" in err
+    for options in (["--model", "mdqe:tiny", "-o", tmp_path], []):
+        status, _, err = run("evaluate", "--data", GOLDEN / "burst" / "gt", *options)
+        assert status == 2 and "has annotations of burst: give RESULTS; a model cannot be run on them" in err
+
+
+def test_one_file_of_burst_is_named(run):
+    data = GOLDEN / "burst" / "gt" / "common_classes.json"
+    status, _, err = run("evaluate", GOLDEN / "burst" / "pred.json", "--data", data)
+    assert status == 2 and "common_classes.json is a file of BURST, whose annotations are a folder" in err

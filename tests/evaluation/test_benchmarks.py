@@ -164,6 +164,10 @@ def test_annotations_of_another_benchmark(tmp_path, benchmark, message):
 def test_a_file_of_burst_is_named():
     with pytest.raises(InputError, match="annotations is a file of BURST, whose annotations are a folder"):
         evaluate({"sequences": [], "split": "val"}, [])
+    with pytest.raises(InputError, match="results: an object in the form of BURST; results are a list"):
+        evaluate(generate(0)[0], {"sequences": []})
+    with pytest.raises(InputError, match="results: an object with annotations; results are a list"):
+        evaluate(generate(0)[0], generate(0)[0])
     with pytest.raises(InputError, match="annotations of BURST are a dict; expected the folder"):
         evaluate({}, [], benchmark="burst")
     with pytest.raises(InputError, match="annotations of MOTS are a dict; expected the path of a folder"):

@@ -122,12 +122,22 @@ def test_damaged_results(tmp_path, change, message):
         evaluate(save(tmp_path, one), document(one | change))
 
 
+def test_results_of_other_videos_are_named(tmp_path):
+    one = sequence([{"1": box(2, 2)}], {"1": 805})
+    with pytest.warns(UserWarning) as caught:
+        found = evaluate(save(tmp_path, one), document(one | {"seq_name": "two"}))
+    assert found["official"]["class_guided"]["summary"]["HOTA"]["all"] == 0
+    ignored, nothing = (str(warning.message) for warning in caught)
+    assert ignored.startswith("results: 1 of 1 sequences are not in ") and "(AVA/two); they are ignored" in ignored
+    assert nothing == "results: no results in annotated frames; all numbers are those of finding nothing"
+
+
 def test_files_that_do_not_fit(tmp_path):
     one = sequence([{"1": box(2, 2)}], {"1": 805})
     truth = save(tmp_path, one)
     with pytest.raises(InputError, match=r"results: \"split\" is 'test'; .*all_classes.json has the split 'val'"):
         evaluate(truth, document(one, split="test"))
-    with pytest.raises(InputError, match='results: a list without "sequences"; expected the JSON of BURST'):
+    with pytest.raises(InputError, match='results: a list; expected the JSON of BURST, an object with "sequences"'):
         evaluate(truth, [])
     (truth / "common_classes.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"common_classes\.json"):

@@ -124,6 +124,14 @@ def test_damaged_lines(tmp_path, text, message):
         evaluate(truth, results)
 
 
+def test_results_that_are_a_file(tmp_path):
+    for name in ("truth/0000.txt", "results.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    with pytest.raises(InputError, match=r"results\.json is a file; results of MOTS are a folder"):
+        evaluate(tmp_path / "truth", tmp_path / "results.json")
+
+
 def test_what_the_official_tools_reject(tmp_path):
     truth = save(tmp_path / "gt", {"0000": [square(1000)]})
     counts = rle.encode(square(1)[None] > 0)[0]

@@ -146,6 +146,14 @@ def test_labels_of_some_objects_only():
         assert "AP_so" not in evaluate(annotations, results)
 
 
+def test_annotations_without_any_mask():
+    annotations, results = generate(1)
+    for one in annotations["annotations"]:
+        one["segmentations"] = [None] * len(one["segmentations"])
+    with pytest.warns(UserWarning, match="annotations: no annotation has a mask; all objects count as missed"):
+        assert evaluate(annotations, results)["AR100"] == 0
+
+
 def test_small_sets_are_quick():
     """As training evaluates: 36 videos; a second is allowed, on a machine that does other things too."""
     random = np.random.default_rng(0)
