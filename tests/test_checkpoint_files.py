@@ -101,6 +101,31 @@ def test_plain_values_beside_tensors_are_passed_over(saved):
     assert said == ["passed over, because they are not tensors: epoch, name, loss, none"]
 
 
+def test_containers_that_contain_themselves(saved, tmp_path):
+    document = {}
+    document["model"] = document
+    with pytest.raises(ValueError, match="contains entries that are not tensors by name: model"):
+        saved(document)
+    document["args"] = argparse.Namespace(lr=1)
+    with pytest.raises(ValueError, match="contains Python objects other than tensors"):
+        saved(document)
+
+
+UNUSUAL = {
+    "sparse": lambda: torch.ones(2).to_sparse(),
+    "meta": lambda: torch.empty(2, device="meta"),
+    "quantized": lambda: torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8),
+    "nested": lambda: torch.nested.nested_tensor([torch.ones(2)]),
+}
+
+
+@pytest.mark.parametrize("kind", UNUSUAL)
+@pytest.mark.filterwarnings("ignore")
+def test_unusual_tensors(saved, kind):
+    with pytest.raises(ValueError, match=r"x\.pth has a sparse, quantized or nested .* as w, expected numbers"):
+        saved({"model": {"w": UNUSUAL[kind]()}})
+
+
 # --- NumPy ----------------------------------------------------------------------------------------------------------
 
 ARRAYS = {
@@ -180,6 +205,14 @@ def test_arrays_admit_nothing_else(tmp_path, what):
     with pytest.raises(pickle.UnpicklingError):
         read_arrays(data)
     assert not ran.exists()
+
+
+def test_pickles_do_not_change_functions():
+    """A state for a function would set its attributes, such as the defaults of its arguments."""
+    function = b"c_codecs\nencode\n"
+    with pytest.raises(pickle.UnpicklingError):
+        read_arrays(function + b"(N}V__defaults__\n(Vx\ntstb.")
+    assert read_arrays(function + b"(V1\ntR.") == b"1"
 
 
 def test_a_stated_size_is_not_allocated():

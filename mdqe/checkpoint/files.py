@@ -19,6 +19,7 @@ AVERAGES = ("model_ema", "ema", "state_dict_ema", "ema_state_dict", "ema_model",
 """Entries that hold a moving average of the weights."""
 PREFIXES = ("module.", "model.")
 COMPILED = "_orig_mod."
+MAX_DEPTH = 8  # of containers in containers; one may contain itself
 RUN_ENTRIES = {"step", "config", "model", "optimizer", "average"}
 """Entries of the checkpoint.pt of a training run of this library."""
 
@@ -93,7 +94,9 @@ def _objects(path: Path) -> str:
     load = f"torch.load({str(path)!r}, weights_only=False)"
     if arrays:
         load = f"pickle.load(open({str(path)!r}, 'rb'), encoding='latin1')"
-    while isinstance(content, dict):
+    for _ in range(MAX_DEPTH):
+        if not isinstance(content, dict):
+            break
         key = next((key for key in (*CONTAINERS, *AVERAGES) if isinstance(content.get(key), dict | Unknown)), None)
         if key is None or (isinstance(content[key], Unknown) and content[key].is_tensor):
             break
@@ -113,7 +116,9 @@ def _objects(path: Path) -> str:
 
 def _weights(document: Any, path: Path, ema: bool, say: Callable[[str], None]) -> Any:
     """The entry of the document with the weights."""
-    while isinstance(document, dict):
+    for _ in range(MAX_DEPTH):
+        if not isinstance(document, dict):
+            break
         averages = [key for key in AVERAGES if isinstance(document.get(key), dict) and document[key]]
         plain = [key for key in CONTAINERS if isinstance(document.get(key), dict)]
         if not averages and not plain:
@@ -151,6 +156,9 @@ def _tensors(entries: Any, path: Path, say: Callable[[str], None]) -> dict[str, 
             value = value.tensor() if isinstance(value, Array) else value
         except pickle.UnpicklingError as error:
             raise InputError(f"{path} has {error} as {printable(name)}, expected numbers") from error
+        if isinstance(value, Tensor) and not _is_plain(value):
+            kind = "a sparse, quantized or nested tensor, or one without values,"
+            raise InputError(f"{path} has {kind} as {printable(name)}, expected numbers")
         if isinstance(name, str) and isinstance(value, Tensor):
             state[name] = value
         elif isinstance(name, str) and (value is None or isinstance(value, str | int | float)):
@@ -163,6 +171,12 @@ def _tensors(entries: Any, path: Path, say: Callable[[str], None]) -> dict[str, 
     if plain:
         say(f"passed over, because they are not tensors: {', '.join(plain[:10])}")
     return state
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor has one number in memory for each element, unlike sparse, quantized and nested ones."""
+    has_memory = tensor.layout == torch.strided and tensor.device.type == "cpu"
+    return has_memory and not tensor.is_quantized and not tensor.is_nested
 
 
 def without_prefixes(state: dict[str, Tensor], say: Callable[[str], None]) -> dict[str, Tensor]:

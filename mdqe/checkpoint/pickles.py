@@ -128,6 +128,17 @@ class _Unpickler(pickle._Unpickler):
 
 
 class _ArrayUnpickler(_Unpickler):
+    dispatch: ClassVar[dict[int, Any]] = dict(_Unpickler.dispatch)
+
+    def load_build(self) -> None:
+        """Set the state of an object, but not the attributes of the classes and functions of this file."""
+        if not isinstance(self.stack[-2], Array | ArrayType | OrderedDict):  # type: ignore[attr-defined]
+            raise pickle.UnpicklingError("a state")
+        build: Any = pickle._Unpickler.dispatch[pickle.BUILD[0]]
+        build(self)
+
+    dispatch[pickle.BUILD[0]] = load_build
+
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
