@@ -85,33 +85,16 @@ class PretrainedMixin(
         device, dtype = checked_device(device), _checked_dtype(dtype, torch_dtype)
         _check_overrides(config_overrides)
         fetch = open_source(
-            id_or_folder,
-            revision=revision,
-            token=token,
-            cache_dir=cache_dir,
-            local_files_only=local_files_only,
-            force_download=force_download,
-            subfolder=subfolder,
-        )
-        saved = read_config(fetch(CONFIG_FILE))
-        if reset_classes:
-            config_overrides = {**_other_categories(saved, config_overrides), **config_overrides}
-        config = saved.replace(**config_overrides)  # before the long download, because it can fail
-        if config.num_classes != saved.num_classes and not reset_classes:
-            raise InputError(
-                f"{id_or_folder} has {saved.num_classes} categories, not {config.num_classes}: initialise the layers "
-                "that score categories randomly with reset_classes=True, in mdqe train with --reset-classes"
-            )
+            id_or_folder, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only,
+            force_download=force_download, subfolder=subfolder,
+        )  # fmt: skip
+        saved = read_config(fetch(CONFIG_FILE))  # first, because an error here saves the long download
+        config = _changed(saved, config_overrides, id_or_folder, reset_classes=reset_classes)
         weights = fetch(WEIGHTS_FILE)
         state = read_weights(weights)
         if saved.clip_length == 1:
             state = inflate_temporal(state, config)
-        with nullcontext() if reset_classes else SkipRandomInit():
-            model = cls(config)
-        if reset_classes:
-            for name, layer in model.class_layers().items():
-                state.update({f"{name}.{key}": tensor for key, tensor in layer.state_dict().items()})
-        fill(model.to(dtype=_saved_dtype(state) if dtype is None else dtype), state, weights)
+        model = _filled(cls, config, state, weights, dtype, reset_classes=reset_classes)
         return model.to(device).eval()
 
     def save_pretrained(  # type: ignore[override]
@@ -237,6 +220,25 @@ def _checked_dtype(dtype: torch.dtype | str | None, torch_dtype: torch.dtype | s
     return checked
 
 
+def _filled(
+    cls: type[Model],
+    config: MDQEConfig,
+    state: dict[str, torch.Tensor],
+    origin: Path,
+    dtype: torch.dtype | None,
+    *,
+    reset_classes: bool,
+) -> Model:
+    """A model with a state, in which the layers that score categories may be random instead."""
+    with nullcontext() if reset_classes else SkipRandomInit():
+        model = cls(config)
+    if reset_classes:
+        for name, layer in model.class_layers().items():
+            state.update({f"{name}.{key}": tensor for key, tensor in layer.state_dict().items()})
+    fill(model.to(dtype=_saved_dtype(state) if dtype is None else dtype), state, origin)
+    return model
+
+
 def _saved_dtype(state: dict[str, torch.Tensor]) -> torch.dtype:
     """The floating-point type with the most numbers."""
     counts: dict[torch.dtype, int] = {}
@@ -248,10 +250,23 @@ def _saved_dtype(state: dict[str, torch.Tensor]) -> torch.dtype:
 
 def _check_overrides(overrides: dict[str, Any]) -> None:
     known = {field.name for field in fields(MDQEConfig)}
-    for name in overrides.keys() - known:
+    for name in (name for name in overrides if name not in known):
         near = get_close_matches(name, known, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise InputError(f"from_pretrained has no argument {printable(name)!r}{hint}")
+
+
+def _changed(saved: MDQEConfig, overrides: dict[str, Any], name: str | Path, *, reset_classes: bool) -> MDQEConfig:
+    """The configuration of a saved model with some fields changed."""
+    if reset_classes:
+        overrides = {**_other_categories(saved, overrides), **overrides}
+    config = saved.replace(**overrides)
+    if config.num_classes != saved.num_classes and not reset_classes:
+        raise InputError(
+            f"{name} has {saved.num_classes} categories, not {config.num_classes}: initialise the layers "
+            "that score categories randomly with reset_classes=True, in mdqe train with --reset-classes"
+        )
+    return config
 
 
 def _other_categories(saved: MDQEConfig, overrides: dict[str, Any]) -> dict[str, Any]:

@@ -46,8 +46,11 @@ def publish(
     fill(model, read_weights(weights), weights)  # nobody should download a model that does not load
     with safe_open(weights, framework="pt") as file:
         source = (file.metadata() or {}).get("source")
-    facts = {f"SHA-256 of {WEIGHTS_FILE}": sha256(weights)}
+    digest = sha256(weights)
+    facts = {f"SHA-256 of {WEIGHTS_FILE}": digest}
     record = read_record(weights.parent)
+    if record and record["files"][WEIGHTS_FILE] != digest:  # of weights that were there before
+        record = None
     known = zoo().get(record["name"]) if record else None
     if known is not None:
         facts |= {"data": known.data, "published AP": f"{known.published} (of the authors, in percent)"}

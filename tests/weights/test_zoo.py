@@ -289,3 +289,21 @@ def test_a_folder_that_does_not_load_is_not_published(tmp_path, fetched):
     (tmp_path / "model" / "config.json").write_text((fetched / NAME / "config.json").read_text().replace("256", "192"))
     with pytest.raises(ValueError, match="does not fit the model of its config"):
         publish(str(tmp_path / "model"), "me/mine")
+
+
+def test_the_record_of_other_weights_is_not_published(tmp_path, fetched, monkeypatch):
+    """Of a folder into which a fine-tuned model was saved afterwards: the AP of the authors is not its own."""
+    shutil.copytree(fetched / NAME, tmp_path / "model")
+    with (tmp_path / "model" / "model.safetensors").open("r+b") as file:
+        file.seek(-4, 2)
+        file.write(bytes(4))
+    found = {}
+
+    def upload(folder, *_, **__):
+        found.update({path.name: path.read_bytes() for path in folder.iterdir()})
+        return ""
+
+    monkeypatch.setattr("mdqe.weights.publish.upload", upload)
+    publish(str(tmp_path / "model"), "me/mine")
+    assert set(found) == {"config.json", "model.safetensors", "README.md"}
+    assert b"published AP" not in found["README.md"] and b"license: apache" not in found["README.md"]
