@@ -32,8 +32,8 @@ _FRAMES = "img1"
 
 def recognises(source: Path) -> bool:
     """Whether it is a text file, a folder of such files, a folder with gt/gt.txt, or a folder of such folders."""
-    first = next(iter(_text_files(source).values()), None)
-    if first is None:
+    first = next((path for path in _text_files(source).values() if path.stat().st_size), None)
+    if first is None:  # an empty file is a video without objects
         return False
     with first.open("rb") as file:
         fields = file.readline(1 << 16).split(b" ")

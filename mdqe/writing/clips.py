@@ -232,5 +232,6 @@ def track_numbers(clip: Clip, tracks: Sequence[Track], least: int, most: int, no
     ids = [track.id for track in tracks]
     if len(set(ids)) == len(ids) and all(least <= number <= most for number in ids):
         return ids
-    notes.add(f"videos whose objects are numbered from {least}, because ids are {least} to {most}", clip.name)
+    reason = "some have no track id" if any(number < 0 for number in ids) else f"ids are {least} to {most}"
+    notes.add(f"videos whose objects are numbered from {least}, because {reason}", clip.name)
     return list(range(least, least + len(tracks)))

@@ -67,6 +67,18 @@ def test_mots_of_another_size(tmp_path):
         import_annotations(tmp_path / "1.txt")
 
 
+def test_mots_whose_first_video_has_no_object(tmp_path):
+    (video,) = mots_videos(("0002",))
+    (tmp_path / "txt").mkdir()
+    (tmp_path / "txt" / "0001.txt").touch()
+    (tmp_path / "txt" / "0002.txt").write_text("\n".join(mots_lines(video, 0)))
+    for name in ("0001", "0002"):
+        write_frames(tmp_path / "images" / name)
+    document = import_annotations(tmp_path / "txt", images=tmp_path / "images")
+    assert [one["name"] for one in document["videos"]] == ["0001", "0002"]
+    assert {one["video_id"] for one in document["annotations"]} == {2}
+
+
 def test_kitti_mots_with_empty_frames(tmp_path):
     videos, files = mots_videos(("0002", "0010")), {}
     videos[1].masks[:, 0] = False

@@ -74,7 +74,9 @@ def test_results_alone(tmp_path):
     assert [(one.name, one.size, len(one.tracks), one.category(one.tracks[0])) for one in clips] == [
         ("4", SIZE, 2, "category 3"), ("2", SIZE, 1, "category 3"),
     ]  # fmt: skip
-    write_results(tmp_path, tmp_path / "out", format="id-png")
+    notes = Problems()
+    write_results(tmp_path, tmp_path / "out", format="id-png", notes=notes)
+    assert "videos whose objects are numbered from 1, because some have no track id (1): 4" in notes.lines()
     assert np.asarray(Image.open(tmp_path / "out" / "2" / "00000.png")).max() == 9
     assert np.asarray(Image.open(tmp_path / "out" / "4" / "00000.png")).max() == 1
 
