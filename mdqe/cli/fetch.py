@@ -5,17 +5,17 @@ import argparse
 from mdqe.cli import say
 from mdqe.cli.options import flag, option, output_path
 
-HELP = "download models that the authors published and convert them, so that they load offline"
+HELP = "download published models of the authors and convert them, so that they load offline"
 EXAMPLE = "mdqe fetch r50_ovis_360 r50_ytvis21 -o models"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
-    names = "models such as r50_ovis_360, of those in mdqe info --models"
+    names = "published models such as r50_ovis_360; for the list: mdqe info --models"
     parser.add_argument("names", metavar="NAME", nargs="+", type=_name, help=names)
     output = "folder in which each model gets a folder (default: the cache, where mdqe:NAME finds it)"
     option(parser, "-o --output", "FOLDER", output_path, output)
-    flag(parser, "--force-download", "download the models even if they are here, and accept changed files")
+    flag(parser, "--force-download", "download the models even if they are in the cache, and accept files that changed")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -5,7 +5,7 @@ import re
 
 from mdqe.cli.options import flag, option
 
-HELP = "upload a converted or trained model to your own repository on the Hugging Face Hub, with a model card"
+HELP = "upload a model to your own repository on the Hugging Face Hub, with a model card"
 EXAMPLE = "mdqe publish models/r50_ovis me/mdqe-r50-ovis"
 
 

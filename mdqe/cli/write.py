@@ -6,7 +6,7 @@ from pathlib import Path
 from mdqe.cli import progress, say
 from mdqe.cli.options import add_output, add_score_threshold, flag, number, option
 
-HELP = "write results in other formats: masks as images, DAVIS, COCO, MOTS, LabelMe, CVAT"
+HELP = "write results in other formats: PNG masks, DAVIS, COCO, BURST, MOTS, LabelMe, CVAT, YouTube-VIS"
 EXAMPLE = (
     "mdqe write results/clip/instances.json -o masks --format davis\n"
     "  mdqe write results -o labelled --format labelme --polygons 1\n"
