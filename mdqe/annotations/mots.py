@@ -36,6 +36,13 @@ def expected_class() -> str:
     return f"expected {', '.join(f'{number} ({name})' for number, name in CATEGORIES.items())} or {IGNORED} (to ignore)"
 
 
+def recognises(path: Path) -> bool:
+    """Whether the first line of a file has the fields of MOTS. An empty file, a video without objects, has none."""
+    with path.open("rb") as file:
+        fields = file.readline(1 << 16).split(b" ")
+    return len(fields) == len(FIELDS) and all(one.isdigit() for one in fields[:-1])
+
+
 def read_lines(path: Path) -> Iterator[tuple[int, Line]]:
     """The lines of a file, each with the number of its frame.
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from mdqe.annotations import mots
 from mdqe.annotations.mots import CATEGORIES, CLASS_STEP, IGNORED, Line, expected_class, read_lines
 from mdqe.errors import InputError
 from mdqe.evaluation.overlap import frame_overlap
@@ -94,7 +95,10 @@ def find_results(folder: Path, names: Sequence[str]) -> dict[str, Path]:
 
 def recognises(folder: Path) -> bool:
     """Whether a folder contains sequences of MOTS."""
-    return folder.is_dir() and bool(_challenge(folder) or _sequences(folder, _TRUTH_FOLDERS))
+    if not folder.is_dir():
+        return False
+    found = _sequences(folder, _TRUTH_FOLDERS).values()
+    return bool(_challenge(folder)) or any(path.is_dir() or mots.recognises(path) for path in found)
 
 
 def is_map(path: Path) -> bool:

@@ -8,8 +8,9 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from mdqe.annotations import mots
 from mdqe.annotations.files import FRAMES
-from mdqe.annotations.mots import CATEGORIES, FIELDS, IGNORED, read_lines
+from mdqe.annotations.mots import CATEGORIES, IGNORED, read_lines
 from mdqe.annotations.problems import Problems
 from mdqe.errors import InputError
 from mdqe.importing.source import (
@@ -33,11 +34,7 @@ _FRAMES = "img1"
 def recognises(source: Path) -> bool:
     """Whether it is a text file, a folder of such files, a folder with gt/gt.txt, or a folder of such folders."""
     first = next((path for path in _text_files(source).values() if path.stat().st_size), None)
-    if first is None:  # an empty file is a video without objects
-        return False
-    with first.open("rb") as file:
-        fields = file.readline(1 << 16).split(b" ")
-    return len(fields) == len(FIELDS) and all(one.isdigit() for one in fields[:-1])
+    return first is not None and mots.recognises(first)
 
 
 def open_source(source: Path, images: Path | None, notes: Problems) -> Source:

@@ -10,6 +10,7 @@ from test_benchmarks import GOLDEN, differences, needs_golden
 
 from mdqe.errors import InputError
 from mdqe.evaluation import evaluate
+from mdqe.evaluation.benchmarks import recognise_folder
 from mdqe.evaluation.mots import _breaks
 from mdqe.results import rle
 
@@ -125,11 +126,18 @@ def test_damaged_lines(tmp_path, text, message):
 
 
 def test_results_that_are_a_file(tmp_path):
-    for name in ("truth/0000.txt", "results.json"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
+    truth = save(tmp_path / "truth", {"0000": [square(1001)]})
+    (tmp_path / "results.json").touch()
     with pytest.raises(InputError, match=r"results\.json is a file; results of MOTS are a folder"):
-        evaluate(tmp_path / "truth", tmp_path / "results.json")
+        evaluate(truth, tmp_path / "results.json")
+
+
+def test_other_text_files_are_not_mots(tmp_path):
+    (tmp_path / "README.txt").write_text("Six words of text on MOTS\n")
+    assert recognise_folder(tmp_path) is None
+    save(tmp_path / "label_02", {"0000": [square(1001)]})
+    (tmp_path / "README.txt").unlink()
+    assert recognise_folder(tmp_path) == recognise_folder(tmp_path / "label_02") == "mots"
 
 
 def test_what_the_official_tools_reject(tmp_path):
