@@ -235,6 +235,23 @@ def test_pages_name_commands_options_and_names_that_exist(page, monkeypatch):
                 check_command(command, monkeypatch)
 
 
+def anchors(page: Path) -> set[str]:
+    """The names that links give to the headings of a page."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", READ, ids=lambda page: page.name)
+def test_links_lead_to_files_and_headings(page):
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    for link in re.findall(r"\]\(([^)\s:]+)\)", text):
+        path, _, heading = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists(), link
+        assert not heading or target.suffix != ".md" or heading in anchors(target), link
+
+
 def test_pages_name_extras_that_exist():
     known = set(extras())
     for page in READ:

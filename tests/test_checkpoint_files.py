@@ -63,7 +63,7 @@ def test_lightning(saved):
     state, said = saved(document)
     assert equal(state, {**TENSORS, "criterion.weight": torch.ones(3)})
     assert said == [
-        "weights from the entry 'state_dict'; passed over: epoch, global_step, pytorch-lightning_version, "
+        "weights from the entry 'state_dict'; ignored: epoch, global_step, pytorch-lightning_version, "
         "hyper_parameters, optimizer_states, loops",
         "prefixes removed from the names: model.",
     ]
@@ -76,11 +76,11 @@ def test_moving_averages(saved, key, wrapped):
     inner = {"module": average} if wrapped else {"module." + name: value for name, value in average.items()}
     state, said = saved({"model": TENSORS, key: inner})
     assert equal(state, TENSORS)
-    hint = f"passed over: {key}; --ema takes the moving average '{key}'"
+    hint = f"ignored: {key}; --ema takes the moving average '{key}'"
     assert said == [f"weights from the entry 'model'; {hint}"]
     state, said = saved({"model": TENSORS, key: inner}, ema=True)
     assert equal(state, average)
-    assert said[0] == f"weights from the entry '{key}'; passed over: model"
+    assert said[0] == f"weights from the entry '{key}'; ignored: model"
 
 
 def test_a_moving_average_of_the_parameters_alone(saved):
@@ -98,7 +98,7 @@ def test_a_missing_moving_average(saved):
 def test_plain_values_beside_tensors_are_passed_over(saved):
     state, said = saved({**TENSORS, "epoch": 3, "name": "best", "loss": 0.5, "none": None})
     assert equal(state, TENSORS)
-    assert said == ["passed over, because they are not tensors: epoch, name, loss, none"]
+    assert said == ["ignored, because they are not tensors: epoch, name, loss, none"]
 
 
 def test_containers_that_contain_themselves(saved, tmp_path):

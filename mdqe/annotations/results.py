@@ -113,7 +113,7 @@ def read_results(source: Source, annotations: Annotations) -> Results:
             stacklevel=4,
         )
     if not document:
-        warnings.warn(f"{name}: no results; all metrics are those of finding nothing", stacklevel=4)
+        warnings.warn(f"{name}: no results: the metrics are those of an empty result", stacklevel=4)
     return Results(name, tracks)
 
 

@@ -50,7 +50,7 @@ def read_checkpoint(
     Args:
         path: the file.
         ema: take the moving average of the weights.
-        say: prints one line about each choice: the entry that is taken, what is passed over, prefixes.
+        say: prints one line about each choice: the entry that is read, what is ignored, prefixes.
 
     Raises:
         FileNotFoundError: the file does not exist.
@@ -128,7 +128,7 @@ def _weights(document: Any, path: Path, ema: bool, say: Callable[[str], None]) -
         hint = f"; --ema takes the moving average {averages[0]!r}" if averages and key not in averages else ""
         if others:
             more = f" and {len(others) - 8} more" if len(others) > 8 else ""
-            say(f"weights from the entry {key!r}; passed over: {', '.join(others[:8])}{more}{hint}")
+            say(f"weights from the entry {key!r}; ignored: {', '.join(others[:8])}{more}{hint}")
         inner = document[key]
         if key in averages:
             ema = False
@@ -146,7 +146,7 @@ def _weights(document: Any, path: Path, ema: bool, say: Callable[[str], None]) -
 
 
 def _tensors(entries: Any, path: Path, say: Callable[[str], None]) -> dict[str, Tensor]:
-    """The tensors among the entries. Plain values beside them are passed over."""
+    """The tensors among the entries. Plain values beside them are ignored."""
     if not isinstance(entries, dict) or not entries:
         raise InputError(f"{path} contains a {type(entries).__name__}, expected tensors by name")
     state: dict[str, Tensor] = {}
@@ -169,7 +169,7 @@ def _tensors(entries: Any, path: Path, say: Callable[[str], None]) -> dict[str, 
         names = ", ".join((others or plain)[:10])
         raise InputError(f"{path} contains entries that are not tensors by name: {names}")
     if plain:
-        say(f"passed over, because they are not tensors: {', '.join(plain[:10])}")
+        say(f"ignored, because they are not tensors: {', '.join(plain[:10])}")
     return state
 
 

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SOURCE", type=Path, help="a file or folder in one of the formats")
     add_output(parser, "JSON", "the annotation file to write")
     formats = (
-        "; ".join(f"{name}: {meaning}" for name, meaning in FORMATS.items()) + " (default: recognised from SOURCE)"
+        "; ".join(f"{name} ({meaning})" for name, meaning in FORMATS.items()) + " (default: recognised from SOURCE)"
     )
     parser.add_argument("--format", metavar="NAME", choices=FORMATS, help=formats)
     images = (

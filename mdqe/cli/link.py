@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source = "detections in one of the formats, or with --detector a video file or a folder of images"
     parser.add_argument("source", metavar="INPUT", type=Path, help=source)
     add_output(parser, "DIR", "output folder, in which each video gets a folder with its results")
-    formats = "; ".join(f"{name}: {meaning}" for name, meaning in DETECTION_FORMATS.items())
+    formats = "; ".join(f"{name} ({meaning})" for name, meaning in DETECTION_FORMATS.items())
     parser.add_argument(
         "--format", metavar="NAME", choices=DETECTION_FORMATS, help=f"{formats} (default: recognised from INPUT)"
     )
@@ -68,7 +68,9 @@ def run(args: argparse.Namespace) -> int:
         source = open_detections(args.source, args.format, args.images, notes)
         videos, origin, images = source.videos, args.frames, source.images
     if args.frames and len(videos) > 1:
-        raise InputError(f"--frames is for one video; {args.source} has {len(videos)}, whose frames --images names")
+        raise InputError(
+            f"--frames is for one video; {args.source} has {len(videos)}: name the folder of their frames with --images"
+        )
     folders = [folder_name(video.name, args.source) for video in videos]
     if twice := sorted({name for name in folders if folders.count(name) > 1}):
         raise InputError(f"{args.source} has several videos whose results would be in {args.output / twice[0]}")
@@ -157,7 +159,7 @@ def write_results(result: "VideoInstances", frames: Any, folder: Path, args: arg
     say(f"{folder.name}: {len(result)} instances in {result.num_frames} frames")
     pictures = []
     if opened is None:
-        say(f"{folder.name}: no overlay: --frames names the frames")
+        say(f"{folder.name}: no overlay: name the frames with --frames")
     else:
         job = Job(args.score_threshold, overlay=not args.no_video, labels=not args.no_labels)
         for remark in render(opened, result, folder, job):

@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     path = args.output / ANNOTATIONS
     document = load_json(path, str(path)).document
     if document["annotations"]:
-        say("masks and objects that are occluded, %:")
+        say("occluded masks and objects, %:")
         say(occlusion_table({args.output.name: occlusion_shares(document), "OVIS": OVIS}))
     print(path)
     return 0

@@ -146,7 +146,7 @@ def add_model(parser: Options, *, several: bool = False, default: bool = False) 
     """
     more = "; repeat the option to offer several models, the first of which is selected at the start" * several
     more += f" (default: {BUNDLED}, which knows synthetic shapes only)" * default
-    help = f"a name of mdqe info --models, a folder or a Hub id (user/model){more}"
+    help = f"a name from mdqe info --models, a folder or a Hub id (user/model){more}"
     option(parser, "--model", "ID|FOLDER", str, help, action="append" if several else "store")
     flag(parser, "--force-download", "download the files of a model even if they are in the cache")
 

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source = "instances.json of mdqe segment, its output folder, or results or annotations in the format of YouTube-VIS"
     parser.add_argument("results", metavar="RESULTS", type=Path, help=source)
     add_output(parser, "DIR|JSON", "the folder to write to; for coco, burst and ytvis, the file to write")
-    formats = "; ".join(f"{name}: {meaning}" for name, meaning in FORMATS.items())
+    formats = "; ".join(f"{name} ({meaning})" for name, meaning in FORMATS.items())
     parser.add_argument("--format", metavar="NAME", choices=FORMATS, required=True, help=formats)
     data = "annotations with the names, frames and categories of results in the format of YouTube-VIS"
     option(parser, "--data", "FILE|FOLDER", str, data)

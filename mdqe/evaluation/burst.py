@@ -124,7 +124,7 @@ def _warn_of_ignored(truth: Burst, results: Burst, found: Found) -> None:
         )
     if not any(found.values()):
         warnings.warn(
-            f"{results.name}: no results in annotated frames; all numbers are those of finding nothing", stacklevel=4
+            f"{results.name}: no results in annotated frames: the numbers are those of an empty result", stacklevel=4
         )
 
 

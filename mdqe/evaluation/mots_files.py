@@ -127,7 +127,7 @@ def read_sequence(path: Path) -> Frames:
                 )
         objects = Counter(line.object for line in part if line.kind != IGNORED)
         if twice := [one for one, count in objects.items() if count > 1]:
-            raise InputError(f"{path}: frame {number}: object {twice[0]} is there twice")
+            raise InputError(f"{path}: frame {number}: object {twice[0]} appears twice")
         if _overlap([line.counts for line in part], part[0].size):
             raise InputError(f"{path}: frame {number}: masks overlap; in MOTS, a pixel belongs to one object")
     return frames

@@ -125,7 +125,9 @@ def _ultralytics_frames(
 ) -> Iterator[Frame]:
     """Frames of lists of detections with name, confidence and segments, polygons in pixels."""
     if images is None:
-        raise InputError(f"{name} has polygons without the size of the frames; --images names the folder of the frames")
+        raise InputError(
+            f"{name} has polygons without the size of the frames; name the folder of the frames with --images"
+        )
     if len(files) != len(frames):
         raise InputError(f"{images} has {len(files)} images; {name} has {len(frames)} frames")
     for t, found in frames.items():

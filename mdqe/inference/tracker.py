@@ -179,8 +179,7 @@ class ClipTracker:
             rows, columns, repeats = match(scores.iou, scores.similarity, **weights)
             ids = np.full(len(scores.best), -1)
             ids[columns] = scores.tracks[rows]
-            # 3. Start tracks: unmatched detections with a high score that do not repeat a track. Without any track,
-            # every detection starts one.
+            # 3. Start tracks: unmatched detections with a high score that repeat no track; while there is none, all.
             new = (ids < 0) & ~repeats & (scores.best > 2 * self.score_threshold) if self.num_tracks else ids < 0
             absent = scores.tracks[~scores.seen & ~np.isin(scores.tracks, ids)]
             if similarity_weight and len(absent) and new.any():

@@ -118,13 +118,13 @@ def test_lists_of_ultralytics_and_shapes_of_labelme(run, tmp_path, frames):
         assert len(result) == 1 and result.category(0) == "cat" and result.present.all()
         assert not (tmp_path / "out" / name / "overlay.mp4").exists()
     status, _, err = run("link", tmp_path / "yolo.json", "-o", tmp_path / "out")
-    assert status == 2 and "--images names the folder of the frames" in err
+    assert status == 2 and "name the folder of the frames with --images" in err
 
 
 def test_without_frames_there_are_identities_and_a_page(run, tmp_path, drawing):
     source = write_detectron2(tmp_path, drawing)
     status, _, err = run("link", source, "-o", tmp_path / "out")
-    assert status == 0 and "no overlay: --frames names the frames" in err
+    assert status == 0 and "no overlay: name the frames with --frames" in err
     assert_linked(tmp_path / "out" / source.stem, drawing)
     assert (tmp_path / "out" / source.stem / "page.html").stat().st_size > 1000
 

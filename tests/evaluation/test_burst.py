@@ -129,7 +129,7 @@ def test_results_of_other_videos_are_named(tmp_path):
     assert found["official"]["class_guided"]["summary"]["HOTA"]["all"] == 0
     ignored, nothing = (str(warning.message) for warning in caught)
     assert ignored.startswith("results: 1 of 1 sequences are not in ") and "(AVA/two); they are ignored" in ignored
-    assert nothing == "results: no results in annotated frames; all numbers are those of finding nothing"
+    assert nothing == "results: no results in annotated frames: the numbers are those of an empty result"
 
 
 def test_files_that_do_not_fit(tmp_path):

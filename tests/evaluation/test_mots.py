@@ -148,7 +148,7 @@ def test_what_the_official_tools_reject(tmp_path):
     with pytest.raises(InputError, match=r"0000.txt: frame 0: masks overlap; in MOTS, a pixel belongs to one object"):
         evaluate(truth, results)
     (results / "0000.txt").write_text(f"0 1000 1 10 20 {counts}\n" * 2)
-    with pytest.raises(InputError, match="frame 0: object 1000 is there twice"):
+    with pytest.raises(InputError, match="frame 0: object 1000 appears twice"):
         evaluate(truth, results)
     (results / "0000.txt").unlink()
     with pytest.raises(FileNotFoundError, match=r"0000.txt, the results of a sequence; it may be empty"):

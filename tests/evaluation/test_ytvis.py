@@ -81,7 +81,7 @@ def test_the_generated_sets_hold_what_is_rare():
 
 def test_no_results():
     annotations, _ = generate(0)
-    with pytest.warns(UserWarning, match="results: no results; all metrics are those of finding nothing"):
+    with pytest.warns(UserWarning, match="results: no results: the metrics are those of an empty result"):
         found = evaluate(annotations, [])
     assert found["AP"] == found["AR100"] == found["HOTA"] == found["IDF1"] == 0
     check(annotations, [])
