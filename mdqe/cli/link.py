@@ -55,6 +55,8 @@ def run(args: argparse.Namespace) -> int:
     from mdqe.files import check_writable
 
     if args.detector:
+        if args.format or args.images:
+            raise InputError("--format and --images are for files of detections, not for --detector")
         from mdqe.cli.link_detector import detected
 
         videos = [detected(args.source, args.detector, args.device)]

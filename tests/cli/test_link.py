@@ -178,6 +178,13 @@ def test_a_detector_on_a_device_that_is_not_there(run, tmp_path, frames):
     assert status == 2 and "finds no CUDA device" in err and err.count("\n") == 1
 
 
+def test_a_detector_needs_no_format_and_no_images(run, tmp_path, frames):
+    name = "torchvision:maskrcnn_resnet50_fpn_v2"
+    for option, value in (("--format", "coco"), ("--images", frames)):
+        status, _, err = run("link", frames, "--detector", name, option, value, "-o", tmp_path / "out")
+        assert status == 2 and "--format and --images are for files of detections" in err
+
+
 def test_unknown_detectors_and_missing_weights(run, tmp_path, frames, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     for name in ("torchvision:resnet50", "yolo"):
