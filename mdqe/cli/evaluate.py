@@ -129,6 +129,8 @@ def _compare(benchmark: str, annotations: Any, results: Any, args: argparse.Name
     """The numbers of a benchmark; warnings are printed to stderr."""
     from mdqe.evaluation import evaluate
 
+    if benchmark != "mots" and isinstance(results, Path) and results.is_dir():
+        raise InputError(f"{results} is a folder; results of {benchmark} are a JSON file")
     options: dict[str, Any] = {}
     if benchmark not in ("coco", "burst", "mots"):
         more = args.output is not None

@@ -101,7 +101,7 @@ def write_folder_report(numbers: Mapping[str, Any], benchmark: str, folder: Path
 
 
 def _finite(value: Any) -> Any:
-    """A value for JSON, which has no infinite numbers: they become "inf" and "-inf"."""
+    """A value for JSON, which has only finite numbers: others become "inf", "-inf" and "nan"."""
     if isinstance(value, Mapping):
         return {key: _finite(one) for key, one in value.items()}
     if isinstance(value, list):

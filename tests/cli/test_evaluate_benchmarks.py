@@ -55,6 +55,11 @@ def test_a_model_cannot_be_run_on_a_folder(run, tmp_path):
         assert status == 2 and "has annotations of burst: give RESULTS; a model cannot be run on them" in err
 
 
+def test_results_that_are_a_folder(run):
+    status, _, err = run("evaluate", GOLDEN / "burst", "--data", GOLDEN / "burst" / "gt")
+    assert status == 2 and "burst is a folder; results of burst are a JSON file" in err
+
+
 def test_one_file_of_burst_is_named(run):
     data = GOLDEN / "burst" / "gt" / "common_classes.json"
     status, _, err = run("evaluate", GOLDEN / "burst" / "pred.json", "--data", data)
