@@ -246,6 +246,14 @@ def test_files_without_tensors(tmp_path, content, message):
         read_official(tmp_path / "x.pth")
 
 
+def test_a_folder_and_a_file_that_needs_no_conversion(tmp_path):
+    with pytest.raises(IsADirectoryError, match=r"is a folder, expected a file such as .*checkpoint\.pt"):
+        read_official(tmp_path)
+    (tmp_path / "x.safetensors").touch()
+    with pytest.raises(ValueError, match=r"x\.safetensors needs no conversion: name the folder of a model"):
+        read_official(tmp_path / "x.safetensors")
+
+
 def test_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no such file: .*x\.pth"):
         read_official(tmp_path / "x.pth")

@@ -66,8 +66,12 @@ def read_checkpoint(
 
 
 def _load(path: Path) -> Any:
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder, expected a file such as {path / 'checkpoint.pt'}")
     if not path.is_file():
         raise FileNotFoundError(f"no such file: {path}")
+    if path.suffix == ".safetensors":
+        raise InputError(f"{path} needs no conversion: name the folder of a model in {path.suffix} with --model")
     with path.open("rb") as file:
         head = file.read(20)
     if not head.startswith((b"PK", b"\x80")):

@@ -116,6 +116,13 @@ def output_path(text: str) -> Path:
     return Path(text)
 
 
+def model_text(text: str) -> str:
+    """The name of a model; an empty text, as of an empty shell variable, does not mean the bundled one."""
+    if not text:
+        raise argparse.ArgumentTypeError("'' is not a model")
+    return text
+
+
 def seed(text: str) -> int:
     """A seed of random numbers."""
     return whole(0, 2**63 - 1)(text)
@@ -147,7 +154,7 @@ def add_model(parser: Options, *, several: bool = False, default: bool = False) 
     more = "; repeat the option to offer several models, the first of which is selected at the start" * several
     more += f" (default: {BUNDLED}, which knows synthetic shapes only)" * default
     help = f"a name from mdqe info --models, a folder or a Hub id (user/model){more}"
-    option(parser, "--model", "ID|FOLDER", str, help, action="append" if several else "store")
+    option(parser, "--model", "ID|FOLDER", model_text, help, action="append" if several else "store")
     flag(parser, "--force-download", "download the files of a model even if they are in the cache")
 
 
@@ -173,7 +180,7 @@ def model_name(args: argparse.Namespace) -> str:
     """
     from mdqe.weights.source import bundled_models
 
-    name = args.model or next(iter(bundled_models()), None)
+    name = next(iter(bundled_models()), None) if args.model is None else args.model
     if name is None:
         raise InputError("this installation has no bundled model: name a model with --model")
     return str(name)

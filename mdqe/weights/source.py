@@ -82,7 +82,11 @@ def open_source(
     inside = PurePosixPath(subfolder or "")
     if inside.is_absolute() or ".." in inside.parts:
         raise InputError(f"subfolder is {subfolder!r}, expected a folder inside the model's, such as 'models/small'")
+    if not isinstance(id_or_folder, str | Path) or not str(id_or_folder):
+        raise InputError(f"the model is {id_or_folder!r}, expected a folder, a Hub id or {BUNDLED_PREFIX}NAME")
     name = str(id_or_folder)
+    if name.startswith(BUNDLED_PREFIX) and inside.parts:
+        raise InputError(f"subfolder is {subfolder!r}, but {name} has no folders inside")
     if name.startswith(BUNDLED_PREFIX) and name not in bundled_models():
         published = name.removeprefix(BUNDLED_PREFIX)
         if published not in zoo():
@@ -105,7 +109,7 @@ def open_source(
     if isinstance(id_or_folder, Path) or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise FileNotFoundError(f"no such folder: {name}")
     if name in MDQEConfig.presets():
-        published = f"the published ones are {BUNDLED_PREFIX}{name}" if name in zoo() else "none are published"
+        published = f"the published weights are {BUNDLED_PREFIX}{name}" if name in zoo() else "none are published"
         raise InputError(
             f"{name} is a preset, a configuration without weights; {published}; in Python, "
             f"MDQE(MDQEConfig.preset({name!r})) has random ones"

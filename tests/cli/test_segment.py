@@ -187,6 +187,7 @@ def test_a_camera_is_drawn_from_a_recording(segment, make_clip, tmp_path, monkey
         (("clip.mp4", "-o", "text.mp4"), "text.mp4: cannot write there"),
         (("clip.mp4", "-o", "text.mp4/out"), "cannot write there"),
         (("clip.mp4", "-o", "out", "--model", "./none"), "no such folder: ./none"),
+        (("clip.mp4", "-o", "out", "--model", ""), "'' is not a model"),
         (("clip.mp4", "-o", "out", "--model", "mdqe:none"), "no bundled model 'mdqe:none'"),
         (("clip.mp4", "-o", "out", "--model", "other"), "is the config of another model: model_type is 'detr'"),
         (("clip.mp4", "-o", "out", "--device", "cuda"), "finds no CUDA device"),

@@ -360,3 +360,14 @@ def test_saving_twice_gives_the_same_bytes(model, tmp_path):
         model.save_pretrained(tmp_path / name, source="a test")
     one, two = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "two"))
     assert one == two
+
+
+@pytest.mark.parametrize("name", ["", None, 3])
+def test_names_that_are_none(name):
+    with pytest.raises(ValueError, match=r"^the model is .*, expected a folder, a Hub id or mdqe:NAME$"):
+        MDQE.from_pretrained(name)
+
+
+def test_bundled_models_have_no_folders_inside():
+    with pytest.raises(ValueError, match="subfolder is 'small', but mdqe:tiny has no folders inside"):
+        MDQE.from_pretrained("mdqe:tiny", subfolder="small")

@@ -249,7 +249,7 @@ def test_the_list_of_models(cached, capsys):
 def test_names(run_main):
     assert "'r50_ovis' is not one of r50_coco, swinl_coco, " in run_main("fetch", "r50_ovis")
     message = run_main("segment", "x.mp4", "-o", "out", "--model", NAME)
-    assert f"{NAME} is a preset, a configuration without weights; the published ones are mdqe:{NAME}; in" in message
+    assert f"{NAME} is a preset, a configuration without weights; the published weights are mdqe:{NAME}; in" in message
 
 
 @pytest.fixture
