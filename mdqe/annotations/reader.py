@@ -319,12 +319,14 @@ def _read_object(
 
 
 def _mean_area(record: Record, key: str, areas: Sequence[Any], whole: bool) -> float:
-    if whole:
-        areas = [float(one) if isinstance(one, str) and re.fullmatch("[0-9]{1,18}", one) else one for one in areas]
+    visible = []
     for area in areas:
-        if area is not None and not (is_finite(area) and area >= 0):
+        is_text = whole and isinstance(area, str) and re.fullmatch("[0-9]{1,18}", area)
+        value = float(area) if is_text else area
+        if value is not None and not (is_finite(value) and value >= 0):
             record.fail(key, f"{short(area)}; expected pixels or null")
-    visible = [float(int(area) if whole else area) for area in areas if area]
+        if area:  # the string "0" counts as a frame, as in the official code of LV-VIS
+            visible.append(float(int(value) if whole else value))
     return sum(visible) / len(visible) if visible else 0.0
 
 

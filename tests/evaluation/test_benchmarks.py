@@ -86,6 +86,9 @@ def test_lvvis_areas_are_whole_pixels():
     for area, small in (("16384", True), (16384.9, True), (16385, False)):
         one["areas"] = [area] + [None] * (len(one["areas"]) - 1)
         assert (evaluate(document, results)["official"]["all"]["AP_small"] >= 0) == small
+    for nothing, small in (("0", True), (0, False), (None, False)):  # to the official code, "0" is an area as any other
+        one["areas"][:2] = [nothing, 32768]
+        assert (evaluate(document, results)["official"]["all"]["AP_small"] >= 0) == small
     one["areas"][0] = "many"
     with pytest.raises(InputError, match=r"annotation 0 .*\"areas\" is 'many'; expected pixels or null"):
         evaluate(document, results)
