@@ -160,7 +160,7 @@ def _tensors(entries: Any, path: Path, say: Callable[[str], None]) -> dict[str, 
             value = value.tensor() if isinstance(value, Array) else value
         except pickle.UnpicklingError as error:
             raise InputError(f"{path} has {error} as {printable(name)}, expected numbers") from error
-        if isinstance(value, Tensor) and not _is_plain(value):
+        if isinstance(value, Tensor) and not is_plain(value):
             kind = "a sparse, quantized or nested tensor, or one without values,"
             raise InputError(f"{path} has {kind} as {printable(name)}, expected numbers")
         if isinstance(name, str) and isinstance(value, Tensor):
@@ -177,9 +177,9 @@ def _tensors(entries: Any, path: Path, say: Callable[[str], None]) -> dict[str, 
     return state
 
 
-def _is_plain(tensor: Tensor) -> bool:
+def is_plain(tensor: Tensor) -> bool:
     """Whether a tensor has one number in memory for each element, unlike sparse, quantized and nested ones."""
-    has_memory = tensor.layout == torch.strided and tensor.device.type == "cpu"
+    has_memory = tensor.layout == torch.strided and not tensor.is_meta
     return has_memory and not tensor.is_quantized and not tensor.is_nested
 
 

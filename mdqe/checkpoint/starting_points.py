@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mdqe.checkpoint.files import without_prefixes
+from mdqe.checkpoint.files import is_plain, without_prefixes
 from mdqe.checkpoint.layout import dropped, inflate_temporal, renamed
 from mdqe.errors import InputError, printable
 from mdqe.modeling.preprocess import padded_size
@@ -85,9 +85,13 @@ def initialize(model: nn.Module, state: dict[str, Tensor], *, frame_size: tuple[
         What was taken, what was not used and what keeps its values; as a text it is a table.
 
     Raises:
-        ValueError: a part of the backbone is missing or has another shape, or values are NaN or infinite. Nothing is
-            copied.
+        ValueError: a part of the backbone is missing or has another shape, or values are NaN or infinite, or not
+            tensors. Nothing is copied.
     """
+    for name, value in state.items():
+        if not isinstance(value, Tensor) or not is_plain(value):
+            kind = "a sparse, quantized, nested or meta tensor" if isinstance(value, Tensor) else type(value).__name__
+            raise InputError(f"{printable(name)} is {kind}, expected tensors by name, as read_official returns them")
     own = {name: value for name, value in model.state_dict().items() if not name.endswith(_COUNTER)}
     state = without_prefixes(state, lambda text: None)
     skipped = set(dropped(state))

@@ -271,6 +271,20 @@ def test_less_than_the_backbone_is_an_error_and_changes_nothing():
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+@pytest.mark.parametrize("kind", ["wrapped", "array", "sparse", "meta"])
+def test_a_state_of_anything_but_tensors(kind):
+    state = torchvision.models.resnet18().state_dict()
+    weight = state["conv1.weight"]
+    state = {
+        "wrapped": {"model": state},
+        "array": {**state, "conv1.weight": weight.numpy()},
+        "sparse": {**state, "conv1.weight": weight.to_sparse()},
+        "meta": {**state, "conv1.weight": weight.to("meta")},
+    }[kind]
+    with pytest.raises(ValueError, match=r"^(model|conv1\.weight) is .*, expected tensors by name, as read_official"):
+        initialize(tiny.model(**OPTIONS), state)
+
+
 def test_the_command_prints_a_table_and_writes_it_to_the_run(tmp_path, capsys):
     torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "resnet18.pth")
     (tmp_path / "config.json").write_text(
