@@ -62,9 +62,14 @@ def suggestion(sweep: Sweep, chosen: float) -> str:
     """Which minimum score to use, in one line."""
     from mdqe.cli.evaluate_table import percent
 
+    highest = sweep[chosen]["HOTA"]
+    if highest < 0:
+        return "No score can be suggested, because there are no objects"
+    if all(one["HOTA"] == highest for one in sweep.values()):
+        return f"No score can be suggested, because HOTA is {percent(highest)} at each of them"
     edges = {min(sweep): ", the lowest of those compared", max(sweep): ", the highest of those compared"}
     return (
-        f"HOTA is highest at a score of {chosen:g} ({percent(sweep[chosen]['HOTA'])}){edges.get(chosen, '')}: on other "
+        f"HOTA is highest at a score of {chosen:g} ({percent(highest)}){edges.get(chosen, '')}: on other "
         "videos, use "
         f"--score-threshold {chosen:g}. Choose it on a validation set, not on the set that you report"
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mdqe.cli.evaluate_thresholds import suggestion
 from mdqe.data.synthetic_files import write_set
 from mdqe.evaluation import evaluate
 from mdqe.evaluation.thresholds import best_threshold, sweep_thresholds
@@ -48,6 +49,13 @@ def test_equal_levels():
     numbers = [0.5, 0.7, 0.7, 0.7, 0.2]
     sweep = dict(zip((0.1, 0.2, 0.28, 0.5, 0.9), ({"HOTA": one} for one in numbers), strict=True))
     assert best_threshold(sweep) == 0.28
+    assert suggestion(sweep, 0.28).startswith("HOTA is highest at a score of 0.28 (")
+
+
+def test_no_score_is_suggested_without_a_reason():
+    for value, reason in ((-1.0, "there are no objects"), (0.25, "HOTA is 25.0 at each of them")):
+        sweep = {level: {"HOTA": value} for level in LEVELS}
+        assert suggestion(sweep, best_threshold(sweep)) == f"No score can be suggested, because {reason}"
 
 
 def test_bad_levels(found):
