@@ -57,8 +57,9 @@ def run(args: argparse.Namespace) -> int:
     if args.detector:
         if args.format or args.images:
             raise InputError("--format and --images are for files of detections, not for --detector")
-        from mdqe.cli.link_detector import detected
+        from mdqe.cli.link_detector import chosen_device, detected
 
+        args.device = chosen_device(args.device)
         videos = [detected(args.source, args.detector, args.device)]
         origin: Any = args.frames or str(args.source)
         images = None
@@ -157,7 +158,8 @@ def write_results(result: "VideoInstances", frames: Any, folder: Path, args: arg
         result = replace(result, fps=None if rate is None else float(rate))
     settings = {name: getattr(args, name) for name in ("max_absence", "start_score", "rejoin", "score_threshold")}
     path = folder / "instances.json"
-    result.save(path, complete=True, **notes(str(args.source), args.detector or "mdqe link", "cpu", **settings))
+    device = args.device if args.detector else "cpu"
+    result.save(path, complete=True, **notes(str(args.source), args.detector or "mdqe link", device, **settings))
     say(f"{folder.name}: {len(result)} instances in {result.num_frames} frames")
     pictures = []
     if opened is None:

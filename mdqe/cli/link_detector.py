@@ -29,6 +29,19 @@ def detected(source: Path, detector: str, device: str | None) -> Video:
     return Video(source.stem, frames.count or 0, _detect(model, categories, frames))
 
 
+def chosen_device(device: str | None) -> str:
+    """The device of a detector; by default a GPU if there is one.
+
+    Raises:
+        InputError: there is no such device.
+    """
+    import torch
+
+    from mdqe.weights.hub import checked_device
+
+    return str(checked_device(device or ("cuda" if torch.cuda.is_available() else "cpu")))
+
+
 def load_detector(detector: str, device: str | None = None) -> tuple[Any, list[str]]:
     """A detector in evaluation mode, and the names of its categories.
 
@@ -43,9 +56,7 @@ def load_detector(detector: str, device: str | None = None) -> tuple[Any, list[s
     import torch
     from torchvision import models
 
-    from mdqe.weights.hub import checked_device
-
-    chosen = checked_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    chosen = chosen_device(device)
     weights = models.get_model_weights(name).DEFAULT
     path = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rpartition("/")[2]
     if not path.is_file():
