@@ -165,7 +165,7 @@ def appearance(tracks: np.ndarray, detections: np.ndarray) -> np.ndarray:
     """
     cosine = tracks @ detections.T
     best = np.maximum(cosine.max(axis=0, initial=-1), cosine.max(axis=1, initial=-1)[:, None])
-    known = tracks.any(axis=1)[:, None] & detections.any(axis=1)
+    known = np.asarray(tracks.any(axis=1))[:, None] & detections.any(axis=1)
     return np.where(known, np.exp(SHARPNESS * (cosine - best)) * cosine.clip(0, 1), 1.0)
 
 
