@@ -169,7 +169,8 @@ def _by_class(videos: Sequence[Video], names: Mapping[int, str], filtered: bool,
     for category in names:
         counts = IdentityCounts()
         for video in videos:
-            counts += _identities(video, category, filtered, similarity)
+            if (part := _identities(video, category, filtered, similarity)) is not None:
+                counts += part
         hota = trackeval.hota(counts)
         numbers[category] = {key: float(hota[key].mean()) for key in ("HOTA", "DetA", "AssA")}
         numbers[category] |= _precision(videos, category)
@@ -204,24 +205,25 @@ def _open_world(subsets: Mapping[str, Sequence[Video]], similarity: str) -> dict
     for name, videos in subsets.items():
         counts = IdentityCounts()
         for video in videos:
-            counts += _identities(video, None, True, similarity)
+            counts += _identities(video, None, True, similarity) or IdentityCounts()
         lists[name] = {key: one.tolist() for key, one in trackeval.hota(counts).items()}
     summary = {key: {name: _percent(one[key]) for name, one in lists.items()} for key in ("OWTA", "DetRe", "AssA")}
     return {"summary": summary, **lists}
 
 
-def _identities(video: Video, category: int | None, filtered: bool, similarity: str) -> IdentityCounts:
-    """HOTA's counts of a class of a video; None: of all objects as one class.
+def _identities(video: Video, category: int | None, filtered: bool, similarity: str) -> IdentityCounts | None:
+    """HOTA's counts of a class of a video; None if nothing counts, as for most of the many classes.
 
     Args:
+        category: None: all objects are one class.
         filtered: leave out results without a match, except those that must be wrong.
         similarity: "boxes" or "masks".
     """
     number = OBJECT if category is None else category
     wrong, incomplete = number in video.negative, number in video.incomplete
     own = np.ones(len(video.objects.lengths), bool) if category is None else video.objects.categories == category
-    if filtered and not wrong and not own.any():
-        return IdentityCounts()
+    if category is not None and not own.any() and ((filtered and not wrong) or category not in video.found):
+        return None
     objects, tracks = np.zeros(len(own), int), np.zeros(len(video.results.lengths), int)
     frames = []
     for shown in video.frames:

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -75,6 +76,11 @@ class Video:
     """In order of time."""
     shared: np.ndarray
     """(D, G): pixels that the tracks share, over all frames."""
+
+    @cached_property
+    def found(self) -> set[int]:
+        """The categories of the masks of the results in these frames."""
+        return {category for frame in self.frames for category in frame.categories.tolist()}
 
 
 class _Placed(NamedTuple):
