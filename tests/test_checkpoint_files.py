@@ -2,6 +2,7 @@
 
 import argparse
 import pickle
+import zipfile
 from collections import OrderedDict
 
 import numpy as np
@@ -109,6 +110,23 @@ def test_containers_that_contain_themselves(saved, tmp_path):
     document["args"] = argparse.Namespace(lr=1)
     with pytest.raises(ValueError, match="contains Python objects other than tensors"):
         saved(document)
+
+
+def test_a_compressed_file_is_not_unpacked(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.pth", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x/data.pkl", bytes(10**6))
+    with pytest.raises(ValueError, match=r"x\.pth is a compressed zip file, which torch\.save does not write"):
+        read_official(tmp_path / "x.pth")
+
+
+def test_a_stated_size_of_an_old_file_is_not_a_lack_of_memory(tmp_path):
+    """4 TB, in a file of PyTorch before 1.6."""
+    torch.save({"a": torch.zeros(1000)}, tmp_path / "x.pth", _use_new_zipfile_serialization=False)
+    data = (tmp_path / "x.pth").read_bytes()
+    stated = pickle.LONG1 + b"\x06" + (2**40).to_bytes(6, "little")
+    (tmp_path / "x.pth").write_bytes(data.replace(pickle.BININT2 + (1000).to_bytes(2, "little"), stated))
+    with pytest.raises(ValueError, match="is a truncated or damaged file"):
+        read_official(tmp_path / "x.pth")
 
 
 UNUSUAL = {

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import re
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -79,14 +81,26 @@ def _load(path: Path) -> Any:
     try:
         if not head.startswith(b"PK") and not is_legacy(head):
             return read_arrays(path.read_bytes())
+        if head.startswith(b"PK") and _is_compressed(path):
+            raise InputError(f"{path} is a compressed zip file, which torch.save does not write")
         with torch.serialization.safe_globals([(own, name) for name, own in ARRAY_NAMES.items()]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise InputError(_objects(path)) from error
+    except InputError:
+        raise
     except Exception as error:  # the type depends on where the damage is
-        if is_out_of_memory(error):
+        size = path.stat().st_size
+        stated = re.search(r"allocate (\d+) bytes", str(error))
+        if is_out_of_memory(error) and not (stated and int(stated[1]) > size):  # no tensor is larger than its file
             raise
-        raise InputError(f"{path} is a truncated or damaged file ({path.stat().st_size:,} bytes)") from error
+        raise InputError(f"{path} is a truncated or damaged file ({size:,} bytes)") from error
+
+
+def _is_compressed(path: Path) -> bool:
+    """Whether a zip file would be larger in memory than on the disk."""
+    with zipfile.ZipFile(path) as archive:
+        return any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
 
 
 def _objects(path: Path) -> str:
