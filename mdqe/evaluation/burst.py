@@ -66,6 +66,8 @@ def evaluate_burst(annotations: Source, results: Source) -> dict[str, Any]:
         results: a path or the loaded JSON. Frames that are not annotated are ignored.
 
     Returns:
+        A dictionary with two entries.
+
         - "official": "class_guided", "exemplar_guided" and "open_world". The "summary" of the first two has "HOTA",
           "DetA", "AssA" and "AP", that of the third "OWTA", "DetRe" and "AssA", each for "all", "common" and "uncommon"
           classes in percent, NaN where there is no class. "per_class_mean" has the numbers of each class, from 0 to 1,
