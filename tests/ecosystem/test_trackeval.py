@@ -75,7 +75,7 @@ def test_mots(tmp_path):
                 write(folder / place / f"{name}.txt", images, random)
         lines = [f"{name} empty 000000 {frames - 1:06}\n" for name, frames in lengths.items()]
         (folder / "gt" / "all.seqmap").write_text("".join(lines))
-        found = evaluate(folder / "gt", folder / "trackers" / "t" / "data")["official"]["trackeval"]
+        found = evaluate(folder / "gt", folder / "trackers" / "t" / "data", benchmark="mots")["official"]["trackeval"]
         settings = {"GT_FOLDER": str(folder / "gt"), "TRACKERS_FOLDER": str(folder / "trackers"), "SEQ_INFO": lengths}
         with redirect_stdout(io.StringIO()):
             data = datasets.KittiMOTS({**settings, "OUTPUT_FOLDER": str(folder), **QUIET})
