@@ -94,17 +94,7 @@ def initialize(model: nn.Module, state: dict[str, Tensor], *, frame_size: tuple[
             raise InputError(f"{printable(name)} is {kind}, expected tensors by name, as read_official returns them")
     own = {name: value for name, value in model.state_dict().items() if not name.endswith(_COUNTER)}
     state = without_prefixes(state, lambda text: None)
-    skipped = set(dropped(state))
-    downsample_first = any(re.search(r"(^|\.)layers\.0\.downsample\.", name) for name in state)
-    in_cells = not any(re.match(r"(encoder\.projections|query_init)\.|detr\.transformer_enc\.", name) for name in state)
-    found: dict[str, tuple[str, Tensor]] = {}
-    for name, tensor in state.items():
-        new = next((one for one in _candidates(name, own, downsample_first) if one in own), None)
-        if new is not None and name not in skipped and new not in found:
-            tensor = _for_rgb(name, tensor, model)
-            if in_cells and ".self_attn.sampling_offsets." in new and tensor.shape == own[new].shape:
-                tensor = _in_eighths(tensor, model.config, frame_size)
-            found[new] = (name, tensor)
+    found = _translated(state, own, model, frame_size)
     config: Any = model.config
     repeated = inflate_temporal({name: tensor for name, (_, tensor) in found.items()}, config)
     fitting = {name: repeated[name] for name in found if repeated[name].shape == own[name].shape}
@@ -128,6 +118,24 @@ def initialize(model: nn.Module, state: dict[str, Tensor], *, frame_size: tuple[
     taken = {name: found[name][0] for name in fitting}
     used = set(taken.values())
     return Start(taken, tuple(n for n in state if n not in used), tuple(n for n in own if n not in taken))
+
+
+def _translated(
+    state: dict[str, Tensor], own: dict[str, Tensor], model: nn.Module, frame_size: tuple[int, int] | None
+) -> dict[str, tuple[str, Tensor]]:
+    """By name in the model: the name in the state and the adapted tensor, of any shape."""
+    skipped = set(dropped(state))
+    downsample_first = any(re.search(r"(^|\.)layers\.0\.downsample\.", name) for name in state)
+    in_cells = not any(re.match(r"(encoder\.projections|query_init)\.|detr\.transformer_enc\.", name) for name in state)
+    found: dict[str, tuple[str, Tensor]] = {}
+    for name, tensor in state.items():
+        new = next((one for one in _candidates(name, own, downsample_first) if one in own), None)
+        if new is not None and name not in skipped and new not in found:
+            tensor = _for_rgb(name, tensor, model)
+            if in_cells and ".self_attn.sampling_offsets." in new and tensor.shape == own[new].shape:
+                tensor = _in_eighths(tensor, model.config, frame_size)
+            found[new] = (name, tensor)
+    return found
 
 
 def _candidates(name: str, own: dict[str, Tensor], downsample_first: bool) -> list[str]:
