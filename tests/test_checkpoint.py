@@ -234,7 +234,7 @@ def test_files_of_another_format(tmp_path, data):
     ("content", "message"),
     [
         ([1, 2], "contains a list, expected tensors by name"),
-        ({}, "contains a dict, expected tensors by name"),
+        ({}, "contains no entries, expected tensors by name"),
         ({"model": None}, "contains entries that are not tensors by name: model"),
         ({"a": torch.zeros(1), "epochs": [3]}, "contains entries that are not tensors by name: epochs"),
         ({"epoch": 3}, "contains entries that are not tensors by name: epoch"),

@@ -102,6 +102,30 @@ def test_plain_values_beside_tensors_are_passed_over(saved):
     assert said == ["ignored, because they are not tensors: epoch, name, loss, none"]
 
 
+def test_an_empty_entry(saved):
+    with pytest.raises(ValueError, match=r"x\.pth contains no entries, expected tensors by name"):
+        saved({"state_dict": {}})
+
+
+class Shadowed:
+    """Is pickled as an OrderedDict whose attributes hide its methods."""
+
+    def __init__(self, **entries):
+        self.entries = entries
+
+    def __reduce__(self):
+        return OrderedDict, (), {"keys": 3, "items": 3, "get": 3}, None, iter(self.entries.items())
+
+
+def test_attributes_that_hide_methods(saved, tmp_path):
+    assert equal(saved(Shadowed(**TENSORS))[0], TENSORS)
+    assert equal(saved({"model": Shadowed(**TENSORS)})[0], TENSORS)
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps(Shadowed(a=np.ones(2))))
+    assert equal(read_official(tmp_path / "x.pkl"), {"a": torch.ones(2, dtype=torch.float64)})
+    with pytest.raises(ValueError, match="contains Python objects other than tensors"):
+        saved(Shadowed(**TENSORS, args=argparse.Namespace(lr=1)))
+
+
 def test_containers_that_contain_themselves(saved, tmp_path):
     document = {}
     document["model"] = document

@@ -60,7 +60,7 @@ def read_checkpoint(
             with `ema`, one without a moving average.
     """
     path = Path(path)
-    document = _load(path)
+    document = _plain(_load(path))
     if isinstance(document, dict) and document.keys() >= RUN_ENTRIES and isinstance(document["config"], dict):
         return _of_run(document, path, ema, say)
     state = _tensors(_weights(document, path, ema, say), path, say)
@@ -97,6 +97,24 @@ def _load(path: Path) -> Any:
         raise InputError(f"{path} is a truncated or damaged file ({size:,} bytes)") from error
 
 
+def _plain(document: Any) -> Any:
+    """The document with plain dictionaries. In a file, attributes of an OrderedDict may hide its methods."""
+    if not isinstance(document, dict):
+        return document
+    copies: dict[int, dict[Any, Any]] = {id(document): {}}
+    waiting = [document]
+    while waiting:
+        entries = waiting.pop()
+        for key, value in dict.items(entries):
+            if isinstance(value, dict):
+                if id(value) not in copies:
+                    copies[id(value)] = {}
+                    waiting.append(value)
+                value = copies[id(value)]
+            copies[id(entries)][key] = value
+    return copies[id(document)]
+
+
 def _is_compressed(path: Path) -> bool:
     """Whether a zip file would be larger in memory than on the disk."""
     with zipfile.ZipFile(path) as archive:
@@ -105,7 +123,7 @@ def _is_compressed(path: Path) -> bool:
 
 def _objects(path: Path) -> str:
     """The message for a file with other objects, which ends with a statement that saves its tensors."""
-    content = outline(path)
+    content = _plain(outline(path))
     with path.open("rb") as file:
         head = file.read(20)
     arrays = not head.startswith(b"PK") and not is_legacy(head)
@@ -166,7 +184,8 @@ def _weights(document: Any, path: Path, ema: bool, say: Callable[[str], None]) -
 def _tensors(entries: Any, path: Path, say: Callable[[str], None]) -> dict[str, Tensor]:
     """The tensors among the entries. Plain values beside them are ignored."""
     if not isinstance(entries, dict) or not entries:
-        raise InputError(f"{path} contains a {type(entries).__name__}, expected tensors by name")
+        kind = "no entries" if entries == {} else f"a {type(entries).__name__}"
+        raise InputError(f"{path} contains {kind}, expected tensors by name")
     state: dict[str, Tensor] = {}
     plain, others = [], []
     for name, value in entries.items():
