@@ -7,12 +7,13 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from mdqe import __version__
 from mdqe import distributed as processes
@@ -35,6 +36,7 @@ from mdqe.evaluation.segment_set import (
 from mdqe.files import read_json, whole_file
 
 SETTINGS = "run.json"
+END_SECONDS = 5.0  # that a worker has after SIGTERM
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,7 @@ def run_model(args: argparse.Namespace, files: DataFiles, annotations: Annotatio
 
 
 _state: tuple[Worker, Any, list[int]]  # of a worker process
+_terminated = False
 
 
 def _start_worker(worker: Worker, counter: Any) -> None:
@@ -126,7 +129,14 @@ def _start_worker(worker: Worker, counter: Any) -> None:
         counter.value += 1
     worker = replace(worker, index=index)
     _state = (worker, *worker.load())
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # ends the video and then, in good order, the process
+    signal.signal(signal.SIGTERM, _terminate)
+
+
+def _terminate(number: int, frame: Any) -> NoReturn:
+    """End the current video, whose partial file is removed; the pool asks for more, and `_run_one` refuses."""
+    global _terminated
+    _terminated = True
+    sys.exit(1)
 
 
 def _end_with_parent() -> None:
@@ -138,6 +148,8 @@ def _end_with_parent() -> None:
 
 
 def _run_one(video: Video) -> int:
+    if _terminated:
+        sys.exit(1)
     worker, model, ids = _state
     worker.one(model, video, ids)
     return video.id
@@ -155,8 +167,8 @@ def _run_workers(worker: Worker, videos: list[Video]) -> Iterator[int]:
         for future in as_completed([pool.submit(_run_one, video) for video in plain]):
             yield future.result()
     except KeyboardInterrupt:  # not from the terminal, which sends it to the workers too
-        for process in multiprocessing.active_children():
-            process.terminate()
+        pool.shutdown(wait=False, cancel_futures=True)
+        _end_workers()
         raise
     except BrokenProcessPool:
         raise OSError(
@@ -164,6 +176,18 @@ def _run_workers(worker: Worker, videos: list[Video]) -> Iterator[int]:
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)  # videos in progress are finished
+
+
+def _end_workers() -> None:
+    """Send SIGTERM to the workers, and SIGKILL to those that have not ended after a few seconds."""
+    workers = multiprocessing.active_children()
+    for process in workers:
+        process.terminate()
+    deadline = time.monotonic() + END_SECONDS
+    for process in workers:
+        process.join(max(0.0, deadline - time.monotonic()))
+        if process.is_alive():
+            process.kill()
 
 
 def _check_settings(args: argparse.Namespace, path: Path) -> None:
