@@ -1,24 +1,33 @@
-"""The paper's ablation (Table 1) at a small scale: the bundled model's configuration, trained on the synthetic set.
+"""The paper's ablation (Table 1 and Fig. 6) at a small scale, with several seeds, on the synthetic set.
 
-    python examples/ablation.py -o ablation            # takes hours; run it again to resume
-    python examples/ablation.py -o ablation --steps 20 --videos 2 --only full plain-mask-loss
+    python examples/ablation.py -o ablation            # run it again to continue; see docs/ablation.md for the time
+    python examples/ablation.py -o ablation --rows full plain-mask-loss --seeds 1 2 3
+    python examples/ablation.py -o quick --steps 20 --videos 2 --frames 8 --rows full
 
-Every variant starts with the backbone and the encoder of the bundled model, as the variants in the paper start from
-trained weights. Its query initialiser, decoder, heads and mask head start from random weights. All variants use the
-same steps, clips and seeds, and are evaluated on the same unseen videos. The variants of the tracker need no training:
-they use the full model. The script writes FOLDER/table.md and one run folder per variant and seed.
+Every model starts with the backbone and the encoder of the bundled model, as the models in the paper start from trained
+weights. Its query initialiser, decoder, heads and mask head start from random weights. The models of one seed are
+trained on the same clips, and all are scored on the same unseen videos. Rows of the tracker need no training: they use
+the full model. Defaults depend on the device: on a GPU the whole model is trained, on the CPU backbone and encoder are
+frozen, frames are smaller and steps are fewer.
+
+FOLDER/scores.json has all scores, rows.md and findings.md the tables, findings.png the plot (with matplotlib). A
+finding is the difference between two rows, paired by seed, with a 95 % confidence interval (Student's t).
 """
 
 import argparse
+import csv
 import dataclasses
 import json
 import sys
 import warnings
 from contextlib import redirect_stdout
+from importlib.util import find_spec
 from pathlib import Path
-from statistics import fmean
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from scipy import stats
 
 from mdqe import MDQE
 from mdqe.cli import main as mdqe
@@ -26,90 +35,247 @@ from mdqe.cli import say
 from mdqe.training import synthetic_validation
 
 TRAINED_PARTS = ("backbone.", "encoder.")
-MODEL_VARIANTS = {
-    "full": {},
-    "no query initialisation": {"query_initialization": False},
-    "I2O": {"decoder": "i2o"},
-    "no TCA": {"temporal_cross_attention": False},
-    "no association": {"query_association": False},
-    "plain mask loss": {"mask_loss": "plain"},
-}
-TRACKER_VARIANTS = {
-    "tracker by IoU alone": {"similarity_weight": 0.0},
-    "tracker by similarity alone": {"iou_weight": 0.0},
-}
-COLUMNS = ("AP", "AP50", "AP_so", "AP_mo", "AP_ho", "HOTA", "IDSW")
 VALIDATION_SEED = 2026  # not used for training
+COLUMNS = ("AP", "AP50", "AP_so", "AP_mo", "AP_ho", "HOTA", "IDSW")
+PERCENT = {name: 1 if name == "IDSW" else 100 for name in COLUMNS}
+DIFFICULTIES = ["standard", "occluded"]
+SCALES: dict[str, dict[str, Any]] = {
+    "cuda": {"steps": 6000, "batch": 8, "size": "384x256", "amp": "bf16", "freeze": None, "videos": 40, "frames": 40},
+    "cpu": {"steps": 600, "batch": 4, "size": "192x128", "amp": None, "freeze": "backbone,encoder", "videos": 20,
+            "frames": 24},
+}  # fmt: skip
+RECIPE = ("--lr=5e-4", "--backbone-multiplier=1", "--decay=0.8", "--warmup=50", "--clip-norm=1", "--ema=0.995",
+          "--loss-weight=class=8", "--loss-weight=init_sem=6", "--workers=1", "--save-every=50")  # fmt: skip
 
 
-def initial_model(folder: Path, changes: dict, seed: int) -> Path:
+class Row(NamedTuple):
+    """A variant: changes of the configuration for training and, of the same model, for testing."""
+
+    trained: dict[str, Any]
+    tested: dict[str, Any]
+
+
+class Finding(NamedTuple):
+    """A pair of rows, and the paper's AP and AP_ho of both."""
+
+    part: str
+    table: str
+    without: str
+    full: str
+    paper_ap: tuple[float, float]
+    paper_ho: tuple[float, float]
+
+
+ROWS = {
+    "full": Row({}, {}),
+    "plain mask loss": Row({"mask_loss": "plain"}, {}),
+    "I2O": Row({"decoder": "i2o"}, {}),
+    "I2O, no query initialisation": Row({"decoder": "i2o", "query_initialization": False}, {}),
+    "no TCA": Row({"temporal_cross_attention": False}, {}),
+    "no association": Row({"query_association": False}, {}),
+    "window 3": Row({"association_window": 3}, {}),
+    "window 7": Row({"association_window": 7}, {}),
+    "tracker by IoU alone": Row({}, {"similarity_weight": 0.0}),
+    "tracker by similarity alone": Row({}, {"iou_weight": 0.0}),
+    "tracker memory of 10 frames": Row({}, {"memory_frames": 10}),
+    "tracker memory of 5 frames": Row({}, {"memory_frames": 5}),
+    "clips of 1 frame": Row({"clip_length": 1, "test_clip_length": 1}, {}),
+    "clips of 3 frames": Row({"clip_length": 3, "test_clip_length": 3}, {}),
+    "clips of 5 frames": Row({"clip_length": 5, "test_clip_length": 5}, {}),
+    "clips of 7 frames": Row({"clip_length": 7, "test_clip_length": 7}, {}),
+}
+"""In the order in which they are trained. The full model has clips of 4 frames and a window of 5 cells."""
+FINDINGS = (
+    Finding("inter-instance mask loss", "1c", "plain mask loss", "full", (29.0, 31.2), (11.8, 13.5)),
+    Finding("query initialisation", "1a", "I2O, no query initialisation", "I2O", (15.4, 19.8), (3.2, 6.5)),
+    Finding("O2I in place of I2O", "1a", "I2O", "no TCA", (19.8, 24.2), (6.5, 8.4)),
+    Finding("TCA", "1a", "no TCA", "full", (24.2, 25.6), (8.4, 11.2)),
+    Finding("association, w = 5", "1b", "no association", "full", (28.5, 30.6), (11.9, 13.6)),
+    Finding("w = 5 in place of 3", "1b", "window 3", "full", (29.7, 30.6), (12.2, 13.6)),
+    Finding("w = 7 in place of 5", "1b", "full", "window 7", (30.6, 30.5), (13.6, 13.7)),
+    Finding("similarity in the tracker", "1d", "tracker by IoU alone", "full", (29.1, 30.6), (12.9, 13.6)),
+    Finding("mask IoU in the tracker", "1d", "tracker by similarity alone", "full", (28.3, 30.6), (11.6, 13.6)),
+    Finding("memory of 10 frames in place of 5", "1d", "tracker memory of 5 frames", "tracker memory of 10 frames",
+            (30.4, 30.6), (13.2, 13.6)),
+)  # fmt: skip
+
+
+def slug(name: str) -> str:
+    """The name of a row as an argument and as a folder."""
+    return name.replace(",", "").replace(" ", "-")
+
+
+def initial_model(folder: Path, changes: dict[str, Any], seed: int) -> Path:
     """Save a model to train: backbone and encoder of the bundled model, random weights for the rest."""
     if not folder.exists():
         bundled = MDQE.from_pretrained("mdqe:tiny", dtype=torch.float32)
+        base = {"clip_length": 4, "test_clip_length": 4, "test_shorter_edge": None, "iou_weight": 1.0}
         torch.manual_seed(seed)
-        model = MDQE(dataclasses.replace(bundled.config, test_shorter_edge=None, iou_weight=1.0, **changes))
+        model = MDQE(dataclasses.replace(bundled.config, **{**base, **changes}))
         trained = {name: value for name, value in bundled.state_dict().items() if name.startswith(TRAINED_PARTS)}
         model.load_state_dict(model.state_dict() | trained)  # strict: both models have all of these names
         model.save_pretrained(folder)
     return folder
 
 
-def train(folder: Path, changes: dict, args: argparse.Namespace, seed: int) -> None:
-    """Train one run, or resume it."""
-    recipe = ["--batch=4", "--lr=5e-4", "--backbone-multiplier=1", "--decay=0.8", "--warmup=50", "--clip-norm=1",
-              "--amp=bf16", "--loss-weight=class=8", "--loss-weight=init_sem=6"]  # fmt: skip
-    if not (folder / "model.safetensors").exists():
-        command = ["train", f"--init={initial_model(folder / 'start', changes, seed)}", "--data=synthetic", *recipe,
-                   f"--steps={args.steps}", f"--seed={seed}", "--workers=1", "--resume", f"-o={folder}"]  # fmt: skip
-        with redirect_stdout(sys.stderr):  # stdout is for the table only
-            status = mdqe(command)
-        if status:
-            raise SystemExit(status)
+def train(folder: Path, changes: dict[str, Any], scale: dict[str, Any], seed: int) -> None:
+    """Train one model, or continue its training."""
+    if (folder / "model.safetensors").exists():
+        return
+    options = [f"--{name}={scale[name]}" for name in ("steps", "batch", "size", "device")]
+    options += [f"--{name}={scale[name]}" for name in ("amp", "freeze") if scale[name]]
+    sets = [f"--data=synthetic:{name}" for name in DIFFICULTIES]
+    start = initial_model(folder / "start", changes, seed)
+    with redirect_stdout(sys.stderr):  # stdout is for the tables only
+        status = mdqe(
+            ["train", f"--init={start}", *sets, *RECIPE, *options, f"--seed={seed}", "--resume", f"-o={folder}"]
+        )
+    if status:
+        raise SystemExit(status)
 
 
-def evaluate(folder: Path, changes: dict, validation) -> dict[str, float]:
-    """Metrics of a trained model, stored next to it."""
-    path = folder / f"scores{'-'.join(['', *changes])}.json"
+def seconds(folder: Path) -> float:
+    """The duration of a training."""
+    with (folder / "metrics.csv").open(newline="") as file:
+        steps = [(int(row["step"]), float(row["seconds"])) for row in csv.DictReader(file)]
+    return sum((step - before) * each for (step, each), before in zip(steps, [0, *(s for s, _ in steps)], strict=False))
+
+
+def evaluate(folder: Path, changes: dict[str, Any], validations: dict[str, Any], device: str) -> dict[str, Any]:
+    """Metrics of a trained model for each validation set, stored next to it."""
+    path = folder / f"scores{'-'.join(['', *(f'{name}={value:g}' for name, value in changes.items())])}.json"
     if not path.exists():
+        model = MDQE.from_pretrained(folder, **changes).to(device)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # "no results"
-            path.write_text(json.dumps(validation(MDQE.from_pretrained(folder, **changes), 0)))
+            scores = {name: validation(model, 0) for name, validation in validations.items()}
+        path.write_text(json.dumps(scores))
     return json.loads(path.read_text())
 
 
-def table(rows: dict[str, list[dict[str, float]]]) -> str:
-    """Means over the seeds, in percent except for the number of identity switches."""
+def interval(values: list[float]) -> str:
+    """Mean and half of the 95 % confidence interval, which needs at least two values."""
+    mean = np.mean(values)
+    if len(values) < 2:
+        return f"{mean:.1f}"
+    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+    return f"{mean:.1f} ± {half:.1f}"
+
+
+def differences(scores: dict[str, Any], finding: Finding, difficulty: str, column: str) -> list[float]:
+    """The gain of a part for each seed that both rows have, in points."""
+    without, full = scores.get(finding.without, {}), scores.get(finding.full, {})
+    seeds = sorted(set(without) & set(full), key=int)
+    return [PERCENT[column] * (full[s][difficulty][column] - without[s][difficulty][column]) for s in seeds]
+
+
+def rows_table(scores: dict[str, Any], difficulty: str) -> str:
+    """Mean and interval of each row; percent, except for the number of identity switches."""
     lines = ["| variant | seeds | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 2) + "|"]
-    for name, runs in rows.items():
-        values = [fmean(run[column] for run in runs) * (1 if column == "IDSW" else 100) for column in COLUMNS]
+    for name, runs in scores.items():
+        found = {column: [PERCENT[column] * run[difficulty][column] for run in runs.values()] for column in COLUMNS}
+        cells = ["–" if min(values) < 0 else interval(values) for values in found.values()]  # −1: no such objects
+        lines.append(f"| {name} | {len(runs)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def findings_table(scores: dict[str, Any], difficulty: str) -> str:
+    """The gain of each part beside the paper's; missing rows are said."""
+    lines = ["| part | paper: AP | AP_ho | here: seeds | AP | AP_ho | HOTA |", "|---" * 7 + "|"]
+    for finding in FINDINGS:
+        gains = {column: differences(scores, finding, difficulty, column) for column in ("AP", "AP_ho", "HOTA")}
+        cells = [interval(values) if values else "not measured" for values in gains.values()]
+        paper = [f"{b - a:+.1f}" for a, b in (finding.paper_ap, finding.paper_ho)]
         lines.append(
-            f"| {name} | {len(runs)} | " + " | ".join("–" if value < 0 else f"{value:.1f}" for value in values) + " |"
+            f"| {finding.part} (Table {finding.table}) | " + " | ".join([*paper, str(len(gains["AP"])), *cells]) + " |"
         )
     return "\n".join(lines) + "\n"
 
 
+def plot(scores: dict[str, Any], path: Path) -> None:
+    """The gains in AP with their intervals, beside the paper's."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    shown = [finding for finding in FINDINGS if differences(scores, finding, DIFFICULTIES[0], "AP")]
+    figure, axes = plt.subplots(figsize=(7, 1 + 0.5 * len(shown)), layout="constrained")
+    places = np.arange(len(shown), dtype=float)
+    paper = [finding.paper_ap[1] - finding.paper_ap[0] for finding in shown]
+    axes.plot(paper, places, "D", color="black", markersize=5, label="paper (OVIS, ResNet-50)")
+    for number, difficulty in enumerate(DIFFICULTIES, 1):
+        values = [differences(scores, finding, difficulty, "AP") for finding in shown]
+        means = [np.mean(one) for one in values]
+        halves = [stats.t.ppf(0.975, len(one) - 1) * stats.sem(one) if len(one) > 1 else 0.0 for one in values]
+        axes.errorbar(means, places + 0.18 * number, xerr=halves, fmt="o", markersize=4, capsize=3,
+                      label=f"here, {difficulty} scenes")  # fmt: skip
+    axes.axvline(0, color="0.6", linewidth=0.8)
+    axes.set(yticks=places + 0.18, xlabel="gain in AP, points")
+    axes.set_yticklabels([finding.part for finding in shown])
+    axes.invert_yaxis()
+    axes.legend(fontsize="small")
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def report(scores: dict[str, Any], folder: Path) -> str:
+    """Write the scores, the tables and the plot; return the tables."""
+    (folder / "scores.json").write_text(json.dumps(scores, indent=1) + "\n")
+    rows = "\n".join(f"{name}:\n\n{rows_table(scores, name)}" for name in DIFFICULTIES)
+    gains = "\n".join(f"{name}:\n\n{findings_table(scores, name)}" for name in DIFFICULTIES)
+    (folder / "rows.md").write_text(rows)
+    (folder / "findings.md").write_text(gains)
+    if find_spec("matplotlib") and any(differences(scores, one, DIFFICULTIES[0], "AP") for one in FINDINGS):
+        plot(scores, folder / "findings.png")
+    return f"{rows}\n{gains}"
+
+
+def read_scale(args: argparse.Namespace) -> dict[str, Any]:
+    """The scale of the runs in the folder, which all of them must share."""
+    scale = {**SCALES[torch.device(args.device).type], "device": args.device}
+    scale |= {name: getattr(args, name) for name in scale if getattr(args, name, None) is not None}
+    path = args.output / "scale.json"
+    if path.exists():
+        before = json.loads(path.read_text())
+        if different := [f"{name} is {before.get(name)}" for name in scale if before.get(name) != scale[name]]:
+            raise SystemExit(f"{path}: {', '.join(different)}; use the same values or another folder")
+    args.output.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(scale) + "\n")
+    return scale
+
+
 def main() -> None:
+    names = {slug(name): name for name in ROWS}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, default=Path("ablation"), help="folder (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=600, help="training steps of every run (default: %(default)s)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="training seeds (default: 1)")
-    parser.add_argument("--videos", type=int, default=40, help="number of videos to evaluate on (default: %(default)s)")
-    parser.add_argument("--only", nargs="+", default=[*MODEL_VARIANTS, *TRACKER_VARIANTS],
-                        help="variants to run, with hyphens instead of spaces")  # fmt: skip
+    parser.add_argument("--rows", nargs="+", choices=names, default=list(names), metavar="ROW",
+                        help=f"some of {', '.join(names)} (default: all)")  # fmt: skip
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="training seeds (default: 1 2 3)")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")
+    for name in ("steps", "batch", "videos", "frames"):
+        parser.add_argument(
+            f"--{name}", type=int, help=f"default: {SCALES['cuda'][name]}, on CPU {SCALES['cpu'][name]}"
+        )
     args = parser.parse_args()
-    validation = synthetic_validation(args.videos, seed=VALIDATION_SEED)
-    rows = {}
-    for name, changes in (MODEL_VARIANTS | TRACKER_VARIANTS).items():
-        if name not in args.only and name.replace(" ", "-") not in args.only:
-            continue
-        model_changes, tracker_changes = ({}, changes) if name in TRACKER_VARIANTS else (changes, {})
-        for seed in args.seeds:
-            folder = args.output / f"{'full' if name in TRACKER_VARIANTS else name.replace(' ', '-')}-{seed}"
-            say(f"{name}, seed {seed}")
-            train(folder, model_changes, args, seed)
-            rows.setdefault(name, []).append(evaluate(folder, tracker_changes, validation))
-        (args.output / "table.md").write_text(table(rows))
-    print(table(rows), end="")
+    scale = read_scale(args)
+    options = {
+        "seed": VALIDATION_SEED,
+        "frames": scale["frames"],
+        "size": tuple(map(int, scale["size"].split("x")))[::-1],
+    }
+    validations = {name: synthetic_validation(scale["videos"], difficulty=name, **options) for name in DIFFICULTIES}
+    scores: dict[str, Any] = {}
+    runs = [(names[name], seed) for name in args.rows for seed in args.seeds]
+    for number, (name, seed) in enumerate(runs, 1):
+        row = ROWS[name]
+        folder = args.output / f"{slug(name if row.trained else 'full')}-{seed}"
+        say(f"{number} of {len(runs)}: {name}, seed {seed}")
+        train(folder, row.trained, scale, seed)
+        say(f"a training takes {seconds(folder) / 60:.0f} minutes here")
+        scores.setdefault(name, {})[str(seed)] = evaluate(folder, row.tested, validations, args.device)
+        tables = report(scores, args.output)
+    print(tables, end="")
 
 
 if __name__ == "__main__":

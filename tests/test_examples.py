@@ -1,24 +1,67 @@
 """The examples run, on sizes that take a moment."""
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
+def run(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, EXAMPLES / script, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=500)
+
+
 @pytest.mark.slow
 def test_ablation_trains_scores_and_goes_on(tmp_path):
-    command = [sys.executable, EXAMPLES / "ablation.py", "-o", tmp_path, "--steps", "2", "--videos", "1", "--only"]
-    variants = ["full", "I2O", "tracker-by-IoU-alone"]
-    first = subprocess.run([*command, *variants], capture_output=True, text=True, timeout=500)
+    rows = ["full", "tracker-by-IoU-alone", "clips-of-1-frame"]
+    small = ["--steps", 2, "--videos", 1, "--frames", 5]
+    first = run("ablation.py", "-o", tmp_path, *small, "--seeds", 1, 2, "--rows", "full")
     assert first.returncode == 0, first.stderr
-    lines = (tmp_path / "table.md").read_text().splitlines()
-    assert [line.split(" | ")[0] for line in lines[2:]] == ["| full", "| I2O", "| tracker by IoU alone"]
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
-    assert len(before) == 4  # where each starts and ends; the tracker's variant has no training of its own
-    again = subprocess.run([*command, *variants], capture_output=True, text=True, timeout=500)
-    assert again.stdout == first.stdout
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")} == before
+    assert len(before) == 4  # two seeds, and where each starts and ends
+    again = run("ablation.py", "-o", tmp_path, *small, "--seeds", 1, "--rows", *rows)
+    assert again.returncode == 0, again.stderr
+    names = [line.split(" | ")[0] for line in (tmp_path / "rows.md").read_text().splitlines() if " | 1 | " in line]
+    expected = ["| full", "| tracker by IoU alone", "| clips of 1 frame"]
+    assert names == expected * 2  # a table for each difficulty
+    after = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
+    assert len(after) == 6 and before.items() <= after.items()  # the tracker's row has no training of its own
+    other = run("ablation.py", "-o", tmp_path, "--steps", 3, "--rows", "full")
+    assert other.returncode == 1 and "steps is 2" in other.stderr and "Traceback" not in other.stderr
+
+
+def test_differences_are_paired_by_seed(monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    ablation = importlib.import_module("ablation")
+    finding = ablation.FINDINGS[0]
+    scores = {
+        name: {str(seed): {"standard": {"AP": value}} for seed, value in values.items()}
+        for name, values in ((finding.without, {1: 0.2, 2: 0.3, 4: 0.9}), (finding.full, {1: 0.25, 2: 0.31, 3: 0.1}))
+    }
+    gains = ablation.differences(scores, finding, "standard", "AP")
+    assert gains == pytest.approx([5, 1])
+    assert ablation.interval(gains) == "3.0 ± 25.4"  # t = 12.706 with one degree of freedom, standard error 2
+    assert ablation.interval([1.25]) == "1.2"
+
+
+def test_association_is_counted_for_objects_that_both_frames_show(monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    association = importlib.import_module("association")
+    before = np.array([[0, 1, 2, -1], [0, 1, 3, -1]])  # the central frame is the first one
+    after = np.array([[0, 1, 2, -1], [0, 0, 2, 1]])
+    hidden = np.array([[0.0, 0.0], [0.2, 0.6], [0.0, 0.0], [0.0, 0.0]])
+    # Object 0 is right, object 1, which is half hidden, is wrong; no query of the second frame lies on object 2.
+    assert association.count(before, after, hidden).tolist() == [1, 2, 0, 1]
+
+
+@pytest.mark.slow
+def test_association_of_a_window_beats_none():
+    done = run("association.py", "--videos", 1, "--frames", 6, "--clip-lengths", 5, "--windows", 0, 5)
+    assert done.returncode == 0, done.stderr
+    without, within = (float(line.split(" | ")[3].split()[0]) for line in done.stdout.splitlines()[2:])
+    assert 0 < without < within <= 100

@@ -27,7 +27,7 @@ PUBLIC = {
     "mdqe.inference": "VideoSession ClipTracker Linker MDQEImageProcessor link",
     "mdqe.losses": "Criterion DynamicMatcher InterInstanceMaskLoss PlainMaskLoss scale_targets",
     "mdqe.ops": "KernelStatus MultiScaleDeformableAttention deform_attn deform_attn_fused kernel_status ms_deform_attn",
-    "mdqe.training": "Trainer TrainingStep NonFiniteLossError StepDecay MovingAverage adamw initial_model "
+    "mdqe.training": "Trainer TrainingStep NonFiniteLossError StepDecay MovingAverage adamw freeze initial_model "
     "recompute_activations replay synthetic_validation annotated_validation",
 }
 

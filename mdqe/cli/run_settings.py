@@ -72,7 +72,7 @@ def _option(path: Path, action: argparse.Action, value: Any) -> Any:
         if not isinstance(value, bool):
             raise InputError(f"{wrong}: true or false")
         return value
-    if action.dest == "checkpointing" and value == []:
+    if action.dest in ("checkpointing", "freeze") and value == []:
         return ()
     repeated = isinstance(action, argparse._AppendAction)
     if repeated and not isinstance(value, list):
@@ -106,6 +106,6 @@ def _text(name: str, value: Any) -> str:
             return f"{field}={json.dumps(setting)}"
         case "loss_weight", [loss, weight]:
             return f"{loss}={weight}"
-        case (("edges" | "decay" | "checkpointing"), [_, *_]):
+        case (("edges" | "decay" | "checkpointing" | "freeze"), [_, *_]):
             return ",".join(map(str, value))
     return str(value)

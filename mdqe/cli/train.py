@@ -46,12 +46,13 @@ INITIAL = "initial_weights.txt"
 UNSAVED = ("output", "resume", "run", "command", "memory_hint", "fields", "initial")
 AMP = ("bf16", "fp16")
 PARTS = ("backbone", "encoder", "decoder")
+FREEZABLE = ("backbone", "encoder")
 LOSSES = ("class", "box", "giou", "mask", "dice", "init_sem", "init_reid", "init_reid_aux")
 
 DEFAULTS: dict[str, Any] = {
     "set": (), "loss_weight": (), "reset_classes": False, "skip_bad": False, "size": (128, 192), "accumulate": 1,
-    "seed": 0, "checkpointing": (), "workers": 0, "log_every": 20, "save_every": 500, "validate_every": 1000,
-    "validate_videos": 8,
+    "seed": 0, "freeze": (), "checkpointing": (), "workers": 0, "log_every": 20, "save_every": 500,
+    "validate_every": 1000, "validate_videos": 8,
 }  # fmt: skip
 """Values that do not depend on a recipe. The parser has no defaults, so that a given option can be recognised."""
 
@@ -76,8 +77,7 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
     init = (
         "initial weights: a Hub id, a folder or mdqe:NAME (single-frame weights are repeated for each frame of a "
         "clip); a file of torchvision, timm, detectron2, SwinV2, Deformable DETR, SeqFormer or IDOL, whose backbone "
-        "and encoder are taken; "
-        'or "imagenet" for a backbone with the weights of timm (default: random)'
+        'and encoder are taken; or "imagenet" for a backbone with the weights of timm (default: random)'
     )
     option(group, "--init", "ID|FOLDER|FILE|imagenet", str, init)
     reset = "with --init: initialise the class heads randomly"
@@ -109,6 +109,8 @@ def _add_steps(group: argparse._ArgumentGroup) -> None:
     option(group, "--weight-decay", "X", number(0), "weight decay of AdamW")
     loss = f"weight of a loss ({', '.join(LOSSES)}); repeat the option for other losses (default: as published)"
     option(group, "--loss-weight", "LOSS=X", _loss_weight, loss, action="append")
+    freeze = f"keep the weights of parts as they are: some of {','.join(FREEZABLE)}"
+    option(group, "--freeze", "PARTS", several(choice(*FREEZABLE)), freeze)
     decay = "fractions of the steps after which the learning rate is divided by 10, such as 0.6,0.8"
     option(group, "--decay", "SHARES", _shares, decay)
     option(group, "--warmup", "N", whole(0), "number of steps in which the learning rate rises linearly")
@@ -174,7 +176,7 @@ def build(args: argparse.Namespace, device: "torch.device", log: Callable[[str],
     from mdqe.losses.criterion import build_criterion
     from mdqe.model import MDQE
     from mdqe.training.initialize import initial_model
-    from mdqe.training.optimizer import StepDecay, adamw
+    from mdqe.training.optimizer import StepDecay, adamw, freeze
     from mdqe.training.sources import split_ratio
     from mdqe.training.step import recompute_activations
     from mdqe.training.trainer import CHECKPOINT, Trainer
@@ -194,6 +196,7 @@ def build(args: argparse.Namespace, device: "torch.device", log: Callable[[str],
         said = partial(_log_and_keep, log, lines)
         model = initial_model(config, args.init, reset_classes=args.reset_classes, say=said).to(device)
         args.initial = lines
+    freeze(model, args.freeze)
     recompute_activations(model, PARTS if "all" in args.checkpointing else args.checkpointing)
     passed = ("accumulate", "amp", "seed", "workers", "log_every", "save_every", "validate_every")
     rates = {"backbone_multiplier": recipe.backbone_multiplier, "weight_decay": recipe.weight_decay}

@@ -10,6 +10,7 @@ _HOME = {
     "TrainingStep": "mdqe.training.step",
     "adamw": "mdqe.training.optimizer",
     "annotated_validation": "mdqe.training.validation",
+    "freeze": "mdqe.training.optimizer",
     "initial_model": "mdqe.training.initialize",
     "recompute_activations": "mdqe.training.step",
     "replay": "mdqe.training.step",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -12,6 +12,26 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from mdqe.errors import InputError
+
+FREEZABLE_PARTS = ("backbone", "encoder")
+
+
+def freeze(model: nn.Module, parts: Collection[str] = FREEZABLE_PARTS) -> None:
+    """Keep the weights of parts of a model as they are in training: a step needs less time and memory.
+
+    Their dropout acts as before. Call it before the optimizer is created; `adamw` takes trained parameters only.
+
+    Args:
+        model: changed in place.
+        parts: some of "backbone" and "encoder".
+
+    Raises:
+        ValueError: a part of another name.
+    """
+    if unknown := sorted(set(parts) - set(FREEZABLE_PARTS)):
+        raise InputError(f"parts to freeze are {', '.join(unknown)}; expected some of {', '.join(FREEZABLE_PARTS)}")
+    for part in parts:
+        getattr(model, part).requires_grad_(False)
 
 
 def adamw(

@@ -20,7 +20,7 @@ GIVEN = [
     "--edges", "32,48", "--size", "96x64", "--steps", "4", "--batch", "2", "--lr", "0.001", "--loss-weight", "box=2.5",
     "--loss-weight", "mask=0", "--decay", "0.5,1", "--warmup", "1", "--ema", "0.9", "--seed", "3", "--device", "cpu",
     "--amp", "bf16", "--checkpointing", "encoder,decoder", "--workers", "2", "--skip-bad", "--validate", "synthetic",
-    "--init", "imagenet",
+    "--init", "imagenet", "--freeze", "backbone",
 ]  # fmt: skip
 
 
@@ -59,6 +59,7 @@ def test_defaults_are_stored_too(parser, tmp_path):
     found = resumed(parser, tmp_path)
     assert {name for name in args if found[name] != args[name]} <= {"output", "resume", "fields", "set", "loss_weight"}
     assert not found["set"] and not found["loss_weight"] and found["checkpointing"] == ()
+    assert found["freeze"] == ()
 
 
 @pytest.mark.parametrize(

@@ -150,6 +150,7 @@ def test_bad_options(run, options, tmp_path, changes, message):
      ("--edges", "0", """'0' is not a whole number from 1 to 100000 or "native\""""),
      ("--decay", "0.8,0.6", "'0.8,0.6' is not an increasing list"), ("--decay", "2", "'2' is not a number from 0 to 1"),
      ("--loss-weight", "bax=1", "'bax' is not one of class, box,"), ("--loss-weight", "box", "'' is not a number of"),
+     ("--freeze", "decoder", "'decoder' is not one of backbone, encoder"),
      ("--checkpointing", "neck", "'neck' is not one of all, backbone, encoder, decoder")],
 )  # fmt: skip
 def test_malformed_options(run, options, tmp_path, option, value, message):

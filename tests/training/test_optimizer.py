@@ -7,8 +7,10 @@ import tiny
 import torch
 
 from mdqe import MDQEConfig
-from mdqe.training.optimizer import StepDecay, adamw
+from mdqe.data.loader import collate
+from mdqe.training.optimizer import StepDecay, adamw, freeze
 from mdqe.training.recipe import Recipe
+from mdqe.training.step import TrainingStep
 
 
 def test_every_parameter_is_in_one_group():
@@ -26,6 +28,28 @@ def test_frozen_parameters_are_omitted():
     model.encoder.level_embed.requires_grad_(False)
     parameters = [p for group in adamw(model).param_groups for p in group["params"]]
     assert len(parameters) == len(list(model.parameters())) - 1
+
+
+def test_frozen_parts_stay_and_the_others_get_the_same_gradients():
+    gradients, models = [], []
+    for parts in ((), ("backbone", "encoder")):
+        model = tiny.model(dropout=0.0).train()
+        freeze(model, parts)
+        torch.manual_seed(1)
+        TrainingStep(model, adamw(model, 1e-2), clip_norm=None)([collate([tiny.clips()[0]])])
+        gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+        models.append(model)
+    names = {name for name in gradients[0] if not name.startswith(("backbone.", "encoder."))}
+    assert 0 < len(names) < len(gradients[0]) and set(gradients[1]) == names
+    assert all(torch.equal(gradients[0][name], gradients[1][name]) for name in names)
+    start = tiny.model(dropout=0.0).state_dict()
+    changed = {name for name, value in models[1].state_dict().items() if not torch.equal(value, start[name])}
+    assert changed and changed <= names
+
+
+def test_only_backbone_and_encoder_can_be_frozen():
+    with pytest.raises(ValueError, match="parts to freeze are decoder; expected some of backbone, encoder"):
+        freeze(tiny.model(), ["encoder", "decoder"])
 
 
 @pytest.mark.parametrize("name", ["learning_rate", "backbone_multiplier", "weight_decay"])
