@@ -285,7 +285,7 @@ def test_mutated_checkpoints_load_or_are_one_error(tmp_path):
     path = tmp_path / "checkpoint.pt"
     generator, rejected = random.Random(0), 0
     target = tiny.trainer(tmp_path, steps=2, average_decay=0.9)
-    for _ in range(120):
+    for _ in range(60):
         state = load_state(path)
         home = state
         for _ in range(generator.randrange(4)):
@@ -308,7 +308,7 @@ def test_mutated_checkpoints_load_or_are_one_error(tmp_path):
         except InputError as error:
             rejected += 1
             assert str(error).startswith(str(target.folder)) and "\n" not in str(error)
-    assert rejected > 20, rejected
+    assert rejected > 10, rejected
 
 
 @pytest.mark.parametrize(
