@@ -4,6 +4,7 @@ import argparse
 import math
 import os
 import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -215,6 +216,8 @@ def load_model(args: argparse.Namespace, index: int = 0, number: int = 1) -> "MD
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // number))
         if args.device is None and torch.cuda.is_available():
             device = f"cuda:{index % torch.cuda.device_count()}"
+    if index > 0:
+        warnings.filterwarnings("ignore", "bfloat16 is several times slower")  # the first process warns
     settings = {"device": device, "dtype": getattr(torch, args.dtype), "force_download": args.force_download}
     return MDQE.from_pretrained(name, **settings, **_overrides(args))
 

@@ -16,10 +16,11 @@ from torch.nn.utils import clip_grad_norm_
 from torch.utils.checkpoint import checkpoint
 
 from mdqe.config import MDQEConfig
-from mdqe.distributed import ranks
+from mdqe.distributed import rank, ranks
 from mdqe.errors import InputError
 from mdqe.losses.criterion import Criterion, build_criterion
 from mdqe.model import MDQE
+from mdqe.modeling.layers import warn_if_bfloat16_is_slow
 from mdqe.targets import ClipTargets
 from mdqe.training.run_state import load_state, random_state, save_state, set_random_state
 
@@ -100,6 +101,8 @@ class TrainingStep:
             raise InputError(f"clip_norm is {clip_norm!r}, expected a positive number or None")
         self.model, self.optimizer, self.amp = model, optimizer, amp
         self.device = model.device
+        if amp == "bf16" and rank() == 0:
+            warn_if_bfloat16_is_slow(self.device)
         self.clip_norm = math.inf if clip_norm is None else clip_norm
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=amp == "fp16")
         for group in optimizer.param_groups:

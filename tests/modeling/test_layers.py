@@ -1,13 +1,15 @@
-"""MLP and dropout."""
+"""MLP, dropout and the warning about bfloat16."""
 
 import math
+import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 from mdqe.modeling import layers
-from mdqe.modeling.layers import MLP, Dropout
+from mdqe.modeling.layers import MLP, Dropout, warn_if_bfloat16_is_slow
 
 
 def test_mlp_equals_plain_arithmetic():
@@ -98,3 +100,27 @@ def test_dropout_keeps_any_shape():
 def test_dropout_rejects_other_rates(p):
     with pytest.raises(ValueError, match=f"p is {p}"):
         Dropout(p)
+
+
+@pytest.mark.parametrize(
+    ("device", "operators", "expected"),
+    [
+        ("cpu", {"_is_mkldnn_bf16_supported": lambda: False}, 1),
+        ("cpu", {"_is_mkldnn_bf16_supported": lambda: True}, 0),
+        ("cuda", {"_is_mkldnn_bf16_supported": lambda: False}, 0),
+        ("cpu", {}, 0),
+    ],
+)
+def test_the_warning_about_bfloat16_depends_on_what_pytorch_supports(monkeypatch, device, operators, expected):
+    monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace(**operators))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        warn_if_bfloat16_is_slow(torch.device(device))
+    texts = [str(warning.message) for warning in caught]
+    assert len(texts) == expected
+    assert all(text.startswith("bfloat16 is several times slower than float32 on this CPU") for text in texts)
+
+
+def test_pytorch_says_whether_it_supports_bfloat16():
+    """The operator has a private name; without it, no CPU gets the warning."""
+    assert torch.ops.mkldnn._is_mkldnn_bf16_supported() in (True, False)

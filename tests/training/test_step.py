@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import gradients
 import pytest
@@ -131,6 +132,15 @@ def test_mixed_precision_is_close_to_float32(amp, tolerance):
     _, result = gradients.gradients(amp=amp)
     _, exact = gradients.gradients()
     assert sum(result.losses.values()) == pytest.approx(sum(exact.losses.values()), rel=tolerance)
+
+
+def test_bfloat16_on_a_slow_cpu_is_warned_about(monkeypatch):
+    monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace(_is_mkldnn_bf16_supported=lambda: False))
+    model = tiny.model()
+    with pytest.warns(UserWarning, match="bfloat16 is several times slower than float32 on this CPU") as caught:
+        for amp in ("bf16", None, "fp16"):
+            TrainingStep(model, torch.optim.SGD(model.parameters(), 1.0), amp=amp)
+    assert len(caught) == 1
 
 
 def test_half_precision_skips_steps_that_overflow():

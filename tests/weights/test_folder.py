@@ -5,7 +5,9 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -126,6 +128,17 @@ def test_dtype(folder, model):
     assert {t.dtype for t in [*loaded.parameters(), loaded.table]} == {torch.bfloat16}
     assert torch.equal(loaded.embed.weight, model.embed.weight.bfloat16())
     assert_rejected(folder, r"dtype is torch\.int8, expected a floating-point type", dtype=torch.int8)
+
+
+def test_bfloat16_on_a_slow_cpu_is_warned_about(folder, model, monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace(_is_mkldnn_bf16_supported=lambda: False))
+    model.bfloat16().save_pretrained(tmp_path / "half")
+    for path, dtype in ((folder, "bfloat16"), (tmp_path / "half", "auto")):
+        with pytest.warns(UserWarning, match="bfloat16 is several times slower than float32 on this CPU"):
+            SmallModel.from_pretrained(path, dtype=dtype)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        SmallModel.from_pretrained(tmp_path / "half")  # in float32
 
 
 def test_names_of_dtypes_as_in_transformers(folder, model):
