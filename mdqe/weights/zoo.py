@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from mdqe.weights.download import sha256
 from mdqe.weights.folder import CONFIG_FILE, WEIGHTS_FILE
 
 RECORD_FILE = "source.json"
+WAITING = "waiting for another process that is downloading it"
 LICENSE = "apache-2.0"
 LICENSE_NAME = "Apache-2.0, as the authors' code"
 
@@ -137,7 +138,7 @@ def fetch_zoo(
     if cache_dir is not None:
         _check_own(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with WeakFileLock(folder.parent / f"{name}.lock"):
+    with _locked(folder.parent / f"{name}.lock", lambda: say(f"mdqe:{name}: {WAITING}")):
         problem = damage_of(folder)  # another process may have fetched it
         if problem is None and not force_download:
             return folder
@@ -148,6 +149,18 @@ def fetch_zoo(
         record = read_record(folder)
         _fetch(model, folder, None if force_download or record is None else record["sha256"], say)
     return folder
+
+
+@contextmanager
+def _locked(path: Path, waits: Callable[[], None]) -> Iterator[None]:
+    """Hold the lock of a file. `waits` is called if another process holds it."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(WeakFileLock(path, timeout=0.2))
+        except TimeoutError:
+            waits()
+            stack.enter_context(WeakFileLock(path))
+        yield
 
 
 def _check_own(folder: Path) -> None:

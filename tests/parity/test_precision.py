@@ -120,6 +120,7 @@ def test_scores(device, dtype):
 
 @pytest.mark.parametrize(("device", "dtype"), TYPES[1:])
 def test_a_video_is_segmented(device, dtype):
-    result = rounded(device, dtype).segment(golden.core("r50_ovis")["frames"][:7], multi_label=True)
+    frames = golden.core("r50_ovis")["frames"][:5, :64, :96]  # two clips; bfloat16 is slow on a CPU without AVX-512
+    result = rounded(device, dtype).segment(frames, multi_label=True)
     assert len(result) >= 10
     assert result.masks.any()

@@ -216,14 +216,26 @@ def fake(folder: Path) -> None:
 
 
 def test_of_two_that_fetch_at_once_one_downloads(google, monkeypatch):
-    monkeypatch.setattr("mdqe.weights.convert.convert_file", lambda file, new, **_: fake(new))
-    found = []
-    threads = [threading.Thread(target=lambda: found.append(zoo.fetch_zoo(NAME, say=print))) for _ in range(2)]
+    """The other one says that it waits, once."""
+    waits, found, said = threading.Event(), [], []
+
+    def convert(file: Path, new: Path, **_: object) -> None:
+        assert waits.wait(30)
+        fake(new)
+
+    def say(text: str) -> None:
+        said.append(text)
+        if text == f"mdqe:{NAME}: waiting for another process that is downloading it":
+            waits.set()
+
+    monkeypatch.setattr("mdqe.weights.convert.convert_file", convert)
+    threads = [threading.Thread(target=lambda: found.append(zoo.fetch_zoo(NAME, say=say))) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(30)
     assert len(found) == 2 and len(google.requests) == 1
+    assert waits.is_set() and len([text for text in said if "waiting" in text]) == 1
 
 
 @pytest.mark.slow
