@@ -36,6 +36,11 @@ def expected_class() -> str:
     return f"expected {', '.join(f'{number} ({name})' for number, name in CATEGORIES.items())} or {IGNORED} (to ignore)"
 
 
+def has_class(number: int) -> bool:
+    """Whether the class of an object id, 1000 · class + instance, is one of MOTS."""
+    return number // CLASS_STEP in {*CATEGORIES, IGNORED}
+
+
 def recognises(path: Path) -> bool:
     """Whether the first line of a file has the fields of MOTS. An empty file, a video without objects, has none."""
     with path.open("rb") as file:

@@ -68,7 +68,11 @@ def evaluate(annotations: Source, results: Source, *, benchmark: str | None = No
 
 
 def recognise_folder(annotations: Source) -> str | None:
-    """The name of the benchmark of a folder; None for files, and for folders with annotations.json."""
+    """The name of the benchmark of a folder; None for files, and for folders with annotations.json.
+
+    Raises:
+        InputError: the folder contains folders of PNG images that are not those of MOTS, such as frames.
+    """
     if not isinstance(annotations, str | PathLike):
         return None
     path = Path(annotations)

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mdqe.annotations import mots
-from mdqe.annotations.mots import CATEGORIES, CLASS_STEP, IGNORED, Line, expected_class, read_lines
+from mdqe.annotations.files import ANNOTATIONS
+from mdqe.annotations.mots import CATEGORIES, CLASS_STEP, IGNORED, Line, expected_class, has_class, read_lines
 from mdqe.errors import InputError
 from mdqe.evaluation.overlap import frame_overlap
-from mdqe.video.id_images import masks, read_numbers
+from mdqe.video.id_images import first_numbers, masks, read_numbers
 
 CHALLENGE = Path("gt", "gt.txt")
 _TRUTH_FOLDERS = ("label_02", "instances_txt", "instances")
@@ -94,11 +95,28 @@ def find_results(folder: Path, names: Sequence[str]) -> dict[str, Path]:
 
 
 def recognises(folder: Path) -> bool:
-    """Whether a folder contains sequences of MOTS."""
+    """Whether a folder contains sequences of MOTS.
+
+    Raises:
+        InputError: it contains folders of other PNG images, such as the frames of videos.
+    """
     if not folder.is_dir():
         return False
+    if _challenge(folder):
+        return True
     found = _sequences(folder, _TRUTH_FOLDERS).values()
-    return bool(_challenge(folder)) or any(path.is_dir() or mots.recognises(path) for path in found)
+    images = (path for sequence in found if sequence.is_dir() for path in sorted(sequence.glob("*.png")))
+    if (first := first_numbers(images)) is not None:
+        path, numbers = first
+        wrong = [] if numbers is None else [number for number in numbers if not has_class(number)]
+        if numbers is None or wrong:
+            problem = f"has the value {wrong[0]}" if wrong else "has colours"
+            raise InputError(
+                f"{path} {problem}; the images of MOTS have one channel of 16 bits with 1000 · class + instance, where "
+                f"class is {', '.join(map(str, CATEGORIES))} or {IGNORED}. Other annotations are a file, or a folder "
+                f"with {ANNOTATIONS}"
+            )
+    return any(path.is_dir() or mots.recognises(path) for path in found)
 
 
 def is_map(path: Path) -> bool:

@@ -8,24 +8,18 @@ from pathlib import Path
 import numpy as np
 
 from mdqe.annotations.files import FRAMES
-from mdqe.annotations.mots import CATEGORIES, CLASS_STEP, IGNORED, expected_class
+from mdqe.annotations.mots import CATEGORIES, CLASS_STEP, IGNORED, expected_class, has_class
 from mdqe.annotations.problems import Problems
 from mdqe.errors import InputError
 from mdqe.importing.id_png import in_folders_of_images, open_folders
 from mdqe.importing.source import Shape, Source, image_root, video_folders
-from mdqe.video.id_images import masks, read_numbers
+from mdqe.video.id_images import first_numbers, masks
 
 
 def recognises(source: Path) -> bool:
     """Whether all pixel values of the first image with objects have a known class."""
-    for paths in video_folders(source, ".png").values():
-        for path in paths:
-            numbers = read_numbers(path)
-            if numbers is None:
-                return False
-            if numbers.any():
-                return set(np.unique(numbers[numbers > 0] // CLASS_STEP).tolist()) <= {*CATEGORIES, IGNORED}
-    return False
+    first = first_numbers(path for paths in video_folders(source, ".png").values() for path in paths)
+    return first is not None and first[1] is not None and all(map(has_class, first[1]))
 
 
 def open_source(source: Path, images: Path | None, notes: Problems) -> Source:

@@ -1,5 +1,6 @@
 """Images whose pixel values are the ids of objects; 0 is background."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,21 @@ def read_numbers(path: Path) -> np.ndarray | None:
     """
     with opened_image(path) as image:
         return np.asarray(image).astype(np.int64) if image.mode in _CHANNELS else None
+
+
+def first_numbers(paths: Iterable[Path]) -> tuple[Path, list[int] | None] | None:
+    """The first image with colours or with objects, and the values of its objects in ascending order; None: colours.
+
+    Raises:
+        VideoError, FileNotFoundError, DependencyError: as `mdqe.video.images.load_image`.
+    """
+    for path in paths:
+        numbers = read_numbers(path)
+        if numbers is None:
+            return path, None
+        if values := np.unique(numbers[numbers != 0]).tolist():
+            return path, values
+    return None
 
 
 def masks(numbers: np.ndarray) -> list[tuple[int, str]]:

@@ -159,6 +159,24 @@ def test_what_the_official_tools_reject(tmp_path):
         evaluate(truth, results)
 
 
+def test_frames_of_videos_are_not_taken_for_mots(tmp_path):
+    """Colour images, and greyscale images with other values; images without objects do not decide."""
+    folder = tmp_path / "frames" / "0000"
+    folder.mkdir(parents=True)
+    Image.fromarray(square(0)).save(folder / "000000.png")
+    assert recognise_folder(tmp_path / "frames") == "mots"
+    Image.new("RGB", (20, 10), (1, 2, 3)).save(folder / "000001.png")
+    with pytest.raises(InputError, match=r"000001.png has colours; the images of MOTS have one channel of 16 bits"):
+        evaluate(tmp_path / "frames", tmp_path / "results.json")
+    Image.new("L", (20, 10), 117).save(folder / "000001.png")
+    with pytest.raises(InputError, match=r"000001.png has the value 117; .*Other annotations are a file, or a folder "):
+        recognise_folder(tmp_path / "frames")
+    Image.fromarray(square(2001)).save(folder / "000001.png")
+    assert recognise_folder(tmp_path / "frames") == "mots"
+    (tmp_path / "frames" / "annotations.json").write_text("{}")
+    assert recognise_folder(tmp_path / "frames") is None
+
+
 def test_an_image_with_another_class(tmp_path):
     folder = tmp_path / "gt" / "0000"
     folder.mkdir(parents=True)
