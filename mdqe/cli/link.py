@@ -9,8 +9,9 @@ from mdqe.cli.options import add_device, add_output, add_score_threshold, flag, 
 from mdqe.errors import InputError
 
 if TYPE_CHECKING:
-    from mdqe.importing.source import Video
+    from mdqe.importing.source import Frame, Video
     from mdqe.results.instances import VideoInstances
+    from mdqe.video.frames import Frames
 
 HELP = "give persistent identities to the masks of single frames from any detector"
 EXAMPLE = (
@@ -111,7 +112,11 @@ def link_frames(video: "Video", args: argparse.Namespace) -> "tuple[VideoInstanc
     labels: list[list[int]] = []
 
     def masks() -> Any:
+        first = None
         for frame in progress(video.frames, f"linking {video.name}", video.length):
+            if min(frame.size) > 0:  # in results, the frames before the first detection have none
+                first = first or frame
+                check_size(args.source, frame, first)
             files.append(frame.file)
             shapes = [shape for shape in frame.shapes if not shape.is_crowd]
             scores.append([shape.score for shape in shapes])
@@ -123,6 +128,15 @@ def link_frames(video: "Video", args: argparse.Namespace) -> "tuple[VideoInstanc
     # Scores and labels of a frame are read after its masks.
     result = link(masks(), scores=iter_later(scores), labels=iter_later(labels), **options)
     return named(result, categories), files
+
+
+def check_size(source: Path, frame: "Frame", first: "Frame") -> None:
+    """Raise an InputError if a frame has another size than the first one."""
+    if frame.size != first.size:
+        raise InputError(
+            f"{source}: frame {frame.file} is {frame.size[1]}x{frame.size[0]}; expected "
+            f"{first.size[1]}x{first.size[0]}, the size of frame {first.file}"
+        )
 
 
 def iter_later(values: list[Any]) -> Any:
@@ -146,7 +160,6 @@ def write_results(result: "VideoInstances", frames: Any, folder: Path, args: arg
 
     from mdqe.cli.segment_video import Job, notes, render
     from mdqe.files import whole_file
-    from mdqe.pages.pictures import jpeg
     from mdqe.pages.shown import read_shown
     from mdqe.pages.viewer import viewer
     from mdqe.video.read import open_frames
@@ -161,16 +174,43 @@ def write_results(result: "VideoInstances", frames: Any, folder: Path, args: arg
     device = args.device if args.detector else "cpu"
     result.save(path, complete=True, **notes(str(args.source), args.detector or "mdqe link", device, **settings))
     say(f"{folder.name}: {len(result)} instances in {result.num_frames} frames")
-    pictures = []
+    pictures: list[str] = []
     if opened is None:
         say(f"{folder.name}: no overlay: name the frames with --frames")
     else:
         job = Job(args.score_threshold, overlay=not args.no_video, labels=not args.no_labels)
         for remark in render(opened, result, folder, job):
             say(f"{folder.name}: {remark}")
-        again = open_frames(frames)
-        pictures = [jpeg(frame.image, 640) for frame, _ in zip(again.timed(), range(result.num_frames), strict=False)]
-    shown = read_shown(path)
-    page = viewer(shown, pictures if len(pictures) == shown.length else (), score_threshold=args.score_threshold)
+        pictures, warning = pictures_of(open_frames(frames), result.num_frames)
+        if warning is not None:
+            say(f"warning: {folder.name}: {warning}")
+    page = viewer(read_shown(path), pictures, score_threshold=args.score_threshold)
     with whole_file(folder / "page.html") as partial:
         partial.write_bytes(page)
+
+
+def pictures_of(frames: "Frames", number: int) -> tuple[list[str], str | None]:
+    """The pictures of the first frames for the page, and a warning if their number is not that of the detections.
+
+    Args:
+        frames: the frames.
+        number: of the frames of the input, with or without detections.
+
+    Returns:
+        Data URIs, none if there are fewer frames; and the warning.
+    """
+    from contextlib import closing
+
+    from mdqe.pages.pictures import jpeg
+
+    pictures: list[str] = []
+    with closing(frames.timed()) as timed:
+        for frame in timed:
+            if len(pictures) == number:
+                exact = frames.count is not None and frames.count > number  # it is an estimate for video files
+                count = frames.count if exact else f"more than {number}"
+                return pictures, f"{frames.name} has {count} frames, and the input has {number}; the first are shown"
+            pictures.append(jpeg(frame.image, 640))
+    if len(pictures) < number:
+        return [], f"{frames.name} has {len(pictures)} frames, and the input has {number}; the page has no pictures"
+    return pictures, None

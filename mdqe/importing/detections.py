@@ -1,8 +1,8 @@
 """Detections of single frames, without identities, for `mdqe link`.
 
-Formats of annotations are read as by `mdqe import`, except that no object needs an identity. Result files are lists:
-of detectron2 (coco_instances_results.json) and of Ultralytics' validation (predictions.json), a record for each
-detection; and of Ultralytics' `results.to_json()`, a list for each frame.
+Formats of annotations are read as by `mdqe import`, except that no object needs an identity, and that identities in the
+source are not used. Result files are lists: of detectron2 (coco_instances_results.json) and of Ultralytics' validation
+(predictions.json), a record for each detection; and of Ultralytics' `results.to_json()`, a list for each frame.
 """
 
 from __future__ import annotations
@@ -17,17 +17,21 @@ from mdqe.annotations.files import load_json
 from mdqe.annotations.problems import Problems
 from mdqe.annotations.records import Record, kind, short
 from mdqe.errors import InputError
+from mdqe.importing import FORMATS
 from mdqe.importing.coco import read_score
 from mdqe.importing.formats import recognise
 from mdqe.importing.source import Frame, Shape, Source, Video, image_files, image_size, polygon_rle
 from mdqe.results import rle
 from mdqe.video.images import natural_key
 
+WITH_IDENTITIES = ("davis", "burst", "mots", "mots-png", "cvat")
+"""Formats in which every object has an identity in the video."""
 DETECTION_FORMATS = {
     "coco": "a JSON file in the form of COCO; tracks are not needed",
     "id-png": "a folder per video of PNG images whose pixel values are objects of the image",
     "labelme": "LabelMe: a JSON file per frame; group ids are not needed",
     "results": "a JSON list of results: detectron2's, or those of Ultralytics",
+    **{name: FORMATS[name] for name in WITH_IDENTITIES},
 }
 MOST_EMPTY = 10_000  # frames without a record that are added between those that have one
 
@@ -43,7 +47,7 @@ def open_detections(source: Path, format: str | None, images: Path | None, notes
         notes: receives what is left out.
 
     Returns:
-        A source whose shapes have an identity of their own in each frame, and scores.
+        A source whose shapes are the detections of each frame, with scores; their identities have no meaning.
 
     Raises:
         OSError, InputError: something is missing or invalid. The message names the file, the record and the field.
@@ -55,11 +59,13 @@ def open_detections(source: Path, format: str | None, images: Path | None, notes
         raise InputError(f"{source} is in the form {name}; expected one of {', '.join(DETECTION_FORMATS)}")
     if name == "results":
         return _open_results(source, images)._replace(path=source)
-    options = {} if name == "id-png" else {"identities": False}
+    options = {"identities": False} if name in ("coco", "labelme") else {}
     module = import_module("mdqe.importing." + name.replace("-", "_"))
     opened: Source = module.open_source(source, images, notes, **options)
     if not opened.videos:
         raise InputError(f"{source} has no video in the form {name}: {DETECTION_FORMATS[name]}")
+    if name in WITH_IDENTITIES:
+        notes.add(f"objects with identities in the form {name}, which are linked anew", str(source))
     return opened._replace(path=source)
 
 
@@ -109,13 +115,19 @@ def _by_frame(name: str, document: Sequence[Any], files: Sequence[str]) -> list[
 def _detectron2_frames(name: str, frames: list[tuple[str, list[Record]]], files: Sequence[str]) -> Iterator[Frame]:
     """Frames of records with image_id, category_id, score and segmentation, run lengths with their size."""
     size: tuple[int, int] | None = None
+    first = ""
     for t, (frame, records) in enumerate(frames):
         shapes = []
         for record in records:
             try:
-                counts, size = rle.from_coco(record.get("segmentation"))
+                counts, own = rle.from_coco(record.get("segmentation"))
             except ValueError as error:
                 record.fail("segmentation", f"invalid: {error}")
+            if size is None:
+                size, first = own, f"{record.label} (frame {frame})"
+            if own != size:
+                expected = f"expected {size[1]}x{size[0]}, as in {first}"
+                record.fail("segmentation", f"of {own[1]}x{own[0]} in frame {frame}; {expected}")
             shapes.append(Shape(record.label, str(record.integer("category_id")), counts, score=read_score(record)))
         yield Frame(files[t] if len(files) == len(frames) else frame, size or (0, 0), shapes)
 

@@ -129,6 +129,68 @@ def test_without_frames_there_are_identities_and_a_page(run, tmp_path, drawing):
     assert (tmp_path / "out" / source.stem / "page.html").stat().st_size > 1000
 
 
+@pytest.mark.parametrize("form", ["davis", "mots", "mots-png", "cvat"])
+def test_given_identities_are_not_used(run, tmp_path, drawing, frames, form):
+    """Results of the linker, written in a format with identities, are linked as the detections were."""
+    source = write_coco(tmp_path, drawing)
+    document = json.loads(source.read_text())
+    names = ("car", "pedestrian") if form.startswith("mots") else CATEGORIES
+    categories = [{"id": i + 1, "name": names[i % len(names)]} for i in range(len(CATEGORIES))]
+    source.write_text(json.dumps(document | {"categories": categories}))
+    status, _, err = run("link", source, "--images", frames, "-o", tmp_path / "out", "--no-video")
+    assert status == 0, err
+    written = tmp_path / "written"
+    status, _, err = run("write", tmp_path / "out" / "coco" / "instances.json", "-o", written, "--format", form)
+    assert status == 0, err
+    folder = tmp_path / "JPEGImages" / "coco"
+    folder.mkdir(parents=True)
+    for t, path in enumerate(sorted(frames.iterdir())):
+        path.rename(folder / f"{t:05d}.png")
+    options = ["--format", form] if form == "mots-png" else []  # or the images may be id-png
+    status, _, err = run("link", written, "--images", folder.parent, "-o", tmp_path / "again", "--no-video", *options)
+    assert status == 0, err
+    assert f"objects with identities in the form {form}, which are linked anew (1): {written}" in err
+    folders = tmp_path / "again" / "coco", tmp_path / "out" / "coco"
+    result, before = (VideoInstances.load(one / "instances.json") for one in folders)
+    assert (len(result), result.num_frames, result.size) == (len(before), FRAMES, SIZE)
+    if form != "cvat":  # has polygons
+        assert {one.tobytes() for one in result.masks} == {one.tobytes() for one in before.masks}
+
+
+@pytest.mark.parametrize("kept", [FRAMES - 2, FRAMES - 1])
+def test_other_numbers_of_frames_are_warned_about(run, tmp_path, drawing, frames, kept):
+    """The page has no pictures if there are too few."""
+    lists = json.loads(write_detectron2(tmp_path, drawing).read_text())
+    (tmp_path / "few.json").write_text(json.dumps([one for one in lists if one["image_id"] < FRAMES - 1]))
+    for path in sorted(frames.iterdir())[kept:]:
+        path.unlink() if kept < FRAMES - 1 else None
+    status, _, err = run("link", tmp_path / "few.json", "--frames", frames, "-o", tmp_path / "out", "--no-video")
+    page = (tmp_path / "out" / "few" / "page.html").read_text()
+    number, end, pictures = (kept, "the page has no pictures", 0) if kept < FRAMES - 1 else (FRAMES, "the first are", 5)
+    assert status == 0
+    assert f"warning: few: folder {frames} has {number} frames, and the input has {FRAMES - 1}; {end}" in err
+    assert page.count("data:image/jpeg;base64,") == pictures
+
+
+def test_frames_of_another_size_are_named(run, tmp_path, drawing, frames):
+    """Also an empty frame has a size."""
+    source = write_coco(tmp_path, drawing)
+    document = json.loads(source.read_text())
+    document["annotations"] = [one for one in document["annotations"] if one["image_id"] > 0]
+    document["images"][0] |= {"height": 32, "width": 64}
+    source.write_text(json.dumps(document))
+    Image.new("RGB", (64, 32)).save(frames / "0000.png")
+    status, _, err = run("link", source, "--images", frames, "-o", tmp_path / "out")
+    assert status == 2
+    assert f"{source}: frame 0001.png is 64x48; expected 64x32, the size of frame 0000.png" in err
+    lists = json.loads(write_detectron2(tmp_path, drawing).read_text())
+    lists[-1]["segmentation"] = rle.to_coco(rle.encode(np.ones((1, 64, 48), bool))[0], (64, 48))
+    (tmp_path / "other.json").write_text(json.dumps(lists))
+    status, _, err = run("link", tmp_path / "other.json", "-o", tmp_path / "out")
+    message = f'"segmentation" is of 48x64 in frame {FRAMES - 1}; expected 64x48, as in result 0 (frame 0)'
+    assert status == 2 and f"result {len(lists) - 1}" in err and message in err, err
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
