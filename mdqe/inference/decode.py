@@ -66,7 +66,8 @@ def _decode_batch(
     if graphs is None:
         coords, prediction = network(group)
     else:
-        coords, prediction = copied(graphs.run(network, group, "decode", len(starts), starts.step, length))
+        with graphs.lock:
+            coords, prediction = copied(graphs.run(network, group, "decode", len(starts), starts.step, length))
     # 2. Filter: keep the D confident and distinct predictions of each clip, with masks at stride 4.
     detections = filter_clips(
         prediction.class_logits.sigmoid(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -73,7 +74,7 @@ class EncodedFrames(NamedTuple):
 def encode_frames(model: Network, frames: Tensor, first: int, graphs: Graphs | None = None) -> EncodedFrames:
     """Encode resized frames (n, 3, H, W) uint8; `first` is the index of the first one in the video.
 
-    With graphs, the next call may overwrite the result.
+    With graphs, the next call may overwrite the result; `graphs.lock` prevents that until it is copied.
     """
     size = (frames.shape[-2], frames.shape[-1])
     frames = frames[None].to(model.device, non_blocking=True)
@@ -200,20 +201,21 @@ class FrameEncoder:
         If the memory is not enough for a batch, this and all later batches are half as large.
         """
         done = self.num_encoded - (self.num_frames - len(self.frames))  # encoded frames in `frames`
-        encoded = None
-        while encoded is None:
-            batch = torch.stack(self.resized(slice(done, done + self.batch_size)))  # (n, 3, H, W)
-            if self.model.device.type == "cuda":
-                batch = batch.pin_memory()
-            try:
-                encoded = encode_frames(self.model, batch, self.num_encoded, self.graphs)
-            except Exception as error:
-                if self.batch_size == 1 or not is_out_of_memory(error):
-                    raise
-            if encoded is None:  # not in the handler, where the error still has tensors
-                # A divisor, so that earlier batches are whole numbers of these.
-                self.batch_size = next(n for n in range(self.batch_size // 2, 0, -1) if self.batch_size % n == 0)
-        self.buffer.append(encoded, next_clip)
+        with nullcontext() if self.graphs is None else self.graphs.lock:  # until the buffer has the result
+            encoded = None
+            while encoded is None:
+                batch = torch.stack(self.resized(slice(done, done + self.batch_size)))  # (n, 3, H, W)
+                if self.model.device.type == "cuda":
+                    batch = batch.pin_memory()
+                try:
+                    encoded = encode_frames(self.model, batch, self.num_encoded, self.graphs)
+                except Exception as error:
+                    if self.batch_size == 1 or not is_out_of_memory(error):
+                        raise
+                if encoded is None:  # not in the handler, where the error still has tensors
+                    # A divisor, so that earlier batches are whole numbers of these.
+                    self.batch_size = next(n for n in range(self.batch_size // 2, 0, -1) if self.batch_size % n == 0)
+            self.buffer.append(encoded, next_clip)
         self.num_encoded += len(batch)
         self.drop_frames(next_clip)
 

@@ -7,6 +7,7 @@ has not been run yet.
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
@@ -42,12 +43,19 @@ class Graphs:
     frames of a video, cost nothing. Weights that move or change drop all graphs. If the memory is not enough for a
     capture, these shapes always take the plain way.
 
+    Threads that run one model take turns, because they share the fixed tensors. They must use the same CUDA stream, as
+    they do unless the program sets another one.
+
     Args:
         model: the network, which is not kept alive.
         capture: how to capture.
+
+    Attributes:
+        lock: held during `run`. A caller that other threads may disturb holds it until it has copied the result.
     """
 
     def __init__(self, model: Network, capture: Capture) -> None:
+        self.lock = threading.RLock()
         self._model = ref(model)
         self._capture = capture
         self._weights: Hashable = None
@@ -66,6 +74,10 @@ class Graphs:
         Returns:
             The result. The next call with the same shapes overwrites it if it came from a graph.
         """
+        with self.lock:
+            return self._run(function, inputs, static)
+
+    def _run(self, function: Callable[[Any], Any], inputs: Any, static: tuple[Hashable, ...]) -> Any:
         leaves, structure = tree_flatten(inputs)
         tensors = [x for x in leaves if isinstance(x, Tensor)]
         self._check_weights()
@@ -122,6 +134,7 @@ def copied(result: Any) -> Any:
 
 
 _OF_MODELS: WeakKeyDictionary[Network, tuple[torch.device, Graphs]] = WeakKeyDictionary()
+_OF_MODELS_LOCK = threading.Lock()
 
 
 def graphs_of(model: Network) -> Graphs | None:
@@ -129,10 +142,11 @@ def graphs_of(model: Network) -> Graphs | None:
     device = model.device
     if device.type != "cuda":
         return None
-    known = _OF_MODELS.get(model)
-    if known is None or known[0] != device:  # the model may have moved to another GPU
-        known = _OF_MODELS[model] = device, Graphs(model, cuda_capture(device))
-    return known[1]
+    with _OF_MODELS_LOCK:
+        known = _OF_MODELS.get(model)
+        if known is None or known[0] != device:  # the model may have moved to another GPU
+            known = _OF_MODELS[model] = device, Graphs(model, cuda_capture(device))
+        return known[1]
 
 
 def cuda_capture(device: torch.device) -> Capture:

@@ -2,8 +2,10 @@
 
 import gc
 import sys
+import time
 import weakref
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +148,35 @@ def test_videos_have_the_same_bits(kind: type[VideoSession], model: MDQE, captur
             assert_same(found, wanted)
     assert capture.captures == 5  # encoder: 4 frames, and 1; decoder: 1 clip, 4 clips, and a cut one
     assert capture.replays >= 9
+
+
+class SlowStandIn(StandIn):
+    """Pauses between the inputs and the repetition, so that other threads run."""
+
+    def __call__(self, function: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
+        def slow() -> Any:
+            time.sleep(0.005)
+            return function()
+
+        return super().__call__(slow)
+
+
+def test_threads_take_turns(model: MDQE, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two videos of equal size, which share all graphs, have the bits that they have one after the other."""
+    capture = SlowStandIn()
+    own = Graphs(model, capture)
+    monkeypatch.setattr("mdqe.inference.session.graphs_of", lambda model: own)
+    videos = [moving_squares(12, (32, 48), seed=seed) for seed in (0, 1)]
+    expected = [list(VideoSession(model, **OPTIONS | {"cuda_graphs": False}).run(video)) for video in videos]
+    for _ in range(2):
+        list(VideoSession(model, **OPTIONS).run(videos[0]))
+    captures, capture.replays = capture.captures, 0
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda video: list(VideoSession(model, **OPTIONS).run(video)), videos))
+    assert capture.captures == captures > 0 and capture.replays >= 8
+    for results, wanted in zip(found, expected, strict=True):
+        for one, other in zip(results, wanted, strict=True):
+            assert_same(one, other)
 
 
 def test_a_cpu_has_no_graphs_and_a_model_is_not_kept_alive() -> None:
