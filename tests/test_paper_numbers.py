@@ -51,6 +51,7 @@ FILES = {
     "mdqe/data/*": ["training", "experiments"],
     "mdqe/training/*": ["training", "experiments"],
     "examples/ablation.py": ["experiments"],
+    "examples/association.py": ["query initialisation", "experiments"],
 }
 WORDS = {
     "architecture": r"architecture|backbone|encoder|mask (head|feature|coefficient)|overview",
