@@ -7,31 +7,20 @@ proportion to the points, or to the runs of a run-length encoding, not to the pi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 
 from mdqe.annotations.records import MOST_PIXELS
 from mdqe.errors import InputError
+from mdqe.inference.frame_points import GRID, FramePoints, collect_points
 from mdqe.results import rle
 
-GRID = 128
 FEW = 16  # points; a mask with fewer is measured by its pixels
 MOST_DETECTIONS = 10_000
 
 Size = tuple[int, int]
-
-
-class Sampled(NamedTuple):
-    """Masks at the points of a grid, and their measures in pixels."""
-
-    points: np.ndarray
-    """(D, h, w) bool."""
-    areas: np.ndarray
-    """(D,), 0 for an empty mask."""
-    boxes: np.ndarray
-    """(D, 4) xyxy. Those of masks with many points have the precision of the grid."""
 
 
 class FrameMasks:
@@ -66,7 +55,7 @@ class FrameMasks:
             counts = [self.runs[0][end - self.runs[1][mask] : end]]
         return rle.boxes(counts, self.size)[0], int(rle.area(counts, self.size)[0])
 
-    def sample(self) -> Sampled:
+    def sample(self) -> FramePoints:
         """Sample the masks; there is at least one."""
         assert self.size is not None
         step = grid_step(self.size)
@@ -78,14 +67,26 @@ class FrameMasks:
             points = np.ascontiguousarray(points.cpu().numpy() if isinstance(points, torch.Tensor) else points, bool)
         areas = np.asarray(points.sum(axis=(1, 2)), np.float32)
         boxes = _boxes(points) * step
-        small = np.flatnonzero(areas < FEW) if step > 1 else ()
+        small = np.flatnonzero(areas < FEW) if step > 1 else np.zeros(0, np.int64)
         areas *= step**2
         for i in small:  # such masks may lie between the points
             boxes[i], areas[i] = self.measure(int(i))
             if areas[i]:
-                x, y = ((boxes[i, :2] + boxes[i, 2:]) / (2 * step)).astype(int)
-                points[i, min(y, points.shape[1] - 1), min(x, points.shape[2] - 1)] = True
-        return Sampled(points, areas, boxes)
+                y, x = np.minimum(self.pixels(int(i)) // step, np.array(points.shape[1:])[:, None] - 1)
+                points[i, y, x] = True
+        return collect_points(points, areas, boxes, step, small)
+
+    def pixels(self, mask: int) -> np.ndarray:
+        """Rows and columns (2, K) of the pixels of one mask."""
+        assert self.size is not None
+        if self.runs is None:
+            one = self.dense[mask].cpu().numpy() if isinstance(self.dense, torch.Tensor) else self.dense[mask]
+            return np.array(np.nonzero(one))
+        end = int(self.runs[1][: mask + 1].sum())
+        lengths = self.runs[0][end - self.runs[1][mask] : end]
+        begins, lengths = (np.cumsum(lengths) - lengths)[1::2], lengths[1::2]
+        places = np.repeat(begins - (np.cumsum(lengths) - lengths), lengths) + np.arange(lengths.sum())
+        return np.array(np.divmod(places, self.size[0])[::-1])
 
 
 def _boxes(points: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """The tracks of a `mdqe.Linker`: for each one its mask, its motion, its label and its embedding.
 
-A track keeps its last mask that was visible in full, as the points of a grid within its box. `score_frame` compares
-these masks, moved to their predicted places, with the detections of a frame.
+A track keeps its last mask as points of a grid. What other objects hide, or what is out of frame, stays in it as it was
+last visible. `score_frame` compares these masks, moved to their predicted places, with the detections of a frame.
 """
 
 from __future__ import annotations
@@ -10,21 +10,30 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mdqe.inference.frame_masks import Sampled
-from mdqe.inference.motion import Motion, smaller_offset
+from mdqe.inference.frame_points import GRID, FramePoints
+from mdqe.inference.motion import Motion, free_offset, smaller_offset
 
-REACH = 1.3  # distance from the predicted place, relative to the size, at which the score of a place is exp(-1/2)
-UNCERTAINTY = 0.2  # weight of the variance of a predicted place in the square of the reach
+REACH = 1.15  # distance from the predicted place, relative to the size, at which the score of a place is exp(-1/2)
+UNCERTAINTY = 0.3  # weight of the variance of a predicted place in the square of the reach
 FIRST_REACH = 1.5  # factor of the reach of a track of one observation, whose velocity is unknown
 FARTHEST = 5.0  # the reach of an object that has been absent for long
 SMALLER, LARGER = 0.4, 0.25  # powers of the ratio of areas, for detections that are smaller or larger than the track
+CUT = 0.15  # the power instead, where what is cut explains the difference
+SAME = 0.15  # difference of two lengths, relative to the length, up to which they are equal
+HIDDEN = 0.6  # share of a track's area below which a mask is not visible in full
+ONE_EDGE, NARROW, NO_EDGE = (
+    2.0,
+    8.0,
+    1000.0,
+)  # variances of places from one edge, the end of an object, or two cut edges
 YOUNG, YOUNG_WEIGHT = 3, 0.8  # tracks with fewer observations, and the weight of their scores
 OTHER_LABEL = 0.4  # weight of the score of a pair with different labels
+FARTHEST_POINT = 2 * GRID  # of the hidden points that a track remembers
 SHARPNESS, LEAST_LOOKS = 12.0, 0.2  # of cosines of embeddings; weight of the score of a pair of different embeddings
 
 
 ARRAYS = (
-    "ids", "last_seen", "observations", "labels", "votes", "extents", "places", "origins", "embeddings", "areas",
+    "ids", "last_seen", "observations", "labels", "votes", "extents", "places", "embeddings", "areas", "cut",
 )  # fmt: skip
 
 
@@ -40,35 +49,71 @@ class LinkedTracks:
         embeddings: (N, E), of length 1, averaged over the observations.
         motion: their centres, in pixels, and velocities.
         areas: (N,) points of the masks, at least 1.
-        masks: N arrays (h, w) float32 of 0 and 1, the points of the grid in the box of a mask.
-        origins: (N, 2): column and row of the first point of each mask.
+        cut: (N, 4) bool: the edges of each mask beyond which the object may have continued.
+        masks: N arrays (K, 2) int16, columns and rows of the points of the grid in a mask.
         places: (N, 2): the centres of the masks, in pixels, when they were taken.
     """
 
     def __init__(self, embedding_size: int = 0) -> None:
         self.ids, self.last_seen, self.observations, self.labels, self.votes = np.zeros((5, 0), np.int64)
         self.extents, self.places = np.zeros((0, 2)), np.zeros((0, 2))
-        self.origins = np.zeros((0, 2), np.int64)
         self.embeddings = np.zeros((0, embedding_size))
-        self.areas = np.zeros(0)
+        self.areas, self.cut = np.zeros(0), np.zeros((0, 4), bool)
         self.masks: list[np.ndarray] = []
         self.motion = Motion()
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def take_masks(self, rows: np.ndarray, frame: Sampled, detections: np.ndarray, step: int) -> None:
+    def take_masks(self, rows: np.ndarray, frame: FramePoints, detections: np.ndarray, step: int) -> None:
         """Replace the masks of `rows` (M,) by those of `detections` (M,)."""
         boxes = frame.boxes[detections]
         self.extents[rows] = boxes[:, 2:] - boxes[:, :2]
         self.places[rows] = (boxes[:, :2] + boxes[:, 2:]) / 2
-        first, last = (boxes[:, :2] // step).astype(int), np.ceil(boxes[:, 2:] / step).astype(int)
-        self.origins[rows] = first
         self.areas[rows] = (frame.areas[detections] / step**2).clip(1)
-        for row, d, (x, y), (right, bottom) in zip(rows, detections, first, last, strict=True):
-            self.masks[row] = frame.points[d, y:bottom, x:right].astype(np.float32)
+        self.cut[rows] = frame.cut[detections]
+        for row, detection in zip(rows, detections, strict=True):
+            self.masks[row] = frame.places_of(detection)
 
-    def start(self, ids: np.ndarray, frame: Sampled, detections: np.ndarray, time: int, step: int) -> None:
+    def complete_masks(
+        self, rows: np.ndarray, frame: FramePoints, detections: np.ndarray, centres: np.ndarray, step: int
+    ) -> None:
+        """`take_masks` of detections whose edges may be cut: what is hidden stays as it was last visible.
+
+        The centres of the tracks move so that an edge which is not cut stays where the motion has it.
+
+        Args:
+            centres: (M, 2), the measured centres of the objects in full.
+        """
+        cut, found, old = frame.cut[detections], frame.boxes[detections], self.extents[rows]
+        shorter = found[:, 2:] - found[:, :2] - old < -SAME * old - step
+        partial = np.flatnonzero(((cut[:, :2] | cut[:, 2:]) & shorter).any(axis=1))
+        hidden = [self._hidden(rows[i], frame, detections[i], centres[i], step) for i in partial]
+        self.take_masks(rows, frame, detections, step)
+        for i, points in zip(partial, hidden, strict=True):
+            self.masks[rows[i]] = np.concatenate([self.masks[rows[i]], points])
+            self.areas[rows[i]] += len(points)
+        whole, at, halves = rows[partial], centres[partial], old[partial] / 2
+        lower = np.where(cut[partial, :2], np.minimum(found[partial, :2], at - halves), found[partial, :2])
+        upper = np.where(cut[partial, 2:], np.maximum(found[partial, 2:], at + halves), found[partial, 2:])
+        self.extents[whole], self.places[whole] = upper - lower, (lower + upper) / 2
+        self.motion.centres[rows] += (self.extents[rows] - old) / 2 * (cut[:, 2:] * 1.0 - cut[:, :2])
+
+    def _hidden(self, row: int, frame: FramePoints, detection: int, centre: np.ndarray, step: int) -> np.ndarray:
+        """The points (K, 2) of a track, moved to a centre, that other detections than its own hide, or out of frame."""
+        height, width = frame.shape
+        points = self.masks[row] + np.round((centre - self.places[row]) / step).astype(np.int64)
+        points = points[(np.abs(points) <= FARTHEST_POINT).all(axis=1)]
+        x, y = points.T
+        inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+        own = np.zeros(height * width, bool)
+        own[frame.points_of(detection)] = True
+        places = (y * width + x)[inside]
+        hidden = ~inside
+        hidden[inside] = (frame.counts[places] > 0) & ~own[places]
+        return points[hidden].astype(np.int16)
+
+    def start(self, ids: np.ndarray, frame: FramePoints, detections: np.ndarray, time: int, step: int) -> None:
         """Add tracks for `detections` (M,), without labels and embeddings."""
         number, rows = len(ids), len(self) + np.arange(len(ids))
         boxes = frame.boxes[detections]
@@ -79,10 +124,10 @@ class LinkedTracks:
         self.observations = np.concatenate([self.observations, np.ones(number, np.int64)])
         self.votes = np.concatenate([self.votes, np.zeros(number, np.int64)])
         self.extents, self.places = (np.concatenate([x, np.zeros((number, 2))]) for x in (self.extents, self.places))
-        self.origins = np.concatenate([self.origins, np.zeros((number, 2), np.int64)])
         self.embeddings = np.concatenate([self.embeddings, np.zeros((number, self.embeddings.shape[1]))])
         self.areas = np.concatenate([self.areas, np.ones(number)])
-        self.masks += [np.zeros((0, 0), np.float32)] * number
+        self.cut = np.concatenate([self.cut, np.zeros((number, 4), bool)])
+        self.masks += [np.zeros((0, 2), np.int16)] * number
         self.take_masks(rows, frame, detections, step)
 
     def vote(self, rows: np.ndarray, labels: np.ndarray) -> None:
@@ -114,15 +159,17 @@ class FrameScores(NamedTuple):
     place: np.ndarray
     """(N, D), from 0 to 1: how well place, size, label and embedding agree."""
     offsets: np.ndarray
-    """(N, D, 2): the measured minus the predicted centres of objects that are partly hidden, in pixels."""
+    """(N, D, 2): the measured minus the predicted centres, in pixels."""
     contained: np.ndarray
     """(N, D): share of each track's mask in each detection."""
     covered: np.ndarray
-    """(N, D): share of each track's mask in other detections."""
+    """(N, D): share of each track's mask in other detections or outside the frame."""
+    doubt: np.ndarray
+    """(N, D, 2): factor of the variance of each offset."""
 
 
 def score_frame(
-    tracks: LinkedTracks, frame: Sampled, labels: np.ndarray, embeddings: np.ndarray, step: int
+    tracks: LinkedTracks, frame: FramePoints, labels: np.ndarray, embeddings: np.ndarray, step: int
 ) -> FrameScores:
     """Compare tracks with detections; `tracks.motion` has the predicted places.
 
@@ -132,29 +179,63 @@ def score_frame(
         embeddings: (D, E), of length 1.
         step: distance of the points of the grid, in pixels.
     """
-    inter, all_inter = _intersections(tracks, frame, step)
+    inter, hidden, outside = _intersections(tracks, frame, step)
     areas, found = tracks.areas, (frame.areas / step**2).clip(1)
-    inside = np.maximum(all_inter[:, None], inter)
+    inside = np.maximum(hidden[:, None], inter)
     visible = inter / np.maximum(found + areas[:, None] - inside, 1)
-    plain = inter / np.maximum(found + areas[:, None] - inter, 1)
-    centres, half = tracks.motion.centres, tracks.extents / 2
-    lower = frame.boxes[None, :, :2] - (centres - half)[:, None]
-    upper = frame.boxes[None, :, 2:] - (centres + half)[:, None]
-    offsets = smaller_offset(lower, upper)
-    sizes = np.sqrt(areas).clip(2) * step
-    distance = np.linalg.norm(offsets, axis=2) + np.linalg.norm((lower + upper) / 2, axis=2)
-    reach = np.sqrt(REACH**2 + UNCERTAINTY * tracks.motion.variances[:, 0] / sizes**2).clip(max=FARTHEST)
-    reach = np.where(tracks.observations > 1, reach, FIRST_REACH * reach)
+    plain = inter / np.maximum(found + (areas - outside)[:, None] - inter, 1)
+    edges = _compare_edges(tracks, frame, step)
+    growing = tracks.cut.any(axis=1)[:, None] & (found > areas[:, None])  # it was never visible in full
+    sizes = np.sqrt(np.where(growing, found, areas[:, None])).clip(2)[:, :, None] * step
+    variances = UNCERTAINTY * tracks.motion.variances[:, None, :, 0]
+    reach = np.sqrt((REACH * sizes) ** 2 + variances).clip(max=FARTHEST * sizes)
+    reach *= np.where(tracks.observations > 1, 1.0, FIRST_REACH)[:, None, None]
+    place = np.exp(-0.5 * ((edges.distances / reach) ** 2).sum(axis=2))
     ratio = found / areas[:, None]
-    place = np.exp(-0.5 * (0.5 * distance / (sizes * reach)[:, None]) ** 2)
-    place *= np.minimum(ratio, 1) ** SMALLER * np.minimum(1 / ratio, 1) ** LARGER
+    place *= np.minimum(ratio, 1) ** np.where(edges.partial, CUT, SMALLER)
+    place *= np.minimum(1 / ratio, 1) ** np.where(growing, CUT, LARGER)
     weight = np.where(tracks.observations < YOUNG, YOUNG_WEIGHT, 1.0)[:, None] * np.ones(len(found))
     weight[(tracks.labels[:, None] != labels) & (tracks.labels[:, None] >= 0) & (labels >= 0)] *= OTHER_LABEL
     if embeddings.shape[1]:
         weight *= LEAST_LOOKS + (1 - LEAST_LOOKS) * appearance(tracks.embeddings, embeddings)
     overlap = 0.5 * (visible + plain)
     contained = inter / areas[:, None]
-    return FrameScores(overlap * weight, place * weight, offsets, contained, (inside - inter) / areas[:, None])
+    covered = (inside - inter) / areas[:, None]
+    return FrameScores(overlap * weight, place * weight, edges.offsets, contained, covered, edges.doubt)
+
+
+class _Edges(NamedTuple):
+    """Comparison of the predicted boxes of N tracks with those of D detections."""
+
+    offsets: np.ndarray
+    distances: np.ndarray
+    """(N, D, 2): along each axis, how far the track must move at least to agree."""
+    doubt: np.ndarray
+    partial: np.ndarray
+    """(N, D) bool: the detection is smaller than the track, and its cut edges explain it."""
+
+
+def _compare_edges(tracks: LinkedTracks, frame: FramePoints, step: int) -> _Edges:
+    """Measure the places of objects from the edges of detections that are their own.
+
+    Edges at the border of the frame or beside another mask count only if the length of the box is that of the track.
+    A box that is cut along one axis may also be shorter along the other, such as the visible end of a disc.
+    """
+    centres, half = tracks.motion.centres, tracks.extents / 2
+    lower = frame.boxes[None, :, :2] - (centres - half)[:, None]
+    upper = frame.boxes[None, :, 2:] - (centres + half)[:, None]
+    longer = upper - lower
+    same = np.abs(longer) <= SAME * tracks.extents[:, None] + step
+    cut_lower, cut_upper = frame.cut[None, :, :2] & ~same, frame.cut[None, :, 2:] & ~same
+    cut = cut_lower | cut_upper
+    narrow = frame.cut.any(axis=1)[None, :, None] & ~cut & ~same & (longer < 0)
+    middle, smaller = (lower + upper) / 2, smaller_offset(lower, upper)
+    free = free_offset(lower, upper, cut_lower | narrow, cut_upper | narrow)
+    shrunk = ((frame.areas / step**2).clip(1) < HIDDEN * tracks.areas[:, None])[:, :, None]
+    offsets = np.where(cut, free, np.where(shrunk & ~same & ~narrow, smaller, middle))
+    distances = np.where(cut | narrow, np.abs(free), (np.abs(smaller) + np.abs(middle)) / 2)
+    doubt = np.where(cut_lower & cut_upper, NO_EDGE, np.where(narrow, NARROW, np.where(cut | shrunk, ONE_EDGE, 1.0)))
+    return _Edges(offsets, distances, doubt, ((cut | narrow) & (longer < 0)).any(axis=2))
 
 
 def appearance(tracks: np.ndarray, detections: np.ndarray) -> np.ndarray:
@@ -169,19 +250,19 @@ def appearance(tracks: np.ndarray, detections: np.ndarray) -> np.ndarray:
     return np.where(known, np.exp(SHARPNESS * (cosine - best)) * cosine.clip(0, 1), 1.0)
 
 
-def _intersections(tracks: LinkedTracks, frame: Sampled, step: int) -> tuple[np.ndarray, np.ndarray]:
-    """Points (N, D) that each predicted mask shares with each detection, and (N,) with any detection."""
-    points = frame.points.view(np.uint8)
-    union = np.asarray(frame.points.any(axis=0)).view(np.uint8)
-    height, width = union.shape
+def _intersections(tracks: LinkedTracks, frame: FramePoints, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Points (N, D) that each predicted mask shares with each detection; (N,) those with any detection or outside the
+    frame; and (N,) those outside.
+    """
+    height, width = frame.shape
+    number = len(tracks)
     shift = np.round((tracks.motion.centres - tracks.places) / step).clip(-(10**6), 10**6).astype(np.int64)
-    corners = tracks.origins + shift
-    found = np.zeros((len(tracks), len(points) + 1), np.float32)
-    for i, (mask, (x, y)) in enumerate(zip(tracks.masks, corners.tolist(), strict=True)):
-        top, left = max(-y, 0), max(-x, 0)
-        part = mask[top : max(height - y, 0), left : max(width - x, 0)]
-        if part.size:
-            rows, columns = slice(y + top, y + top + part.shape[0]), slice(x + left, x + left + part.shape[1])
-            near = np.concatenate([points[:, rows, columns], union[None, rows, columns]]).reshape(len(points) + 1, -1)
-            found[i] = near.astype(np.float32) @ part.ravel()
-    return found[:, :-1], found[:, -1]
+    lengths = np.array([len(mask) for mask in tracks.masks], np.int64)
+    rows = np.repeat(np.arange(number), lengths)
+    points = np.concatenate([np.zeros((0, 2), np.int16), *tracks.masks]) + shift[rows]
+    x, y = points.T
+    inside = np.flatnonzero((x >= 0) & (x < width) & (y >= 0) & (y < height))
+    rows, points = rows[inside], (y * width + x)[inside]
+    outside = lengths - np.bincount(rows, minlength=number)
+    covered = np.bincount(rows[frame.counts[points] > 0], minlength=number)
+    return frame.shared(rows, points, number), covered + outside, outside

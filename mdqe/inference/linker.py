@@ -15,19 +15,20 @@ import numpy as np
 from mdqe.annotations.records import is_finite
 from mdqe.errors import InputError
 from mdqe.inference.association import match
-from mdqe.inference.frame_masks import FrameMasks, Sampled, grid_step, read_masks
-from mdqe.inference.linked_tracks import YOUNG, FrameScores, LinkedTracks, score_frame
+from mdqe.inference.frame_masks import FrameMasks, grid_step, read_masks
+from mdqe.inference.frame_points import FramePoints
+from mdqe.inference.linked_tracks import HIDDEN, YOUNG, FrameScores, LinkedTracks, score_frame
 from mdqe.inference.linker_file import ENTRIES, read_linker, write_linker
 from mdqe.inference.saved_state import MOST, is_whole
 
-MATCH = 0.3  # least score of a pair: the sum of overlap and place, less DOUBT of a low score
-DOUBT = 0.5  # weight of 1 − score of a detection
+MATCH = 0.2  # least score of a pair: the sum of overlap and place, less DOUBT of a low score
+DOUBT = 0.7  # weight of 1 − score of a detection
 DUPLICATE = 0.5  # IoU with a matched detection of the same frame, above which a detection starts no track
 YOUNG_ABSENCE = 5  # frames; a track of few observations is forgotten earlier
 MERGED, PART = 1.4, 0.65  # a mask of this many times a track's area with this share of another one has two objects
-HIDDEN = 0.6  # share of a track's area below which a mask is not visible in full
 COVERED = 0.2  # share of a track's mask in other detections, above which these hide it
-MERGED_VARIANCE, HIDDEN_VARIANCE = 30.0, 2.0  # of measured places, relative to those of single visible objects
+SLIVER = 0.3  # share of a track's area below which the visible part of a cut mask does not show where it ends
+MERGED_VARIANCE = 30.0  # of measured places, relative to those of single visible objects
 MOST_ABSENCE = 100_000
 MOST_EDGE = 2**31 - 1
 
@@ -100,7 +101,7 @@ class Linker:
 
     def push_masks(
         self, masks: FrameMasks, scores: Any, labels: Any, embeddings: Any, frame: int | None = None
-    ) -> tuple[np.ndarray, Sampled | None]:
+    ) -> tuple[np.ndarray, FramePoints | None]:
         """`push` of masks that were read; also returns their measures."""
         self._check_open()
         time = self.num_frames if frame is None else int(frame) if isinstance(frame, np.integer) else frame
@@ -119,8 +120,11 @@ class Linker:
         known = None if self._tracks is None else self._tracks.embeddings.shape[1]
         vectors = read_embeddings(embeddings, number, known)
         tracks = self._tracks or LinkedTracks(vectors.shape[1])
+        size = self.size or masks.size
         for passed in range(max(self.num_frames, time - self.max_absence), time + 1):
             tracks.motion.predict(np.sqrt(tracks.areas).clip(2) * self._step(masks), tracks.last_seen < passed - 1)
+            if size is not None:
+                tracks.motion.wait_at_border(tracks.extents / 2, size)
         self._forget(tracks, time)
         ids, sampled = np.full(number, -1), None
         if number:
@@ -171,7 +175,7 @@ class Linker:
     def _link(
         self,
         tracks: LinkedTracks,
-        frame: Sampled,
+        frame: FramePoints,
         scores: np.ndarray,
         labels: np.ndarray,
         embeddings: np.ndarray,
@@ -189,7 +193,7 @@ class Linker:
         tracks.last_seen[rows] = time
         tracks.observations[rows] += 1
         new = np.flatnonzero((ids < 0) & nonempty & (scores > self.start_score))
-        new = new[~_repeat(frame.points, new, columns)]
+        new = new[~_repeat(frame, new, columns)]
         ids[new] = self.num_tracks + np.arange(len(new))
         if len(new):
             tracks.start(ids[new], frame, new, time, step)
@@ -207,23 +211,20 @@ class Linker:
         tracks: LinkedTracks,
         rows: np.ndarray,
         columns: np.ndarray,
-        frame: Sampled,
+        frame: FramePoints,
         found: FrameScores,
         step: int,
     ) -> None:
         """Correct the places of matched tracks, and take their masks unless these are hidden or merged with others."""
-        areas = tracks.areas[rows]
+        areas, cut, offsets = tracks.areas[rows], frame.cut[columns].any(axis=1), found.offsets[rows, columns]
+        centres = tracks.motion.centres[rows] + offsets
         ratio = (frame.areas[columns] / step**2).clip(1) / areas
         merged = ((found.contained > PART).sum(axis=0) > 1)[columns] & (ratio > MERGED)
-        covered = found.covered[rows, columns]
-        hidden = ratio < HIDDEN
-        boxes = frame.boxes[columns]
-        moved = (boxes[:, :2] + boxes[:, 2:]) / 2 - tracks.motion.centres[rows]
-        offsets = np.where((hidden | merged)[:, None], found.offsets[rows, columns], moved)
-        doubt = np.where(merged, MERGED_VARIANCE, 1.0) * np.where(hidden, HIDDEN_VARIANCE, 1.0)
+        doubt = found.doubt[rows, columns] * np.where(merged, MERGED_VARIANCE, 1.0)[:, None]
         tracks.motion.correct(rows, offsets, np.sqrt(areas).clip(2) * step, doubt)
-        whole = ~(merged | (hidden & (covered > COVERED)))
-        tracks.take_masks(rows[whole], frame, columns[whole], step)
+        covered = ~cut & (ratio < HIDDEN) & (found.covered[rows, columns] > COVERED)
+        taken = ~(merged | covered | cut & (ratio < SLIVER))
+        tracks.complete_masks(rows[taken], frame, columns[taken], centres[taken], step)
 
     def _forget(self, tracks: LinkedTracks, time: int) -> None:
         """Forget the tracks that were absent for too long."""
@@ -233,13 +234,15 @@ class Linker:
             tracks.keep(np.flatnonzero(kept))
 
 
-def _repeat(points: np.ndarray, new: np.ndarray, matched: np.ndarray) -> np.ndarray:
-    """Whether the masks `new` (M,) of points (D, h, w) repeat one of the masks `matched`."""
+def _repeat(frame: FramePoints, new: np.ndarray, matched: np.ndarray) -> np.ndarray:
+    """Whether the masks `new` (M,) of a frame repeat one of the masks `matched`."""
     if not len(new) or not len(matched):
         return np.zeros(len(new), bool)
-    a, b = (points[which].reshape(len(which), -1).astype(np.float32) for which in (new, matched))
-    shared = a @ b.T
-    ious = shared / np.maximum(a.sum(axis=1)[:, None] + b.sum(axis=1) - shared, 1)
+    points, ends = frame.own
+    sizes = np.diff(ends)
+    rows = np.repeat(np.arange(len(new)), sizes[new])
+    shared = frame.shared(rows, np.concatenate([points[ends[d] : ends[d + 1]] for d in new]), len(new))[:, matched]
+    ious = shared / np.maximum(sizes[new][:, None] + sizes[matched] - shared, 1)
     return np.asarray((ious > DUPLICATE).any(axis=1))
 
 

@@ -9,16 +9,15 @@ import numpy as np
 import torch
 
 from mdqe.errors import InputError
-from mdqe.inference.frame_masks import GRID
-from mdqe.inference.linked_tracks import LinkedTracks
+from mdqe.inference.linked_tracks import FARTHEST_POINT, LinkedTracks
 from mdqe.inference.saved_state import MOST, SavedTensors, is_whole, whole_number
 from mdqe.inference.session_file import SessionState, read_state, write_state
 
-FORMAT, VERSION = "mdqe-linker", 1
+FORMAT, VERSION = "mdqe-linker", 2
 OPTIONS = ("max_absence", "start_score", "logits")
 _COUNTS = ("num_frames", "num_tracks")
 ENTRIES = (*OPTIONS, *_COUNTS, "size")
-_FLOATS = {"extents": 2, "places": 2, "motion.centres": 2, "motion.velocities": 2, "motion.variances": 3}
+_FLOATS = {"extents": 2, "places": 2, "motion.centres": 2, "motion.velocities": 2, "motion.variances": 6}
 
 
 def write_linker(path: Path, values: dict[str, Any], tracks: LinkedTracks | None) -> None:
@@ -31,16 +30,17 @@ def write_linker(path: Path, values: dict[str, Any], tracks: LinkedTracks | None
             "observations",
             "labels",
             "votes",
-            "origins",
             "embeddings",
             "areas",
             "extents",
             "places",
         )
         arrays = {name: getattr(tracks, name) for name in names}
-        arrays |= {f"motion.{name}": getattr(tracks.motion, name) for name in ("centres", "velocities", "variances")}
-        arrays["mask_sizes"] = np.array([mask.shape for mask in tracks.masks], np.int64).reshape(-1, 2)
-        arrays["masks"] = np.concatenate([np.zeros(0, np.float32), *map(np.ravel, tracks.masks)]).astype(np.uint8)
+        arrays |= {f"motion.{name}": getattr(tracks.motion, name) for name in ("centres", "velocities")}
+        arrays["motion.variances"] = tracks.motion.variances.reshape(-1, 6)
+        arrays["cut"] = tracks.cut.astype(np.uint8)
+        arrays["num_points"] = np.array([len(mask) for mask in tracks.masks], np.int64)
+        arrays["points"] = np.concatenate([np.zeros((0, 2), np.int16), *tracks.masks]).astype(np.int64)
     description = {"format": FORMAT, "version": VERSION, **values}
     tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
     write_state(path, SessionState(tensors, description))
@@ -78,18 +78,21 @@ def _read(state: SessionState) -> tuple[dict[str, Any], dict[str, int], LinkedTr
     tracks.last_seen = saved.integers("last_seen", 0, counts["num_frames"] - 1, number).numpy().copy()
     tracks.observations = saved.integers("observations", 1, MOST, number).numpy().copy()
     tracks.labels, tracks.votes = (saved.integers(x, -1, MOST, number).numpy().copy() for x in ("labels", "votes"))
-    tracks.origins = saved.integers("origins", 0, GRID, number, 2).numpy().copy()
     tracks.embeddings = saved.floats("embeddings", number, None).double().numpy().copy()
     tracks.areas = saved.floats("areas", number).double().numpy().copy()
     for name, columns in _FLOATS.items():
         home = tracks.motion if name.startswith("motion.") else tracks
         setattr(home, name.removeprefix("motion."), saved.floats(name, number, columns).double().numpy().copy())
-    sizes = saved.integers("mask_sizes", 0, GRID + 1, number, 2).numpy()
-    areas = sizes.prod(axis=1)
-    flat = saved.take("masks", (torch.uint8,), int(areas.sum())).numpy()
-    if len(flat) and flat.max() > 1:
-        raise InputError(f"the tensor 'masks' has the value {flat.max()}, expected 0 and 1")
+    tracks.motion.variances = tracks.motion.variances.reshape(-1, 2, 3)
+    cut = saved.take("cut", (torch.uint8,), number, 4).numpy()
+    if len(cut) and cut.max() > 1:
+        raise InputError(f"the tensor 'cut' has the value {cut.max()}, expected 0 and 1")
+    tracks.cut = cut.astype(bool)
+    lengths = saved.integers("num_points", 0, MOST, number).numpy()
+    total = len(state.tensors["points"]) if "points" in state.tensors else 0
+    points = saved.integers("points", -FARTHEST_POINT, FARTHEST_POINT, total, 2).numpy()
     saved.finish()
-    parts = np.split(flat.astype(np.float32), np.cumsum(areas)[:-1]) if number else []
-    tracks.masks = [part.reshape(shape) for part, shape in zip(parts, sizes, strict=True)]
+    if sum(lengths.tolist()) != total:
+        raise InputError(f"the tensor 'num_points' has the sum {sum(lengths.tolist())}, expected {total}")
+    tracks.masks = np.split(points.astype(np.int16), np.cumsum(lengths)[:-1]) if number else []
     return options, counts, tracks

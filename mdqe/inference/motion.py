@@ -1,7 +1,7 @@
 """Where the objects of a video are expected in the next frame: a constant-velocity Kalman filter of their boxes.
 
-Each object has a centre and a velocity. Both axes have the same variances, which depend on the object's size: a large
-object moves, and is measured, by more pixels than a small one.
+Each object has a centre and a velocity, and each axis has variances of its own: an object may be hidden along one axis
+only. They depend on the object's size: a large object moves, and is measured, by more pixels than a small one.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ class Motion:
     Attributes:
         centres: (N, 2), pixels.
         velocities: (N, 2), pixels per frame.
-        variances: (N, 3): of the centre, of centre and velocity together, and of the velocity.
+        variances: (N, 2, 3), along each axis: of the centre, of centre and velocity together, and of the velocity.
     """
 
     def __init__(self) -> None:
-        self.centres, self.velocities, self.variances = np.zeros((0, 2)), np.zeros((0, 2)), np.zeros((0, 3))
+        self.centres, self.velocities, self.variances = np.zeros((0, 2)), np.zeros((0, 2)), np.zeros((0, 2, 3))
 
     def predict(self, sizes: np.ndarray, absent: np.ndarray) -> None:
         """Advance by a frame.
@@ -35,11 +35,22 @@ class Motion:
         """
         self.velocities = self.velocities * np.where(absent, DAMPING, 1.0)[:, None]
         self.centres = self.centres + self.velocities
-        place, both, speed = self.variances.T
-        noise = (ACCELERATION * sizes) ** 2
+        place, both, speed = np.moveaxis(self.variances, 2, 0)
+        noise = ((ACCELERATION * sizes) ** 2)[:, None]
         self.variances = np.stack(
-            [place + 2 * both + speed + noise / 4, both + speed + noise / 2, speed + noise], axis=1
+            [place + 2 * both + speed + noise / 4, both + speed + noise / 2, speed + noise], axis=2
         )
+
+    def wait_at_border(self, halves: np.ndarray, size: tuple[int, int]) -> None:
+        """Stop objects that have left the frame just outside: they return where they left.
+
+        Args:
+            halves: (N, 2), half the width and height of the objects.
+            size: height and width of the frame.
+        """
+        inside = np.clip(self.centres, -halves, np.array(size[::-1]) + halves)
+        self.velocities = np.where(inside == self.centres, self.velocities, 0.0)
+        self.centres = inside
 
     def correct(self, rows: np.ndarray, offsets: np.ndarray, sizes: np.ndarray, doubt: np.ndarray) -> None:
         """Take measurements of the objects `rows` (M,).
@@ -47,22 +58,22 @@ class Motion:
         Args:
             offsets: (M, 2): measured minus predicted centres.
             sizes: (M,), pixels.
-            doubt: (M,): factor of the variance of each measurement.
+            doubt: (M, 2): factor of the variance of each measurement.
         """
-        place, both, speed = self.variances[rows].T
-        total = place + (MEASUREMENT * sizes) ** 2 * doubt
+        place, both, speed = np.moveaxis(self.variances[rows], 2, 0)
+        total = place + ((MEASUREMENT * sizes) ** 2)[:, None] * doubt
         gain, gain_of_velocity = place / total, both / total
-        self.centres[rows] += gain[:, None] * offsets
-        self.velocities[rows] += gain_of_velocity[:, None] * offsets
+        self.centres[rows] += gain * offsets
+        self.velocities[rows] += gain_of_velocity * offsets
         left = 1 - gain
-        self.variances[rows] = np.stack([place * left, both * left, speed - gain_of_velocity * both], axis=1)
+        self.variances[rows] = np.stack([place * left, both * left, speed - gain_of_velocity * both], axis=2)
 
     def start(self, centres: np.ndarray, sizes: np.ndarray) -> None:
         """Add objects at rest: centres (M, 2) and sizes (M,)."""
         variances = np.stack([(MEASUREMENT * sizes) ** 2, 0 * sizes, (FIRST_VELOCITY * sizes) ** 2], axis=1)
         self.centres = np.concatenate([self.centres, centres])
         self.velocities = np.concatenate([self.velocities, np.zeros_like(centres)])
-        self.variances = np.concatenate([self.variances, variances])
+        self.variances = np.concatenate([self.variances, np.repeat(variances[:, None], 2, axis=1)])
 
     def keep(self, rows: np.ndarray) -> None:
         """Forget all other objects."""
@@ -79,3 +90,13 @@ def smaller_offset(lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
     """
     nearer = np.where(np.abs(lower) < np.abs(upper), lower, upper)
     return np.where(lower * upper > 0, (lower + upper) / 2, nearer)
+
+
+def free_offset(lower: np.ndarray, upper: np.ndarray, cut_lower: np.ndarray, cut_upper: np.ndarray) -> np.ndarray:
+    """The offset of an object along an axis whose edges may be cut, from the offsets of the visible edges.
+
+    An edge that is not cut is the object's own. Beyond an edge that is cut, the object may continue: between two such
+    edges, it moved only as far as it must have to cover what is visible.
+    """
+    least = np.clip(0, np.minimum(lower, upper), np.maximum(lower, upper))
+    return np.where(cut_lower & cut_upper, least, np.where(cut_lower, upper, lower))

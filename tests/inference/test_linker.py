@@ -203,7 +203,7 @@ def test_damaged_files_name_the_problem(tmp_path):
         path.write_bytes(data[:cut])
         with pytest.raises(InputError, match="not a saved linker"):
             mdqe.Linker.resume(path)
-    path.write_bytes(data[:-3] + bytes(3))
+    path.write_bytes(data[:-3] + bytes(255 - byte for byte in data[-3:]))
     with pytest.raises(InputError, match="damaged"):
         mdqe.Linker.resume(path)
     with pytest.raises(FileNotFoundError):
