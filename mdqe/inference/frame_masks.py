@@ -17,7 +17,6 @@ from mdqe.errors import InputError
 from mdqe.inference.frame_points import GRID, FramePoints, collect_points
 from mdqe.results import rle
 
-FEW = 16  # points; a mask with fewer is measured by its pixels
 MOST_DETECTIONS = 10_000
 
 Size = tuple[int, int]
@@ -44,17 +43,6 @@ class FrameMasks:
             return rle.encode(self.dense) if len(self) else []
         return rle.to_strings(*self.runs)
 
-    def measure(self, mask: int) -> tuple[np.ndarray, int]:
-        """The exact box (4,) and area of one mask, without decoding run lengths."""
-        assert self.size is not None
-        if self.runs is None:
-            one = self.dense[mask].cpu() if isinstance(self.dense, torch.Tensor) else self.dense[mask]
-            counts: list[rle.Counts] = list(rle.encode(np.asarray(one)[None]))
-        else:
-            end = int(self.runs[1][: mask + 1].sum())
-            counts = [self.runs[0][end - self.runs[1][mask] : end]]
-        return rle.boxes(counts, self.size)[0], int(rle.area(counts, self.size)[0])
-
     def sample(self) -> FramePoints:
         """Sample the masks; there is at least one."""
         assert self.size is not None
@@ -64,37 +52,21 @@ class FrameMasks:
         else:
             y, x = _first_points(self.size, step)
             points = self.dense[:, y::step, x::step]
-            points = np.ascontiguousarray(points.cpu().numpy() if isinstance(points, torch.Tensor) else points, bool)
-        areas = np.asarray(points.sum(axis=(1, 2)), np.float32)
-        boxes = _boxes(points) * step
-        small = np.flatnonzero(areas < FEW) if step > 1 else np.zeros(0, np.int64)
-        areas *= step**2
-        for i in small:  # such masks may lie between the points
-            boxes[i], areas[i] = self.measure(int(i))
-            if areas[i]:
-                y, x = np.minimum(self.pixels(int(i)) // step, np.array(points.shape[1:])[:, None] - 1)
-                points[i, y, x] = True
-        return collect_points(points, areas, boxes, step, small)
+            points = points.cpu().numpy() if isinstance(points, torch.Tensor) else points
+            points = np.array(points, bool, order="C")  # a copy
+        return collect_points(points, step, self.pixels)
 
     def pixels(self, mask: int) -> np.ndarray:
         """Rows and columns (2, K) of the pixels of one mask."""
         assert self.size is not None
         if self.runs is None:
             one = self.dense[mask].cpu().numpy() if isinstance(self.dense, torch.Tensor) else self.dense[mask]
-            return np.array(np.nonzero(one))
+            return np.array(np.divmod(np.flatnonzero(one), self.size[1]))
         end = int(self.runs[1][: mask + 1].sum())
         lengths = self.runs[0][end - self.runs[1][mask] : end]
         begins, lengths = (np.cumsum(lengths) - lengths)[1::2], lengths[1::2]
         places = np.repeat(begins - (np.cumsum(lengths) - lengths), lengths) + np.arange(lengths.sum())
         return np.array(np.divmod(places, self.size[0])[::-1])
-
-
-def _boxes(points: np.ndarray) -> np.ndarray:
-    """Boxes (D, 4) of masks (D, h, w) in points, xyxy; without meaning for an empty mask."""
-    height, width = points.shape[1:]
-    rows, columns = np.asarray(points.any(axis=2)), np.asarray(points.any(axis=1))
-    ends = width - columns[:, ::-1].argmax(axis=1), height - rows[:, ::-1].argmax(axis=1)
-    return np.stack([columns.argmax(axis=1), rows.argmax(axis=1), *ends], axis=1).astype(np.float64)
 
 
 def grid_step(size: Size) -> int:

@@ -6,11 +6,13 @@ part of a frame.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 GRID = 128  # most points of a frame along each side
+FEW = 16  # points; a mask with fewer is measured by its pixels
 NEAR = 2  # points between two masks that touch, for outlines that are not exact
 
 
@@ -39,10 +41,16 @@ class FramePoints(NamedTuple):
         points, ends = self.own
         return points[ends[detection] : ends[detection + 1]]
 
-    def places_of(self, detection: int) -> np.ndarray:
-        """Columns and rows (K, 2), int16, of the points of a detection."""
-        rows, columns = np.divmod(self.points_of(detection), self.shape[1])
-        return np.stack([columns, rows], axis=1).astype(np.int16)
+    def places_of(self, detections: np.ndarray) -> list[np.ndarray]:
+        """Columns and rows (K, 2), int16, of the points of each detection."""
+        if not len(detections):
+            return []
+        parts = [self.points_of(detection) for detection in detections.tolist()]
+        rows, columns = np.divmod(np.concatenate(parts), self.shape[1])
+        places = np.empty((len(rows), 2), np.int16)
+        places[:, 0], places[:, 1] = columns, rows
+        ends = np.cumsum([len(part) for part in parts]).tolist()
+        return [places[end - len(part) : end].copy() for part, end in zip(parts, ends, strict=True)]
 
     def shared(self, rows: np.ndarray, points: np.ndarray, number: int) -> np.ndarray:
         """How many of the points (K,) of each of `number` sets each detection covers, (number, D).
@@ -61,38 +69,77 @@ class FramePoints(NamedTuple):
         return pairs.reshape(number, size)
 
 
-def collect_points(
-    points: np.ndarray, areas: np.ndarray, boxes: np.ndarray, step: int, small: np.ndarray
-) -> FramePoints:
-    """List the points of masks (D, h, w), with the areas (D,) and boxes (D, 4) in pixels."""
+def collect_points(points: np.ndarray, step: int, pixels_of: Callable[[int], np.ndarray]) -> FramePoints:
+    """List the points of masks (D, h, w), a contiguous array.
+
+    Args:
+        step: distance of the points, in pixels.
+        pixels_of: returns the rows and columns (2, K) of the pixels of a mask. It is called for masks of few points,
+            which may lie between them.
+    """
     number, height, width = points.shape
-    owners, places = np.divmod(np.flatnonzero(points), height * width)
+    found, ends = _nonzero(points)
+    areas = np.diff(ends).astype(np.float64)
+    small = np.flatnonzero(areas < FEW).tolist() if step > 1 else []
+    areas *= step**2
+    exact = {}
+    for i in small:
+        pixels = pixels_of(i)
+        areas[i] = pixels.shape[1]
+        if areas[i]:
+            exact[i] = *pixels.min(axis=1)[::-1], *pixels.max(axis=1)[::-1] + 1
+            y, x = np.minimum(pixels // step, [[height - 1], [width - 1]])
+            points[i, y, x] = True
+    if exact:
+        found, ends = _nonzero(points)
+    owners = np.repeat(np.arange(number), np.diff(ends))
+    places = found - owners * (height * width)
+    boxes = _boxes(places, ends, width) * float(step)
+    for i, box in exact.items():
+        boxes[i] = box
     order = np.argsort(places.astype(np.int16), kind="stable")  # quick for small integers
     counts = np.bincount(places, minlength=height * width)
-    ends = np.searchsorted(owners, np.arange(number + 1))
-    labels = np.full(height * width, -1)
+    labels = np.full(height * width, -1, np.int16)
     labels[places] = owners
-    for detection in small:  # larger masks must not hide them
-        labels[places[ends[detection] : ends[detection + 1]]] = detection
+    for i in small:  # larger masks must not hide them
+        labels[places[ends[i] : ends[i + 1]]] = i
     edges = np.concatenate([boxes[:, :2] // step, -(-boxes[:, 2:] // step)], axis=1)
     cut = np.concatenate([edges[:, :2] <= 0, edges[:, 2:] >= (width, height)], axis=1)
-    _mark_contacts(cut, labels.reshape(height, width), edges)
+    _mark_contacts(cut, labels, width, edges)
     return FramePoints(
         (height, width), np.cumsum(counts) - counts, counts, owners[order], (places, ends), areas, boxes, cut
     )
 
 
-def _mark_contacts(cut: np.ndarray, labels: np.ndarray, edges: np.ndarray) -> None:
-    """Mark the edges (D, 4) at which a mask touches another one, of the labels (h, w) of points."""
-    width = labels.shape[1]
-    flat = labels.ravel()
+def _nonzero(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Flat indices (P,) of the points of masks (D, h, w), and (D + 1,) where those of each mask begin."""
+    found = np.flatnonzero(points)
+    return found, np.searchsorted(found, np.arange(len(points) + 1) * (points.shape[1] * points.shape[2]))
+
+
+def _boxes(places: np.ndarray, ends: np.ndarray, width: int) -> np.ndarray:
+    """Boxes (D, 4) in points, xyxy, of masks with the points places[ends[d]:ends[d + 1]]; 0 for an empty mask."""
+    boxes = np.zeros((len(ends) - 1, 4))
+    filled = np.flatnonzero(ends[1:] > ends[:-1])
+    if len(filled):
+        rows, columns = np.divmod(places, width)
+        first, last = ends[filled], ends[filled + 1] - 1
+        boxes[filled, 0], boxes[filled, 1] = np.minimum.reduceat(columns, first), rows[first]
+        boxes[filled, 2], boxes[filled, 3] = np.maximum.reduceat(columns, first) + 1, rows[last] + 1
+    return boxes
+
+
+def _mark_contacts(cut: np.ndarray, labels: np.ndarray, width: int, edges: np.ndarray) -> None:
+    """Mark the edges (D, 4) at which a mask touches another one, of the labels (h · w,) of points."""
     for axis, stride in ((0, 1), (1, width)):
         for gap in range(1, NEAR + 1):
-            before, after = flat[: -gap * stride], flat[gap * stride :]
-            contact = np.flatnonzero((before != after) & (before >= 0) & (after >= 0))
+            before, after = labels[: -gap * stride], labels[gap * stride :]
+            place = np.flatnonzero(before != after)
+            a, b = before[place], after[place]
+            contact = np.flatnonzero(np.minimum(a, b) >= 0)
             if not len(contact):
                 continue
-            a, b = before[contact], after[contact]
-            place = contact % width if axis == 0 else contact // width
+            a, b, place = a[contact], b[contact], place[contact]
+            place = place % width if axis == 0 else place // width
             cut[a[edges[a, 2 + axis] - 2 <= place], 2 + axis] = True
             cut[b[edges[b, axis] + 1 >= place + gap], axis] = True

@@ -72,8 +72,8 @@ class LinkedTracks:
         self.places[rows] = (boxes[:, :2] + boxes[:, 2:]) / 2
         self.areas[rows] = (frame.areas[detections] / step**2).clip(1)
         self.cut[rows] = frame.cut[detections]
-        for row, detection in zip(rows, detections, strict=True):
-            self.masks[row] = frame.places_of(detection)
+        for row, places in zip(rows.tolist(), frame.places_of(detections), strict=True):
+            self.masks[row] = places
 
     def complete_masks(
         self, rows: np.ndarray, frame: FramePoints, detections: np.ndarray, centres: np.ndarray, step: int
@@ -185,7 +185,7 @@ def score_frame(
     visible = inter / np.maximum(found + areas[:, None] - inside, 1)
     plain = inter / np.maximum(found + (areas - outside)[:, None] - inter, 1)
     edges = _compare_edges(tracks, frame, step)
-    growing = tracks.cut.any(axis=1)[:, None] & (found > areas[:, None])  # it was never visible in full
+    growing = np.asarray(tracks.cut.any(axis=1))[:, None] & (found > areas[:, None])  # it was never visible in full
     sizes = np.sqrt(np.where(growing, found, areas[:, None])).clip(2)[:, :, None] * step
     variances = UNCERTAINTY * tracks.motion.variances[:, None, :, 0]
     reach = np.sqrt((REACH * sizes) ** 2 + variances).clip(max=FARTHEST * sizes)
@@ -228,14 +228,14 @@ def _compare_edges(tracks: LinkedTracks, frame: FramePoints, step: int) -> _Edge
     same = np.abs(longer) <= SAME * tracks.extents[:, None] + step
     cut_lower, cut_upper = frame.cut[None, :, :2] & ~same, frame.cut[None, :, 2:] & ~same
     cut = cut_lower | cut_upper
-    narrow = frame.cut.any(axis=1)[None, :, None] & ~cut & ~same & (longer < 0)
+    narrow = np.asarray(frame.cut.any(axis=1))[None, :, None] & ~cut & ~same & (longer < 0)
     middle, smaller = (lower + upper) / 2, smaller_offset(lower, upper)
     free = free_offset(lower, upper, cut_lower | narrow, cut_upper | narrow)
     shrunk = ((frame.areas / step**2).clip(1) < HIDDEN * tracks.areas[:, None])[:, :, None]
     offsets = np.where(cut, free, np.where(shrunk & ~same & ~narrow, smaller, middle))
     distances = np.where(cut | narrow, np.abs(free), (np.abs(smaller) + np.abs(middle)) / 2)
     doubt = np.where(cut_lower & cut_upper, NO_EDGE, np.where(narrow, NARROW, np.where(cut | shrunk, ONE_EDGE, 1.0)))
-    return _Edges(offsets, distances, doubt, ((cut | narrow) & (longer < 0)).any(axis=2))
+    return _Edges(offsets, distances, doubt, np.asarray(((cut | narrow) & (longer < 0)).any(axis=2)))
 
 
 def appearance(tracks: np.ndarray, detections: np.ndarray) -> np.ndarray:

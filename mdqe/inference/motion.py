@@ -35,11 +35,11 @@ class Motion:
         """
         self.velocities = self.velocities * np.where(absent, DAMPING, 1.0)[:, None]
         self.centres = self.centres + self.velocities
-        place, both, speed = np.moveaxis(self.variances, 2, 0)
+        place, both, speed = (self.variances[..., i] for i in range(3))
         noise = ((ACCELERATION * sizes) ** 2)[:, None]
-        self.variances = np.stack(
-            [place + 2 * both + speed + noise / 4, both + speed + noise / 2, speed + noise], axis=2
-        )
+        place += 2 * both + speed + noise / 4
+        both += speed + noise / 2
+        speed += noise
 
     def wait_at_border(self, halves: np.ndarray, size: tuple[int, int]) -> None:
         """Stop objects that have left the frame just outside: they return where they left.
@@ -60,13 +60,16 @@ class Motion:
             sizes: (M,), pixels.
             doubt: (M, 2): factor of the variance of each measurement.
         """
-        place, both, speed = np.moveaxis(self.variances[rows], 2, 0)
+        variances = self.variances[rows]
+        place, both, speed = (variances[..., i] for i in range(3))
         total = place + ((MEASUREMENT * sizes) ** 2)[:, None] * doubt
         gain, gain_of_velocity = place / total, both / total
         self.centres[rows] += gain * offsets
         self.velocities[rows] += gain_of_velocity * offsets
-        left = 1 - gain
-        self.variances[rows] = np.stack([place * left, both * left, speed - gain_of_velocity * both], axis=2)
+        speed -= gain_of_velocity * both
+        place *= 1 - gain
+        both *= 1 - gain
+        self.variances[rows] = variances
 
     def start(self, centres: np.ndarray, sizes: np.ndarray) -> None:
         """Add objects at rest: centres (M, 2) and sizes (M,)."""

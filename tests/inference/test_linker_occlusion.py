@@ -105,3 +105,12 @@ def test_objects_wait_outside_the_border_at_which_they_left():
         motion.wait_at_border(np.array([[6.0, 4], [6, 4]]), SIZE)
     assert motion.centres.tolist() == [[-6, 54], [44, 54]]
     assert motion.velocities.tolist() == [[0, 1], [-9, 1]]
+
+
+def test_masks_of_the_caller_do_not_change():
+    """Masks between the points of the grid are marked in a copy."""
+    masks = np.zeros((2, 300, 400), bool)
+    masks[0, 101:103, 151:153] = masks[1, 200:260, 100:200] = True
+    before = masks.copy()
+    assert mdqe.Linker().push(masks).tolist() == [0, 1]
+    assert np.array_equal(masks, before)
