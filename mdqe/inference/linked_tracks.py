@@ -28,6 +28,7 @@ ONE_EDGE, NARROW, NO_EDGE = (
 )  # variances of places from one edge, the end of an object, or two cut edges
 YOUNG, YOUNG_WEIGHT = 3, 0.8  # tracks with fewer observations, and the weight of their scores
 OTHER_LABEL = 0.4  # weight of the score of a pair with different labels
+BLOCK = 2**18  # pairs that are scored at once
 FARTHEST_POINT = 2 * GRID  # of the hidden points that a track remembers
 SHARPNESS, LEAST_LOOKS = 12.0, 0.2  # of cosines of embeddings; weight of the score of a pair of different embeddings
 
@@ -158,14 +159,10 @@ class FrameScores(NamedTuple):
     """(N, D): IoU of the predicted masks with the detections; hidden parts of tracks count half."""
     place: np.ndarray
     """(N, D), from 0 to 1: how well place, size, label and embedding agree."""
-    offsets: np.ndarray
-    """(N, D, 2): the measured minus the predicted centres, in pixels."""
-    contained: np.ndarray
-    """(N, D): share of each track's mask in each detection."""
-    covered: np.ndarray
-    """(N, D): share of each track's mask in other detections or outside the frame."""
-    doubt: np.ndarray
-    """(N, D, 2): factor of the variance of each offset."""
+    shared: np.ndarray
+    """(N, D): points that a track's mask shares with a detection."""
+    inside: np.ndarray
+    """(N,): points of a track's mask that are in any detection or outside the frame."""
 
 
 def score_frame(
@@ -179,63 +176,80 @@ def score_frame(
         embeddings: (D, E), of length 1.
         step: distance of the points of the grid, in pixels.
     """
-    inter, hidden, outside = _intersections(tracks, frame, step)
-    areas, found = tracks.areas, (frame.areas / step**2).clip(1)
-    inside = np.maximum(hidden[:, None], inter)
-    visible = inter / np.maximum(found + areas[:, None] - inside, 1)
-    plain = inter / np.maximum(found + (areas - outside)[:, None] - inter, 1)
-    edges = _compare_edges(tracks, frame, step)
-    growing = np.asarray(tracks.cut.any(axis=1))[:, None] & (found > areas[:, None])  # it was never visible in full
-    sizes = np.sqrt(np.where(growing, found, areas[:, None])).clip(2)[:, :, None] * step
-    variances = UNCERTAINTY * tracks.motion.variances[:, None, :, 0]
+    shared, inside, outside = _intersections(tracks, frame, step)
+    overlap, place = np.empty(shared.shape), np.empty(shared.shape)
+    looks = appearance(tracks.embeddings, embeddings) if embeddings.shape[1] else None
+    young = np.where(tracks.observations < YOUNG, YOUNG_WEIGHT, 1.0)
+    found = (frame.areas / step**2).clip(1)
+    size = max(1, BLOCK // max(len(found), 1))
+    for begin in range(0, len(tracks), size):  # in blocks, for frames of many detections
+        rows = np.arange(begin, min(begin + size, len(tracks)))[:, None]
+        areas, own = tracks.areas[rows], tracks.labels[rows]
+        hidden = np.maximum(inside[rows], shared[rows[:, 0]])
+        visible = shared[rows[:, 0]] / np.maximum(found + areas - hidden, 1)
+        plain = shared[rows[:, 0]] / np.maximum(found + areas - outside[rows] - shared[rows[:, 0]], 1)
+        weight = np.where((own != labels) & (own >= 0) & (labels >= 0), OTHER_LABEL, 1.0) * young[rows]
+        if looks is not None:
+            weight *= LEAST_LOOKS + (1 - LEAST_LOOKS) * looks[rows[:, 0]]
+        overlap[rows[:, 0]] = 0.5 * (visible + plain) * weight
+        place[rows[:, 0]] = _score_places(tracks, frame, rows, found, step) * weight
+    return FrameScores(overlap, place, shared, inside)
+
+
+def _score_places(
+    tracks: LinkedTracks, frame: FramePoints, rows: np.ndarray, found: np.ndarray, step: int
+) -> np.ndarray:
+    """How well the place and the area of the tracks `rows` (M, 1) agree with D detections of areas `found`: (M, D)."""
+    edges = compare_edges(tracks, frame, rows, np.arange(len(found))[None], step)
+    areas = tracks.areas[rows]
+    growing = np.asarray(tracks.cut[rows[:, 0]].any(axis=1))[:, None] & (found > areas)  # it was never visible in full
+    sizes = np.sqrt(np.where(growing, found, areas)).clip(2)[:, :, None] * step
+    variances = UNCERTAINTY * tracks.motion.variances[rows, :, 0]
     reach = np.sqrt((REACH * sizes) ** 2 + variances).clip(max=FARTHEST * sizes)
-    reach *= np.where(tracks.observations > 1, 1.0, FIRST_REACH)[:, None, None]
+    reach *= np.where(tracks.observations > 1, 1.0, FIRST_REACH)[rows][:, :, None]
     place = np.exp(-0.5 * ((edges.distances / reach) ** 2).sum(axis=2))
-    ratio = found / areas[:, None]
+    ratio = found / areas
     place *= np.minimum(ratio, 1) ** np.where(edges.partial, CUT, SMALLER)
-    place *= np.minimum(1 / ratio, 1) ** np.where(growing, CUT, LARGER)
-    weight = np.where(tracks.observations < YOUNG, YOUNG_WEIGHT, 1.0)[:, None] * np.ones(len(found))
-    weight[(tracks.labels[:, None] != labels) & (tracks.labels[:, None] >= 0) & (labels >= 0)] *= OTHER_LABEL
-    if embeddings.shape[1]:
-        weight *= LEAST_LOOKS + (1 - LEAST_LOOKS) * appearance(tracks.embeddings, embeddings)
-    overlap = 0.5 * (visible + plain)
-    contained = inter / areas[:, None]
-    covered = (inside - inter) / areas[:, None]
-    return FrameScores(overlap * weight, place * weight, edges.offsets, contained, covered, edges.doubt)
+    return np.asarray(place * np.minimum(1 / ratio, 1) ** np.where(growing, CUT, LARGER))
 
 
-class _Edges(NamedTuple):
-    """Comparison of the predicted boxes of N tracks with those of D detections."""
+class Edges(NamedTuple):
+    """Comparison of predicted boxes of tracks with boxes of detections, for pairs of any shape (…)."""
 
     offsets: np.ndarray
+    """(…, 2): the measured minus the predicted centres, in pixels."""
     distances: np.ndarray
-    """(N, D, 2): along each axis, how far the track must move at least to agree."""
+    """(…, 2): along each axis, how far the track must move at least to agree."""
     doubt: np.ndarray
+    """(…, 2): factor of the variance of each offset."""
     partial: np.ndarray
-    """(N, D) bool: the detection is smaller than the track, and its cut edges explain it."""
+    """(…) bool: the detection is smaller than the track, and its cut edges explain it."""
 
 
-def _compare_edges(tracks: LinkedTracks, frame: FramePoints, step: int) -> _Edges:
-    """Measure the places of objects from the edges of detections that are their own.
+def compare_edges(
+    tracks: LinkedTracks, frame: FramePoints, rows: np.ndarray, detections: np.ndarray, step: int
+) -> Edges:
+    """Measure the places of the tracks `rows` (…) from the edges of `detections` (…) that are their own.
 
     Edges at the border of the frame or beside another mask count only if the length of the box is that of the track.
     A box that is cut along one axis may also be shorter along the other, such as the visible end of a disc.
     """
-    centres, half = tracks.motion.centres, tracks.extents / 2
-    lower = frame.boxes[None, :, :2] - (centres - half)[:, None]
-    upper = frame.boxes[None, :, 2:] - (centres + half)[:, None]
+    centres, extents = tracks.motion.centres[rows], tracks.extents[rows]
+    boxes, edges = frame.boxes[detections], frame.cut[detections]
+    lower = boxes[..., :2] - (centres - extents / 2)
+    upper = boxes[..., 2:] - (centres + extents / 2)
     longer = upper - lower
-    same = np.abs(longer) <= SAME * tracks.extents[:, None] + step
-    cut_lower, cut_upper = frame.cut[None, :, :2] & ~same, frame.cut[None, :, 2:] & ~same
+    same = np.abs(longer) <= SAME * extents + step
+    cut_lower, cut_upper = edges[..., :2] & ~same, edges[..., 2:] & ~same
     cut = cut_lower | cut_upper
-    narrow = np.asarray(frame.cut.any(axis=1))[None, :, None] & ~cut & ~same & (longer < 0)
+    narrow = np.asarray(edges.any(axis=-1))[..., None] & ~cut & ~same & (longer < 0)
     middle, smaller = (lower + upper) / 2, smaller_offset(lower, upper)
     free = free_offset(lower, upper, cut_lower | narrow, cut_upper | narrow)
-    shrunk = ((frame.areas / step**2).clip(1) < HIDDEN * tracks.areas[:, None])[:, :, None]
+    shrunk = ((frame.areas / step**2).clip(1)[detections] < HIDDEN * tracks.areas[rows])[..., None]
     offsets = np.where(cut, free, np.where(shrunk & ~same & ~narrow, smaller, middle))
     distances = np.where(cut | narrow, np.abs(free), (np.abs(smaller) + np.abs(middle)) / 2)
     doubt = np.where(cut_lower & cut_upper, NO_EDGE, np.where(narrow, NARROW, np.where(cut | shrunk, ONE_EDGE, 1.0)))
-    return _Edges(offsets, distances, doubt, np.asarray(((cut | narrow) & (longer < 0)).any(axis=2)))
+    return Edges(offsets, distances, doubt, np.asarray(((cut | narrow) & (longer < 0)).any(axis=-1)))
 
 
 def appearance(tracks: np.ndarray, detections: np.ndarray) -> np.ndarray:

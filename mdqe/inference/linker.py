@@ -17,7 +17,7 @@ from mdqe.errors import InputError
 from mdqe.inference.association import match
 from mdqe.inference.frame_masks import FrameMasks, grid_step, read_masks
 from mdqe.inference.frame_points import FramePoints
-from mdqe.inference.linked_tracks import HIDDEN, YOUNG, FrameScores, LinkedTracks, score_frame
+from mdqe.inference.linked_tracks import HIDDEN, YOUNG, FrameScores, LinkedTracks, compare_edges, score_frame
 from mdqe.inference.linker_file import ENTRIES, read_linker, write_linker
 from mdqe.inference.saved_state import MOST, is_whole
 
@@ -216,13 +216,16 @@ class Linker:
         step: int,
     ) -> None:
         """Correct the places of matched tracks, and take their masks unless these are hidden or merged with others."""
-        areas, cut, offsets = tracks.areas[rows], frame.cut[columns].any(axis=1), found.offsets[rows, columns]
+        areas, cut = tracks.areas[rows], frame.cut[columns].any(axis=1)
+        offsets, _, doubt, _ = compare_edges(tracks, frame, rows, columns, step)
         centres = tracks.motion.centres[rows] + offsets
         ratio = (frame.areas[columns] / step**2).clip(1) / areas
-        merged = ((found.contained > PART).sum(axis=0) > 1)[columns] & (ratio > MERGED)
-        doubt = found.doubt[rows, columns] * np.where(merged, MERGED_VARIANCE, 1.0)[:, None]
+        several = (found.shared > PART * tracks.areas[:, None]).sum(axis=0)[columns] > 1
+        merged = several & (ratio > MERGED)
+        doubt = doubt * np.where(merged, MERGED_VARIANCE, 1.0)[:, None]
         tracks.motion.correct(rows, offsets, np.sqrt(areas).clip(2) * step, doubt)
-        covered = ~cut & (ratio < HIDDEN) & (found.covered[rows, columns] > COVERED)
+        hidden = found.inside[rows] - found.shared[rows, columns] > COVERED * areas
+        covered = ~cut & (ratio < HIDDEN) & hidden
         taken = ~(merged | covered | cut & (ratio < SLIVER))
         tracks.complete_masks(rows[taken], frame, columns[taken], centres[taken], step)
 

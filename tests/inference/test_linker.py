@@ -155,6 +155,12 @@ def test_scores_decide_what_starts_a_track():
     ]  # a duplicate; all are sure
 
 
+def test_equal_masks_of_the_first_frame_start_two_tracks():
+    linker = mdqe.Linker()
+    for _ in range(3):
+        assert linker.push(squares((10, 10), (10, 10))).tolist() == [0, 1]
+
+
 def test_empty_masks_are_dropped():
     linker = mdqe.Linker()
     assert linker.push(np.concatenate([squares((10, 10)), np.zeros((1, *SIZE), bool)])).tolist() == [0, -1]
