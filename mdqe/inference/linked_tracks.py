@@ -21,11 +21,7 @@ SMALLER, LARGER = 0.4, 0.25  # powers of the ratio of areas, for detections that
 CUT = 0.15  # the power instead, where what is cut explains the difference
 SAME = 0.15  # difference of two lengths, relative to the length, up to which they are equal
 HIDDEN = 0.6  # share of a track's area below which a mask is not visible in full
-ONE_EDGE, NARROW, NO_EDGE = (
-    2.0,
-    8.0,
-    1000.0,
-)  # variances of places from one edge, the end of an object, or two cut edges
+ONE_EDGE, NARROW, NO_EDGE = 2.0, 8.0, 1000.0  # variances of places from one edge, a visible end, or two cut edges
 YOUNG, YOUNG_WEIGHT = 3, 0.8  # tracks with fewer observations, and the weight of their scores
 OTHER_LABEL = 0.4  # weight of the score of a pair with different labels
 BLOCK = 2**18  # pairs that are scored at once
