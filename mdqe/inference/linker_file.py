@@ -89,10 +89,9 @@ def _read(state: SessionState) -> tuple[dict[str, Any], dict[str, int], LinkedTr
         raise InputError(f"the tensor 'cut' has the value {cut.max()}, expected 0 and 1")
     tracks.cut = cut.astype(bool)
     lengths = saved.integers("num_points", 0, MOST, number).numpy()
-    total = len(state.tensors["points"]) if "points" in state.tensors else 0
-    points = saved.integers("points", -FARTHEST_POINT, FARTHEST_POINT, total, 2).numpy()
+    points = saved.integers("points", -FARTHEST_POINT, FARTHEST_POINT, None, 2).numpy()
     saved.finish()
-    if sum(lengths.tolist()) != total:
-        raise InputError(f"the tensor 'num_points' has the sum {sum(lengths.tolist())}, expected {total}")
+    if (total := sum(lengths.tolist())) != len(points):
+        raise InputError(f"the tensor 'num_points' has the sum {total}, expected {len(points)}")
     tracks.masks = np.split(points.astype(np.int16), np.cumsum(lengths)[:-1]) if number else []
     return options, counts, tracks

@@ -1,5 +1,7 @@
 """`mdqe.Linker` and `mdqe.link`: identities of the detections of single frames."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,8 @@ import torch
 import mdqe
 from mdqe.data.synthetic import draw_video
 from mdqe.errors import InputError
+from mdqe.inference.linker_file import FORMAT, VERSION
+from mdqe.inference.session_file import read_state, write_state
 from mdqe.results import rle
 
 SIZE = (60, 100)
@@ -214,6 +218,24 @@ def test_damaged_files_name_the_problem(tmp_path):
         mdqe.Linker.resume(path)
     with pytest.raises(FileNotFoundError):
         mdqe.Linker.resume(tmp_path / "none")
+
+
+def test_forged_files_are_one_error(tmp_path):
+    """Every tensor as a number without axes, with a row too many, and with the greatest value of its type."""
+    linker = mdqe.Linker()
+    linker.push(squares((5, 5), (40, 40)))
+    linker.save(tmp_path / "state")
+    state = read_state(tmp_path / "state", FORMAT, VERSION, "linker")
+    assert "points" in state.tensors
+    for name, tensor in state.tensors.items():
+        most = math.inf if tensor.is_floating_point() else torch.iinfo(tensor.dtype).max
+        for forged in (tensor.new_zeros(()), torch.cat([tensor, tensor[:1]]), torch.full_like(tensor, most)):
+            if torch.equal(forged, tensor):
+                continue  # embeddings of size 0 stay as they are
+            write_state(tmp_path / "forged", state._replace(tensors={**state.tensors, name: forged}))
+            with pytest.raises(InputError) as caught:
+                mdqe.Linker.resume(tmp_path / "forged")
+            assert "forged" in str(caught.value) and "\n" not in str(caught.value), name
 
 
 ONE = squares((5, 5))
