@@ -90,14 +90,14 @@ def _mask(like: Tensor, dropped: int) -> Tensor:
     return mask.mul_(_STEPS / (_STEPS - dropped))
 
 
-def warn_if_bfloat16_is_slow(device: torch.device) -> None:
-    """Warn if the device is a CPU for which PyTorch has only plain loops in bfloat16, without vector instructions.
+def warn_if_bfloat16_is_slow(device: torch.device, dtype: torch.dtype) -> None:
+    """Warn if a type is bfloat16 and the device a CPU for which PyTorch has only plain loops in this type.
 
     On a CPU with AVX2 only, a training step of a small model took 25 s with bfloat16 autocast and 2.6 s in float32.
     There is no warning if PyTorch does not say what it supports.
     """
     supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)  # the check that PyTorch itself uses
-    if device.type != "cpu" or supported is None or supported():
+    if dtype != torch.bfloat16 or device.type != "cpu" or supported is None or supported():
         return
     message = (
         "bfloat16 is several times slower than float32 on this CPU, which lacks vector instructions for it "

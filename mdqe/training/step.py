@@ -101,8 +101,8 @@ class TrainingStep:
             raise InputError(f"clip_norm is {clip_norm!r}, expected a positive number or None")
         self.model, self.optimizer, self.amp = model, optimizer, amp
         self.device = model.device
-        if amp == "bf16" and rank() == 0:
-            warn_if_bfloat16_is_slow(self.device)
+        if amp is not None and rank() == 0:
+            warn_if_bfloat16_is_slow(self.device, AMP_TYPES[amp])
         self.clip_norm = math.inf if clip_norm is None else clip_norm
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=amp == "fp16")
         for group in optimizer.param_groups:

@@ -96,8 +96,7 @@ class PretrainedMixin(
         if saved.clip_length == 1:
             state = inflate_temporal(state, config)
         model = _filled(cls, config, state, weights, dtype, reset_classes=reset_classes)
-        if (_saved_dtype(state) if dtype is None else dtype) == torch.bfloat16:
-            warn_if_bfloat16_is_slow(device)
+        warn_if_bfloat16_is_slow(device, _saved_dtype(state) if dtype is None else dtype)
         return model.to(device).eval()
 
     def save_pretrained(  # type: ignore[override]

@@ -115,7 +115,8 @@ def test_the_warning_about_bfloat16_depends_on_what_pytorch_supports(monkeypatch
     monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace(**operators))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        warn_if_bfloat16_is_slow(torch.device(device))
+        warn_if_bfloat16_is_slow(torch.device(device), torch.bfloat16)
+        warn_if_bfloat16_is_slow(torch.device(device), torch.float32)
     texts = [str(warning.message) for warning in caught]
     assert len(texts) == expected
     assert all(text.startswith("bfloat16 is several times slower than float32 on this CPU") for text in texts)
