@@ -233,7 +233,7 @@ def report(scores: dict[str, Any], folder: Path) -> str:
 
 def read_scale(args: argparse.Namespace) -> dict[str, Any]:
     """The scale of the runs in the folder, which all of them must share."""
-    scale = {**SCALES[torch.device(args.device).type], "device": args.device}
+    scale = {**SCALES["cpu" if args.device == "cpu" else "cuda"], "device": args.device}
     scale |= {name: getattr(args, name) for name in scale if getattr(args, name, None) is not None}
     path = args.output / "scale.json"
     if path.exists():

@@ -53,6 +53,19 @@ def test_train_and_resume(run, options, tmp_path):
     assert MDQE.from_pretrained(folder).config.mask_loss == "plain"
 
 
+def test_frozen_parts_keep_their_weights(run, options, tmp_path):
+    options[options.index("--steps") + 1] = 1
+    states = {}
+    for name, changes in {"start": ("--lr", 0), "frozen": ("--freeze", "backbone,encoder")}.items():
+        assert run("train", "-o", tmp_path / name, *options, "--seed", 5, *changes)[0] == 0
+        states[name] = MDQE.from_pretrained(tmp_path / name).state_dict()
+    changed = {key for key, value in states["frozen"].items() if not torch.equal(value, states["start"][key])}
+    assert {key.partition(".")[0] for key in changed} >= {"query_init", "decoder", "mask_head", "class_head"}
+    assert not any(key.startswith(("backbone.", "encoder.")) for key in changed)
+    status, _, err = run("train", "-o", tmp_path / "frozen", "--resume", "--steps", 2, "--freeze", "encoder")
+    assert status == 2 and "checkpoint.pt" in err and "Traceback" not in err and err.count("error") == 1
+
+
 def test_resume_before_the_first_checkpoint(run, options, tmp_path):
     status, _, err = run("train", "-o", tmp_path / "run", "--resume", *options)
     assert status == 0 and "has no checkpoint: starting a new run" in err
