@@ -41,7 +41,7 @@ class VideoSession:
         by_window: return whole windows of the configured length, each with the scores up to its end, instead of each
             frame as soon as it is final.
         encoder_batch_size: number of frames that are encoded together. 1 has the smallest delay; larger values are
-            faster on a GPU. At most 1024. None: 16 on a GPU; 1 on a CPU, or up to 4 if the frames are small.
+            faster. At most 1024. None: 16 on a GPU; on a CPU from 1 to 16, by the number of their pixels.
         keep_all: results before the last one contain every track, for callers that select tracks by their final scores.
         on_frame: called with a `FrameView` of every frame, in order.
         cuda_graphs: run the network as CUDA graphs, see `mdqe.inference.graphs`; no effect on other devices.
