@@ -24,9 +24,7 @@ SETTINGS: dict[str, dict[str, str] | None] = {
     "the commands": None,
     "none": {"MDQE_PLAIN": "1"},
     "GOMP_SPINCOUNT=10000": {"GOMP_SPINCOUNT": "10000"},
-    "GOMP_SPINCOUNT=1000": {"GOMP_SPINCOUNT": "1000"},
     "OMP_WAIT_POLICY=PASSIVE": {"OMP_WAIT_POLICY": "PASSIVE"},
-    "OMP_WAIT_POLICY=ACTIVE": {"OMP_WAIT_POLICY": "ACTIVE"},
 }
 
 
