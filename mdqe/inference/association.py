@@ -6,6 +6,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 from torch import Tensor
 
 from mdqe.inference.mask_sums import positive
@@ -13,6 +15,7 @@ from mdqe.inference.memory import TrackMemory
 
 MIN_IOU, MIN_SIMILARITY = 0.1, 0.5  # a pair matches above iou_weight * MIN_IOU + similarity_weight * MIN_SIMILARITY
 REPEAT_IOU, REPEAT_SIMILARITY = 0.4, 0.6  # an unmatched detection above one of these repeats a track
+DENSE = 2**22  # entries of the largest table of scores that is assigned as such
 LOOK_ALIKE = 0.03  # distance, relative to the length, up to which embeddings are equal but for noise
 
 
@@ -147,6 +150,36 @@ def match(
     rows, columns = linear_sum_assignment(np.where(valid, scores, 0), maximize=True)
     keep = valid[rows, columns]
     return rows[keep], columns[keep], repeats
+
+
+def match_pairs(rows: np.ndarray, columns: np.ndarray, scores: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Assign N tracks to D detections one to one with the largest total score, from P pairs that can match.
+
+    Args:
+        rows, columns: (P,) tracks and detections, ascending by track and then by detection.
+        scores: (P,), positive.
+        shape: N and D.
+
+    Returns:
+        The indices of the matched pairs, ascending.
+    """
+    number, size = shape
+    if not len(scores):
+        return np.zeros(0, np.int64)
+    if number * size <= DENSE:
+        table = np.zeros(shape)
+        table[rows, columns] = scores
+        chosen = linear_sum_assignment(table, maximize=True)
+        matched = table[chosen] > 0
+        row, column = chosen[0][matched], chosen[1][matched]
+    else:  # a solver for few pairs; each track may stay without a detection, at the cost of a score of 0
+        most = scores.max() + 1
+        costs = np.concatenate([most - scores, np.full(number, most)])
+        places = np.concatenate([columns, size + np.arange(number)])
+        table = csr_array((costs, (np.concatenate([rows, np.arange(number)]), places)), (number, size + number))
+        row, column = min_weight_full_bipartite_matching(table)
+        row, column = row[column < size], column[column < size]
+    return np.searchsorted(rows * size + columns, row * size + column)
 
 
 def match_look_alikes(tracks: Tensor, detections: Tensor) -> tuple[np.ndarray, np.ndarray]:

@@ -33,6 +33,8 @@ class FramePoints(NamedTuple):
     """(D,) pixels, 0 for an empty mask."""
     boxes: np.ndarray
     """(D, 4) xyxy in pixels. Those of masks with many points have the precision of the grid."""
+    grid: np.ndarray
+    """(D, h · w) bool."""
     cut: np.ndarray
     """(D, 4) bool: the edges of the box beyond which the object may continue, hidden by another one or out of frame."""
 
@@ -107,7 +109,15 @@ def collect_points(points: np.ndarray, step: int, pixels_of: Callable[[int], np.
     cut = np.concatenate([edges[:, :2] <= 0, edges[:, 2:] >= (width, height)], axis=1)
     _mark_contacts(cut, labels, width, edges)
     return FramePoints(
-        (height, width), np.cumsum(counts) - counts, counts, owners[order], (places, ends), areas, boxes, cut
+        shape=(height, width),
+        starts=np.cumsum(counts) - counts,
+        counts=counts,
+        detections=owners[order],
+        own=(places, ends),
+        areas=areas,
+        boxes=boxes,
+        grid=points.reshape(number, -1),
+        cut=cut,
     )
 
 

@@ -14,18 +14,18 @@ import numpy as np
 
 from mdqe.annotations.records import is_finite
 from mdqe.errors import InputError
-from mdqe.inference.association import match
+from mdqe.inference.association import match_pairs
 from mdqe.inference.frame_masks import FrameMasks, grid_step, read_masks
 from mdqe.inference.frame_points import FramePoints
-from mdqe.inference.linked_tracks import HIDDEN, YOUNG, FrameScores, LinkedTracks, compare_edges, score_frame
+from mdqe.inference.frame_scores import BLOCK, HIDDEN, YOUNG, Detections, FrameScores, compare_edges, score_frame
+from mdqe.inference.hidden_match import match_hidden
+from mdqe.inference.linked_tracks import LinkedTracks
 from mdqe.inference.linker_file import ENTRIES, read_linker, write_linker
 from mdqe.inference.saved_state import MOST, is_whole
 
-MATCH = 0.2  # least score of a pair: the sum of overlap and place, less DOUBT of a low score
-DOUBT = 0.7  # weight of 1 − score of a detection
 DUPLICATE = 0.5  # IoU with a matched detection of the same frame, above which a detection starts no track
 YOUNG_ABSENCE = 5  # frames; a track of few observations is forgotten earlier
-MERGED, PART = 1.4, 0.65  # a mask of this many times a track's area with this share of another one has two objects
+MERGED = 1.4  # a mask of this many times a track's area, which also covers another track, has two objects
 COVERED = 0.2  # share of a track's mask in other detections, above which these hide it
 SLIVER = 0.3  # share of a track's area below which the visible part of a cut mask does not show where it ends
 MERGED_VARIANCE = 30.0  # of measured places, relative to those of single visible objects
@@ -129,8 +129,11 @@ class Linker:
         ids, sampled = np.full(number, -1), None
         if number:
             sampled = masks.sample()
-            ids = self._link(tracks, sampled, confidence, classes.astype(np.int64), vectors, time, self._step(masks))
+            found = Detections(sampled, confidence, classes.astype(np.int64), vectors, self._step(masks))
+            ids = self._link(tracks, found, time)
             self._tracks = tracks
+        else:
+            tracks.seen[:] = 0
         self.size = self.size or masks.size
         self.num_frames = time + 1
         return ids, sampled
@@ -172,27 +175,25 @@ class Linker:
         size = self.size or masks.size
         return grid_step(size) if size else 1
 
-    def _link(
-        self,
-        tracks: LinkedTracks,
-        frame: FramePoints,
-        scores: np.ndarray,
-        labels: np.ndarray,
-        embeddings: np.ndarray,
-        time: int,
-        step: int,
-    ) -> np.ndarray:
+    def _link(self, tracks: LinkedTracks, detections: Detections, time: int) -> np.ndarray:
         """Assign detections to tracks, update these, and start others. Returns ids (D,)."""
-        found = score_frame(tracks, frame, labels, embeddings, step)
-        nonempty = frame.areas > 0
-        place = np.where(nonempty, found.place - DOUBT * (1 - scores), -1.0)
-        rows, columns, _ = match(found.overlap, place, threshold=MATCH)
+        frame, scores, labels, embeddings, step = detections
+        found = score_frame(tracks, detections)
+        pairs = match_pairs(found.rows, found.columns, found.scores, (len(tracks), len(scores)))
+        rows, columns = found.rows[pairs], found.columns[pairs]
+        shared = found.shared[pairs]
+        others = np.setdiff1d(np.arange(len(tracks)), rows)
+        free = np.setdiff1d(np.flatnonzero(frame.areas > 0), columns)
+        if len(others) and len(free):
+            more = match_hidden(tracks, detections, found.inside, others, free)
+            rows, columns = np.concatenate([rows, more[0]]), np.concatenate([columns, more[1]])
+            shared = np.concatenate([shared, np.zeros(len(more[0]), np.int64)])
         ids = np.full(len(scores), -1)
         ids[columns] = tracks.ids[rows]
-        self._update(tracks, rows, columns, frame, found, step)
+        self._update(tracks, rows, columns, shared, frame, found, step)
         tracks.last_seen[rows] = time
         tracks.observations[rows] += 1
-        new = np.flatnonzero((ids < 0) & nonempty & (scores > self.start_score))
+        new = np.flatnonzero((ids < 0) & (frame.areas > 0) & (scores > self.start_score))
         new = new[~_repeat(frame, new, columns)]
         ids[new] = self.num_tracks + np.arange(len(new))
         if len(new):
@@ -204,6 +205,7 @@ class Linker:
             tracks.vote(rows, labels[kept])
         if embeddings.shape[1]:
             tracks.average(rows, embeddings[kept])
+        tracks.see(rows, frame, kept, step)
         return ids
 
     def _update(
@@ -211,6 +213,7 @@ class Linker:
         tracks: LinkedTracks,
         rows: np.ndarray,
         columns: np.ndarray,
+        shared: np.ndarray,
         frame: FramePoints,
         found: FrameScores,
         step: int,
@@ -220,11 +223,10 @@ class Linker:
         offsets, _, doubt, _ = compare_edges(tracks, frame, rows, columns, step)
         centres = tracks.motion.centres[rows] + offsets
         ratio = (frame.areas[columns] / step**2).clip(1) / areas
-        several = (found.shared > PART * tracks.areas[:, None]).sum(axis=0)[columns] > 1
-        merged = several & (ratio > MERGED)
+        merged = (found.contents[columns] > 1) & (ratio > MERGED)
         doubt = doubt * np.where(merged, MERGED_VARIANCE, 1.0)[:, None]
         tracks.motion.correct(rows, offsets, np.sqrt(areas).clip(2) * step, doubt)
-        hidden = found.inside[rows] - found.shared[rows, columns] > COVERED * areas
+        hidden = found.inside[rows] - shared > COVERED * areas
         covered = ~cut & (ratio < HIDDEN) & hidden
         taken = ~(merged | covered | cut & (ratio < SLIVER))
         tracks.complete_masks(rows[taken], frame, columns[taken], centres[taken], step)
@@ -243,10 +245,15 @@ def _repeat(frame: FramePoints, new: np.ndarray, matched: np.ndarray) -> np.ndar
         return np.zeros(len(new), bool)
     points, ends = frame.own
     sizes = np.diff(ends)
-    rows = np.repeat(np.arange(len(new)), sizes[new])
-    shared = frame.shared(rows, np.concatenate([points[ends[d] : ends[d + 1]] for d in new]), len(new))[:, matched]
-    ious = shared / np.maximum(sizes[new][:, None] + sizes[matched] - shared, 1)
-    return np.asarray((ious > DUPLICATE).any(axis=1))
+    repeat, height = [], max(1, BLOCK // len(sizes))
+    for begin in range(0, len(new), height):  # in blocks, for frames of many detections
+        some = new[begin : begin + height]
+        rows = np.repeat(np.arange(len(some)), sizes[some])
+        covered = np.concatenate([points[ends[d] : ends[d + 1]] for d in some])
+        shared = frame.shared(rows, covered, len(some))[:, matched]
+        ious = shared / np.maximum(sizes[some][:, None] + sizes[matched] - shared, 1)
+        repeat.append((ious > DUPLICATE).any(axis=1))
+    return np.concatenate(repeat)
 
 
 def _read_size(size: Any) -> tuple[int, int]:

@@ -9,11 +9,12 @@ import numpy as np
 import torch
 
 from mdqe.errors import InputError
-from mdqe.inference.linked_tracks import FARTHEST_POINT, LinkedTracks
+from mdqe.inference.frame_points import GRID
+from mdqe.inference.linked_tracks import FARTHEST_POINT, SAMPLES, LinkedTracks
 from mdqe.inference.saved_state import MOST, SavedTensors, is_whole, whole_number
 from mdqe.inference.session_file import SessionState, read_state, write_state
 
-FORMAT, VERSION = "mdqe-linker", 2
+FORMAT, VERSION = "mdqe-linker", 3
 OPTIONS = ("max_absence", "start_score", "logits")
 _COUNTS = ("num_frames", "num_tracks")
 ENTRIES = (*OPTIONS, *_COUNTS, "size")
@@ -32,12 +33,14 @@ def write_linker(path: Path, values: dict[str, Any], tracks: LinkedTracks | None
             "votes",
             "embeddings",
             "areas",
+            "seen",
             "extents",
             "places",
         )
         arrays = {name: getattr(tracks, name) for name in names}
         arrays |= {f"motion.{name}": getattr(tracks.motion, name) for name in ("centres", "velocities")}
         arrays["motion.variances"] = tracks.motion.variances.reshape(-1, 6)
+        arrays["outlines"] = tracks.outlines.reshape(-1, 2 * SAMPLES).astype(np.int64)
         arrays["cut"] = tracks.cut.astype(np.uint8)
         arrays["num_points"] = np.array([len(mask) for mask in tracks.masks], np.int64)
         arrays["points"] = np.concatenate([np.zeros((0, 2), np.int16), *tracks.masks]).astype(np.int64)
@@ -79,11 +82,13 @@ def _read(state: SessionState) -> tuple[dict[str, Any], dict[str, int], LinkedTr
     tracks.observations = saved.integers("observations", 1, MOST, number).numpy().copy()
     tracks.labels, tracks.votes = (saved.integers(x, -1, MOST, number).numpy().copy() for x in ("labels", "votes"))
     tracks.embeddings = saved.floats("embeddings", number, None).double().numpy().copy()
-    tracks.areas = saved.floats("areas", number).double().numpy().copy()
+    tracks.areas, tracks.seen = (saved.floats(x, number).double().numpy().copy() for x in ("areas", "seen"))
     for name, columns in _FLOATS.items():
         home = tracks.motion if name.startswith("motion.") else tracks
         setattr(home, name.removeprefix("motion."), saved.floats(name, number, columns).double().numpy().copy())
     tracks.motion.variances = tracks.motion.variances.reshape(-1, 2, 3)
+    outlines = saved.integers("outlines", -2 * GRID, 2 * GRID, number, 2 * SAMPLES).numpy()
+    tracks.outlines = outlines.astype(np.int16).reshape(-1, SAMPLES, 2)
     cut = saved.take("cut", (torch.uint8,), number, 4).numpy()
     if len(cut) and cut.max() > 1:
         raise InputError(f"the tensor 'cut' has the value {cut.max()}, expected 0 and 1")

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mdqe.inference.association import match
-from mdqe.inference.linked_tracks import LARGER, OTHER_LABEL
+from mdqe.inference.frame_scores import LARGER, OTHER_LABEL
 
 JOIN = 0.4  # least score of two tracks that are joined
 ENDS = 5  # frames at the end and the beginning of tracks from which the motion is measured

@@ -69,6 +69,32 @@ def test_look_alikes_cross_behind_an_object():
     assert identities(frames) == [{0}, {1}, {2}]
 
 
+@pytest.mark.parametrize(("beside", "expected"), [(True, {1}), (False, {1, 2})])
+def test_a_hidden_object_appears_on_the_other_side_of_the_one_that_hides_it(beside, expected):
+    """Farther away than objects move otherwise. A piece that nothing cuts is another object."""
+    large = disc(80, 50, 34)
+    frames = [visible(large, disc(x, 50, 14)) for x in (40, 44, 48, 55, 65)]
+    assert [bool(frame[1].any()) for frame in frames] == [True, True, True, True, False]
+    frames.append(visible(large, disc(110 if beside else 142, 50, 14)))
+    assert identities(frames) == [{0}, expected]
+
+
+def rectangle(x: int, y: int, width: int, height: int) -> np.ndarray:
+    """A rectangle (H, W) with this centre."""
+    mask = np.zeros(SIZE, bool)
+    mask[y - height // 2 : y + height // 2, x - width // 2 : x + width // 2] = True
+    return mask
+
+
+def test_objects_of_different_shapes_that_change_places_keep_their_ids():
+    """Each one is nearer to the last place of the other, and their areas are equal."""
+    frames = [
+        visible(rectangle(60, 50, 10, 30), rectangle(74, 50, 30, 10)),
+        visible(rectangle(74, 50, 10, 30), rectangle(60, 50, 30, 10)),
+    ]
+    assert identities(frames) == [{0}, {1}]
+
+
 def cut_edges(masks: np.ndarray) -> list[list[str]]:
     """The names of the edges of each mask that are cut, for bool masks and for run lengths."""
     counts = [{"size": list(SIZE), "counts": one} for one in rle.encode(masks)]

@@ -1,0 +1,225 @@
+"""Comparison of the tracks of a `mdqe.Linker`, moved to their predicted places, with the detections of a frame."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from mdqe.inference.frame_points import FramePoints
+from mdqe.inference.linked_tracks import SAME, SAMPLES, LinkedTracks, doubled_centres
+from mdqe.inference.motion import free_offset, smaller_offset
+
+REACH = 1.15  # distance from the predicted place, relative to the size, at which the score of a place is exp(-1/2)
+UNCERTAINTY = 0.3  # weight of the variance of a predicted place in the square of the reach
+FIRST_REACH = 1.5  # factor of the reach of a track of one observation, whose velocity is unknown
+FARTHEST = 5.0  # the reach of an object that has been absent for long
+SHAPE, ABSENT = 0.5, 0.1  # most that alike shapes add to the score of a pair; what a track adds that was absent
+SMALLER, LARGER = 0.4, 0.25  # powers of the ratio of areas, for detections that are smaller or larger than the track
+CUT = 0.15  # the power instead, where what is cut explains the difference
+HIDDEN = 0.6  # share of a track's area below which a mask is not visible in full
+ONE_EDGE, NARROW, NO_EDGE = 2.0, 8.0, 1000.0  # variances of places from one edge, a visible end, or two cut edges
+YOUNG, YOUNG_WEIGHT = 3, 0.8  # tracks with fewer observations, and the weight of their scores
+OTHER_LABEL = 0.4  # weight of the score of a pair with different labels
+MATCH = 0.2  # least score of a pair
+DOUBT = 0.7  # weight of 1 − score of a detection
+PART = 0.65  # a mask that covers this share of several tracks has several objects
+BLOCK = 2**18  # pairs that are scored at once
+SHARPNESS, LEAST_LOOKS = 12.0, 0.2  # of cosines of embeddings; weight of the score of a pair of different embeddings
+
+
+class Detections(NamedTuple):
+    """The D detections of a frame."""
+
+    points: FramePoints
+    scores: np.ndarray
+    """(D,), from 0 to 1."""
+    labels: np.ndarray
+    """(D,); −1 without labels."""
+    embeddings: np.ndarray
+    """(D, E), of length 1."""
+    step: int
+    """Distance of the points of the grid, in pixels."""
+
+
+class FrameScores(NamedTuple):
+    """Comparison of N tracks with D detections of a frame: the P pairs that can match, ascending."""
+
+    rows: np.ndarray
+    """(P,) tracks."""
+    columns: np.ndarray
+    """(P,) detections."""
+    scores: np.ndarray
+    """(P,): the sum of overlap and place, less DOUBT of a low score of the detection, above MATCH; and of the shape."""
+    shared: np.ndarray
+    """(P,): points that a track's mask shares with a detection."""
+    inside: np.ndarray
+    """(N,): points of a track's mask that are in any detection or outside the frame."""
+    contents: np.ndarray
+    """(D,): number of tracks of which a detection covers at least the share PART."""
+
+
+def score_frame(tracks: LinkedTracks, detections: Detections) -> FrameScores:
+    """Compare tracks with detections; `tracks.motion` has the predicted places.
+
+    The overlap of a pair is the IoU of the predicted mask with the detection, in which hidden parts of the track count
+    half. Its place, from 0 to 1, says how well place and size agree. Both count less if label or embedding differ.
+    """
+    frame, confidence, labels, embeddings, step = detections
+    number, size = len(tracks), len(frame.areas)
+    owners, points, lengths = _predicted_points(tracks, frame, step)
+    outside = lengths - np.bincount(owners, minlength=number)
+    inside = np.bincount(owners[frame.counts[points] > 0], minlength=number) + outside
+    best = best_cosines(tracks.embeddings, embeddings) if embeddings.shape[1] else None
+    young = np.where(tracks.observations < YOUNG, YOUNG_WEIGHT, 1.0)
+    found = (frame.areas / step**2).clip(1)
+    doubt = DOUBT * (1 - confidence)
+    contents, parts = np.zeros(size, np.int64), []
+    height = max(1, BLOCK // max(size, 1))
+    for begin in range(0, number, height):  # in blocks, for frames of many detections
+        block = slice(begin, begin + height)
+        rows = np.arange(number)[block, None]
+        first, last = np.searchsorted(owners, (begin, begin + height))
+        shared = frame.shared(owners[first:last] - begin, points[first:last], len(rows))
+        areas, own = tracks.areas[rows], tracks.labels[rows]
+        visible = shared / np.maximum(found + areas - np.maximum(inside[rows], shared), 1)
+        plain = shared / np.maximum(found + areas - outside[rows] - shared, 1)
+        weight = np.where((own != labels) & (own >= 0) & (labels >= 0), OTHER_LABEL, 1.0) * young[rows]
+        if best is not None:
+            looks = appearance(tracks.embeddings[block], embeddings, best[0][block], best[1])
+            weight *= LEAST_LOOKS + (1 - LEAST_LOOKS) * looks
+        place = np.where(frame.areas > 0, _score_places(tracks, frame, rows, found, step) * weight - doubt, -1.0)
+        scores = 0.5 * (visible + plain) * weight + place
+        contents += (shared > PART * areas).sum(axis=0)
+        row, column = np.nonzero(scores > MATCH)
+        parts.append((row + begin, column, scores[row, column], shared[row, column]))
+    empty = (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0), np.zeros(0, np.int64))
+    row, column, scores, shared = (np.concatenate(x) for x in zip(empty, *parts, strict=True))
+    scores += _compare_shapes(tracks, frame, row, column, step)
+    return FrameScores(row, column, scores, shared, inside, contents)
+
+
+def _compare_shapes(
+    tracks: LinkedTracks, frame: FramePoints, rows: np.ndarray, columns: np.ndarray, step: int
+) -> np.ndarray:
+    """What is added to the scores of pairs (P,) that are rivals: the more, the more alike their visible shapes are.
+
+    Pairs of one track or of one detection are rivals. The part of the track that was visible in the previous frame is
+    laid over the detection, centre on centre. Tracks that were absent have no such part.
+    """
+    several = np.bincount(rows, minlength=len(tracks))[rows] > 1
+    rivals = np.flatnonzero(several | (np.bincount(columns, minlength=len(frame.areas))[columns] > 1))
+    added = np.zeros(len(rows))
+    added[rivals] = ABSENT
+    rivals = rivals[tracks.seen[rows[rivals]] > 0]
+    height, width = frame.shape
+    for begin in range(0, len(rivals), BLOCK // SAMPLES):
+        some = rivals[begin : begin + BLOCK // SAMPLES]
+        row, column = rows[some], columns[some]
+        x, y = ((tracks.outlines[row] + doubled_centres(frame, column, step)[:, None]) // 2).transpose(2, 0, 1)
+        inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+        covered = frame.grid[column[:, None], np.where(inside, y * width + x, 0)] & inside
+        seen, found = tracks.seen[row], (frame.areas[column] / step**2).clip(1)
+        shared = np.minimum(covered.mean(axis=1) * seen, found)
+        added[some] = SHAPE * (shared / (seen + found - shared)) ** 2
+    return added
+
+
+def _score_places(
+    tracks: LinkedTracks, frame: FramePoints, rows: np.ndarray, found: np.ndarray, step: int
+) -> np.ndarray:
+    """How well the place and the area of the tracks `rows` (M, 1) agree with D detections of areas `found`: (M, D)."""
+    edges = compare_edges(tracks, frame, rows, np.arange(len(found))[None], step)
+    areas = tracks.areas[rows]
+    growing = np.asarray(tracks.cut[rows[:, 0]].any(axis=1))[:, None] & (found > areas)  # it was never visible in full
+    reach = place_reach(tracks, rows, np.where(growing, found, areas), step)
+    place = np.exp(-0.5 * ((edges.distances / reach) ** 2).sum(axis=2))
+    ratio = found / areas
+    place *= np.minimum(ratio, 1) ** np.where(edges.partial, CUT, SMALLER)
+    return np.asarray(place * np.minimum(1 / ratio, 1) ** np.where(growing, CUT, LARGER))
+
+
+def place_reach(tracks: LinkedTracks, rows: np.ndarray, areas: np.ndarray, step: int) -> np.ndarray:
+    """Standard deviation (M, D, 2) of the places of the tracks `rows` (M, 1) in pixels, for their areas (M, D)."""
+    sizes = np.sqrt(areas).clip(2)[:, :, None] * step
+    variances = UNCERTAINTY * tracks.motion.variances[rows, :, 0]
+    reach = np.sqrt((REACH * sizes) ** 2 + variances).clip(max=FARTHEST * sizes)
+    return np.asarray(reach * np.where(tracks.observations > 1, 1.0, FIRST_REACH)[rows][:, :, None])
+
+
+class Edges(NamedTuple):
+    """Comparison of predicted boxes of tracks with boxes of detections, for pairs of any shape (…)."""
+
+    offsets: np.ndarray
+    """(…, 2): the measured minus the predicted centres, in pixels."""
+    distances: np.ndarray
+    """(…, 2): along each axis, how far the track must move at least to agree."""
+    doubt: np.ndarray
+    """(…, 2): factor of the variance of each offset."""
+    partial: np.ndarray
+    """(…) bool: the detection is smaller than the track, and its cut edges explain it."""
+
+
+def compare_edges(
+    tracks: LinkedTracks, frame: FramePoints, rows: np.ndarray, detections: np.ndarray, step: int
+) -> Edges:
+    """Measure the places of the tracks `rows` (…) from the edges of `detections` (…) that are their own.
+
+    Edges at the border of the frame or beside another mask count only if the length of the box is that of the track.
+    A box that is cut along one axis may also be shorter along the other, such as the visible end of a disc.
+    """
+    centres, extents = tracks.motion.centres[rows], tracks.extents[rows]
+    boxes, edges = frame.boxes[detections], frame.cut[detections]
+    lower = boxes[..., :2] - (centres - extents / 2)
+    upper = boxes[..., 2:] - (centres + extents / 2)
+    longer = upper - lower
+    same = np.abs(longer) <= SAME * extents + step
+    cut_lower, cut_upper = edges[..., :2] & ~same, edges[..., 2:] & ~same
+    cut = cut_lower | cut_upper
+    narrow = np.asarray(edges.any(axis=-1))[..., None] & ~cut & ~same & (longer < 0)
+    middle, smaller = (lower + upper) / 2, smaller_offset(lower, upper)
+    free = free_offset(lower, upper, cut_lower | narrow, cut_upper | narrow)
+    shrunk = ((frame.areas / step**2).clip(1)[detections] < HIDDEN * tracks.areas[rows])[..., None]
+    offsets = np.where(cut, free, np.where(shrunk & ~same & ~narrow, smaller, middle))
+    distances = np.where(cut | narrow, np.abs(free), (np.abs(smaller) + np.abs(middle)) / 2)
+    doubt = np.where(cut_lower & cut_upper, NO_EDGE, np.where(narrow, NARROW, np.where(cut | shrunk, ONE_EDGE, 1.0)))
+    return Edges(offsets, distances, doubt, np.asarray(((cut | narrow) & (longer < 0)).any(axis=-1)))
+
+
+def best_cosines(tracks: np.ndarray, detections: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The largest cosine of each track (N,) with any detection, and of each detection (D,) with any track."""
+    of_tracks, of_detections = np.full(len(tracks), -1.0), np.full(len(detections), -1.0)
+    height = max(1, BLOCK // max(len(detections), 1))
+    for begin in range(0, len(tracks), height):
+        cosine = tracks[begin : begin + height] @ detections.T
+        of_tracks[begin : begin + height] = cosine.max(axis=1, initial=-1)
+        of_detections = np.maximum(of_detections, cosine.max(axis=0, initial=-1))
+    return of_tracks, of_detections
+
+
+def appearance(
+    tracks: np.ndarray, detections: np.ndarray, best_of_tracks: np.ndarray, best_of_detections: np.ndarray
+) -> np.ndarray:
+    """Agreement (N, D), from 0 to 1, of embeddings (N, E) and (D, E) of length 1.
+
+    As the softmax of Eq. 7, relative to the best pair of the track or detection instead of the sum: several equal
+    embeddings agree in full. Embeddings of length 0 say nothing, and agree with all.
+    """
+    cosine = tracks @ detections.T
+    best = np.maximum(best_of_detections, best_of_tracks[:, None])
+    known = np.asarray(tracks.any(axis=1))[:, None] & detections.any(axis=1)
+    return np.where(known, np.exp(SHARPNESS * (cosine - best)) * cosine.clip(0, 1), 1.0)
+
+
+def _predicted_points(tracks: LinkedTracks, frame: FramePoints, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The points (K,) of all masks, moved to their predicted places, that are in the frame, with their tracks (K,);
+    and the number (N,) of points of each mask.
+    """
+    height, width = frame.shape
+    shift = np.round((tracks.motion.centres - tracks.places) / step).clip(-(10**6), 10**6).astype(np.int64)
+    lengths = np.array([len(mask) for mask in tracks.masks], np.int64)
+    owners = np.repeat(np.arange(len(tracks)), lengths)
+    points = np.concatenate([np.zeros((0, 2), np.int16), *tracks.masks]) + shift[owners]
+    x, y = points.T
+    inside = np.flatnonzero((x >= 0) & (x < width) & (y >= 0) & (y < height))
+    return owners[inside], (y * width + x)[inside], lengths
