@@ -182,10 +182,10 @@ class Linker:
         pairs = match_pairs(found.rows, found.columns, found.scores, (len(tracks), len(scores)))
         rows, columns = found.rows[pairs], found.columns[pairs]
         shared = found.shared[pairs]
-        others = np.setdiff1d(np.arange(len(tracks)), rows)
-        free = np.setdiff1d(np.flatnonzero(frame.areas > 0), columns)
-        if len(others) and len(free):
-            more = match_hidden(tracks, detections, found.inside, others, free)
+        others, free = np.ones(len(tracks), bool), frame.areas > 0
+        others[rows] = free[columns] = False
+        if others.any() and free.any():
+            more = match_hidden(tracks, detections, found.inside, np.flatnonzero(others), np.flatnonzero(free))
             rows, columns = np.concatenate([rows, more[0]]), np.concatenate([columns, more[1]])
             shared = np.concatenate([shared, np.zeros(len(more[0]), np.int64)])
         ids = np.full(len(scores), -1)
