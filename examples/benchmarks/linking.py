@@ -12,6 +12,7 @@ the visible masks, without classes. Without the package `trackers`, its rows are
 import argparse
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -39,10 +40,11 @@ class Noisy(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """A scene: its frames, and the visible areas (G, T) of its objects."""
+    """A scene: its frames; and for its G objects, the visible areas and the hidden shares (G, T)."""
 
     frames: list[Noisy]
     areas: np.ndarray
+    hidden: np.ndarray
 
 
 Assign = Callable[[list[Noisy]], list[np.ndarray]]
@@ -59,7 +61,7 @@ def samples(
         for noisy in noise:
             random = np.random.default_rng([seed, index])
             found = [_detect(drawing.masks[:, t], drawing.hidden[:, t], random, noisy) for t in range(frames)]
-            drawn.append(Sample(found, drawing.masks.sum(axis=(2, 3))))
+            drawn.append(Sample(found, drawing.masks.sum(axis=(2, 3)), drawing.hidden))
         yield drawn
 
 
@@ -123,6 +125,27 @@ def count(sample: Sample, ids: list[np.ndarray]) -> IdentityCounts:
         ious[:, one[kept], t] = frame.ious[:, kept]
         areas[one[kept], t] = frame.masks[kept].sum(axis=(1, 2))
     return compare_identities(ious, sample.areas, areas)
+
+
+def kinds(sample: Sample, ids: list[np.ndarray]) -> Counter[str]:
+    """Count the switches on perfect detections by where the object was, how much of it is visible, and its new id."""
+    last: dict[int, tuple[int, int]] = {}  # the id and the frame of each object's last detection
+    known: set[int] = set()
+    found: Counter[str] = Counter()
+    for t, (frame, own) in enumerate(zip(sample.frames, ids, strict=True)):
+        objects = frame.ious.argmax(axis=0)
+        for g, track in zip(objects.tolist(), own.tolist(), strict=True):
+            before, seen = last.get(g, (track, t))
+            if track >= 0 and track != before:
+                absent = sample.hidden[g, seen + 1 : t]
+                where = "visible" if not len(absent) else "out of frame" if np.isnan(absent).any() else "hidden"
+                share = 1 - sample.hidden[g, t]
+                part = "in full" if share > 0.9 else "in part" if share > 0.3 else "as a sliver"
+                kind = "a new id" if track not in known else "exchanged" if before in own else "the id of another one"
+                found[f"{where} before, now visible {part}: {kind}"] += 1
+        last |= {g: (track, t) for g, track in zip(objects.tolist(), own.tolist(), strict=True) if track >= 0}
+        known |= set(own.tolist())
+    return found
 
 
 # --- methods --------------------------------------------------------------------------------------------------------
@@ -260,7 +283,13 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=60)
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--stream", type=int, default=10_000, help="frames of the test of memory")
+    parser.add_argument("--kinds", action="store_true", help="only count the switches of mdqe.Linker by their kind")
     args = parser.parse_args()
+    if args.kinds:
+        scenes = samples(args.seed, args.scenes, "standard", noise=(False,), frames=args.frames)
+        total = sum((kinds(scene, online(scene.frames)) for (scene,) in scenes), Counter[str]())
+        print(*(f"{number:4d}  {kind}" for kind, number in total.most_common()), sep="\n")
+        return
     for difficulty in ("hard", "standard"):
         totals: dict[tuple[str, bool], IdentityCounts] = {}
         for drawn in samples(args.seed, args.scenes, difficulty, frames=args.frames):
