@@ -73,7 +73,7 @@ def score_frame(tracks: LinkedTracks, detections: Detections) -> FrameScores:
     best = best_cosines(tracks.embeddings, embeddings) if embeddings.shape[1] else None
     young = np.where(tracks.observations < YOUNG, YOUNG_WEIGHT, 1.0)
     found = (frame.areas / step**2).clip(1)
-    doubt = DOUBT * (1 - confidence)
+    doubt, labelled = DOUBT * (1 - confidence), bool((labels >= 0).any())
     contents, parts = np.zeros(size, np.int64), []
     height = max(1, BLOCK // max(size, 1))
     for begin in range(0, number, height):  # in blocks, for frames of many detections
@@ -84,10 +84,12 @@ def score_frame(tracks: LinkedTracks, detections: Detections) -> FrameScores:
         areas, own = tracks.areas[rows], tracks.labels[rows]
         visible = shared / np.maximum(found + areas - np.maximum(inside[rows], shared), 1)
         plain = shared / np.maximum(found + areas - outside[rows] - shared, 1)
-        weight = np.where((own != labels) & (own >= 0) & (labels >= 0), OTHER_LABEL, 1.0) * young[rows]
+        weight = young[rows]
+        if labelled:
+            weight = np.where((own != labels) & (own >= 0) & (labels >= 0), OTHER_LABEL, 1.0) * weight
         if best is not None:
             looks = appearance(tracks.embeddings[block], embeddings, best[0][block], best[1])
-            weight *= LEAST_LOOKS + (1 - LEAST_LOOKS) * looks
+            weight = weight * (LEAST_LOOKS + (1 - LEAST_LOOKS) * looks)
         place = np.where(frame.areas > 0, _score_places(tracks, frame, rows, found, step) * weight - doubt, -1.0)
         scores = 0.5 * (visible + plain) * weight + place
         contents += (shared > PART * areas).sum(axis=0)
