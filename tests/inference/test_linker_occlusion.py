@@ -26,12 +26,17 @@ def visible(*shapes: np.ndarray) -> np.ndarray:
     return np.stack(parts)
 
 
-def identities(frames: list[np.ndarray]) -> list[set[int]]:
-    """The ids of each object over the frames (D, H, W), of which empty masks are not given."""
+def identities(frames: list[np.ndarray], **values: list[np.ndarray]) -> list[set[int]]:
+    """The ids of each object over the frames (D, H, W), of which empty masks are not given.
+
+    Args:
+        values: of `Linker.push`, for each frame one for each object.
+    """
     linker, found = mdqe.Linker(), [set() for _ in frames[0]]
-    for masks in frames:
+    for t, masks in enumerate(frames):
         kept = np.flatnonzero(masks.any(axis=(1, 2)))
-        for one, track in zip(kept, linker.push(masks[kept]).tolist(), strict=True):
+        given = {name: value[t][kept] for name, value in values.items()}
+        for one, track in zip(kept, linker.push(masks[kept], **given).tolist(), strict=True):
             found[one].add(track)
     return found
 
@@ -77,6 +82,11 @@ def test_a_hidden_object_appears_on_the_other_side_of_the_one_that_hides_it(besi
     assert [bool(frame[1].any()) for frame in frames] == [True, True, True, True, False]
     frames.append(visible(large, disc(110 if beside else 142, 50, 14)))
     assert identities(frames) == [{0}, expected]
+    vectors = np.eye(3)[[0, 1]]
+    same, other = [vectors] * 6, [*[vectors] * 5, np.eye(3)[[0, 2]]]
+    assert identities(frames, embeddings=same) == [{0}, expected]
+    assert identities(frames, embeddings=other) == [{0}, {1, 2}]
+    assert identities(frames, labels=[np.array([3, 5])] * 6) == [{0}, expected]
 
 
 def rectangle(x: int, y: int, width: int, height: int) -> np.ndarray:
