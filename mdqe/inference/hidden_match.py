@@ -17,7 +17,6 @@ LEAST = 0.08  # score of a pair; DOUBT of a low score is subtracted, as in the f
 WIDER = 2.0  # factor of the reach of a place
 MISMATCH = 4.0  # weight of the area that does not agree, relative to the track's area
 COVERED = 0.3  # share of a track's predicted mask in other detections or out of frame, from which on it is hidden
-PAIRS = 4  # that are compared at once; more would need much memory in a few frames, and take as long
 SPAN, STEPS = 0.8, 3  # masks are moved by up to SPAN of their size to each side, in so many steps, then in finer ones
 
 
@@ -36,8 +35,8 @@ def match_hidden(
     rows = rows[(inside[rows] > 0) & (inside[rows] >= COVERED * tracks.areas[rows])]
     columns = columns[frame.cut[columns].any(axis=1)]
     row, column = _near_pairs(tracks, frame, rows, columns, step)
-    parts = [slice(begin, begin + PAIRS) for begin in range(0, len(row), PAIRS)]
-    costs = [least_cost(tracks, frame, row[part], column[part], step) for part in parts]
+    # One pair at a time: there are few, and together they would need much memory in a few frames.
+    costs = [least_cost(tracks, frame, row[i : i + 1], column[i : i + 1], step) for i in range(len(row))]
     places = np.exp(-np.concatenate([np.zeros(0), *costs])) * _looks(tracks, detections, row, column)
     values = places - DOUBT * (1 - scores[column])
     kept = values > LEAST
