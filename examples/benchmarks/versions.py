@@ -98,6 +98,8 @@ def main() -> None:
         return measure(args.model, args.frames, args.repeats)
     cases: dict[str, tuple[Path, dict[str, str]]] = {}
     if args.before:
+        if not (args.before / "mdqe" / "__init__.py").exists():  # another installed version would be measured instead
+            parser.error(f"--before: {args.before} has no mdqe/__init__.py, expected a checkout")
         cases["before"] = (args.before.resolve(), {})
     cases["this version"] = (HERE, {})
     if args.settings:

@@ -22,7 +22,7 @@ from mdqe.modeling.preprocess import as_frame, padded_size, resize, resized_size
 from mdqe.modeling.query_init import FrameQueries
 
 MIN_SPARE = 5  # spare rows of the buffer, so that few appends move the frames in it
-CPU_PIXELS = 2**20  # of a batch on a CPU; the widest activations of ResNet-50 need 256 MiB for them
+CPU_PIXELS = 2**20  # most pixels of a batch on a CPU, unless it is one frame
 
 
 class EncodedFrames(NamedTuple):
@@ -261,6 +261,6 @@ def first_kept(next_clip: int, batch_size: int) -> int:
 def default_batch_size(device: torch.device, size: tuple[int, int]) -> int:
     """Number of frames of `size` to encode together: 16 on a GPU; on a CPU from 1 to 16, by the number of their pixels.
 
-    A CPU brings the weights of a convolution into another order at every call, however many frames there are.
+    Larger batches of small frames are faster on a CPU; docs/experiments.md has the times.
     """
     return 16 if device.type != "cpu" else min(max(CPU_PIXELS // (size[0] * size[1]), 1), 16)

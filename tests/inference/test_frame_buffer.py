@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from mdqe.inference.frame_buffer import EncodedFrames, FrameBuffer
+from mdqe.inference.frame_buffer import EncodedFrames, FrameBuffer, default_batch_size
 from mdqe.modeling.decoder import LayerValues
 from mdqe.modeling.query_init import FrameQueries
 
@@ -54,3 +54,11 @@ def test_most_appends_move_no_frames():
         places.append(buffer.frames.clip(frame, frame + 1).values[0].spatial.data_ptr())
     assert len(set(places)) == 8  # rows for 3 needed frames and 5 more, used repeatedly
     assert sum(b < a for a, b in pairwise(places)) == 3
+
+
+@pytest.mark.parametrize(
+    ("size", "frames"), [((32, 64), 16), ((256, 384), 10), ((384, 640), 4), ((1024, 1024), 1), ((1080, 1920), 1)]
+)
+def test_frames_that_are_encoded_together_are_limited_by_their_pixels_on_a_cpu_only(size, frames):
+    assert default_batch_size(torch.device("cpu"), size) == frames
+    assert default_batch_size(torch.device("cuda"), size) == 16
