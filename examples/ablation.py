@@ -3,6 +3,7 @@
     python examples/ablation.py -o ablation            # run it again to continue; see docs/ablation.md for the time
     python examples/ablation.py -o ablation --rows full plain-mask-loss --seeds 1 2 3
     python examples/ablation.py -o quick --steps 20 --videos 2 --frames 8 --rows full
+    python examples/ablation.py -o docs/assets/ablation --rows window-3  # adds to the scores of docs/ablation.md
 
 Every model starts with the backbone and the encoder of the bundled model, as the models in the paper start from trained
 weights. Its query initialiser, decoder, heads and mask head start from random weights. The models of one seed are
@@ -11,13 +12,15 @@ the full model. Defaults depend on the device: on a GPU the whole model is train
 frozen, frames are smaller and steps are fewer.
 
 FOLDER/scores.json has all scores, rows.md and findings.md the tables, findings.png the plot (with matplotlib). A
-finding is the difference between two rows, paired by seed, with a 95 % confidence interval (Student's t).
+finding is the difference between two rows, paired by seed, with a 95 % confidence interval (Student's t). A row and
+seed that scores.json already has is neither trained nor scored again, so FOLDER may be shared without its models.
 """
 
 import argparse
 import csv
 import dataclasses
 import json
+import os
 import sys
 import warnings
 from contextlib import redirect_stdout
@@ -69,6 +72,8 @@ class Finding(NamedTuple):
 ROWS = {
     "full": Row({}, {}),
     "plain mask loss": Row({"mask_loss": "plain"}, {}),
+    "inter-instance BCE alone": Row({"mask_loss": "inter_instance_bce"}, {}),
+    "mask loss, ε = 0.5": Row({"mask_loss_iou_threshold": 0.5}, {}),
     "I2O": Row({"decoder": "i2o"}, {}),
     "I2O, no query initialisation": Row({"decoder": "i2o", "query_initialization": False}, {}),
     "no TCA": Row({"temporal_cross_attention": False}, {}),
@@ -87,6 +92,9 @@ ROWS = {
 """In the order in which they are trained. The full model has clips of 4 frames and a window of 5 cells."""
 FINDINGS = (
     Finding("inter-instance mask loss", "1c", "plain mask loss", "full", (29.0, 31.2), (11.8, 13.5)),
+    Finding("its BCE", "1c", "plain mask loss", "inter-instance BCE alone", (29.0, 30.5), (11.8, 12.9)),
+    Finding("its Dice loss", "1c", "inter-instance BCE alone", "full", (30.5, 31.2), (12.9, 13.5)),
+    Finding("ε = 0.1 in place of 0.5", "1c", "mask loss, ε = 0.5", "full", (30.9, 31.2), (13.3, 13.5)),
     Finding("query initialisation", "1a", "I2O, no query initialisation", "I2O", (15.4, 19.8), (3.2, 6.5)),
     Finding("O2I in place of I2O", "1a", "I2O", "no TCA", (19.8, 24.2), (6.5, 8.4)),
     Finding("TCA", "1a", "no TCA", "full", (24.2, 25.6), (8.4, 11.2)),
@@ -102,7 +110,7 @@ FINDINGS = (
 
 def slug(name: str) -> str:
     """The name of a row as an argument and as a folder."""
-    return name.replace(",", "").replace(" ", "-")
+    return name.replace(",", "").replace(" = ", "-").replace(" ", "-").replace("ε", "epsilon")
 
 
 def initial_model(folder: Path, changes: dict[str, Any], seed: int) -> Path:
@@ -142,15 +150,11 @@ def seconds(folder: Path) -> float:
 
 
 def evaluate(folder: Path, changes: dict[str, Any], validations: dict[str, Any], device: str) -> dict[str, Any]:
-    """Metrics of a trained model for each validation set, stored next to it."""
-    path = folder / f"scores{'-'.join(['', *(f'{name}={value:g}' for name, value in changes.items())])}.json"
-    if not path.exists():
-        model = MDQE.from_pretrained(folder, **changes).to(device)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # "no results"
-            scores = {name: validation(model, 0) for name, validation in validations.items()}
-        path.write_text(json.dumps(scores))
-    return json.loads(path.read_text())
+    """Metrics of a trained model for each validation set."""
+    model = MDQE.from_pretrained(folder, **changes).to(device)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # "no results"
+        return {name: validation(model, 0) for name, validation in validations.items()}
 
 
 def interval(values: list[float]) -> str:
@@ -219,9 +223,25 @@ def plot(scores: dict[str, Any], path: Path) -> None:
     plt.close(figure)
 
 
-def report(scores: dict[str, Any], folder: Path) -> str:
-    """Write the scores, the tables and the plot; return the tables."""
-    (folder / "scores.json").write_text(json.dumps(scores, indent=1) + "\n")
+def read_scores(folder: Path) -> dict[str, Any]:
+    """All scores of a folder, by row and seed, in the order of the rows."""
+    path = folder / "scores.json"
+    scores = json.loads(path.read_text()) if path.exists() else {}
+    return {name: dict(sorted(scores[name].items())) for name in ROWS if name in scores}
+
+
+def add_scores(folder: Path, name: str, seed: int, found: dict[str, Any]) -> None:
+    """Add one run to the scores of a folder. They are read again: another process may train other rows."""
+    scores = read_scores(folder)
+    scores.setdefault(name, {})[str(seed)] = found
+    partial = folder / f"scores.{os.getpid()}.partial"
+    partial.write_text(json.dumps(scores, indent=1) + "\n")
+    partial.replace(folder / "scores.json")
+
+
+def report(folder: Path) -> str:
+    """Write the tables and the plot; return the tables."""
+    scores = read_scores(folder)
     rows = "\n".join(f"{name}:\n\n{rows_table(scores, name)}" for name in DIFFICULTIES)
     gains = "\n".join(f"{name}:\n\n{findings_table(scores, name)}" for name in DIFFICULTIES)
     (folder / "rows.md").write_text(rows)
@@ -232,14 +252,16 @@ def report(scores: dict[str, Any], folder: Path) -> str:
 
 
 def read_scale(args: argparse.Namespace) -> dict[str, Any]:
-    """The scale of the runs in the folder, which all of them must share."""
-    scale = {**SCALES["cpu" if args.device == "cpu" else "cuda"], "device": args.device}
-    scale |= {name: getattr(args, name) for name in scale if getattr(args, name, None) is not None}
+    """The scale of the runs in the folder, which all of them must share: of the first one, or the arguments'."""
     path = args.output / "scale.json"
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    scale = {**SCALES["cpu" if device == "cpu" else "cuda"], "device": device}
+    given = {name: getattr(args, name) for name in scale if getattr(args, name, None) is not None}
     if path.exists():
-        before = json.loads(path.read_text())
-        if different := [f"{name} is {before.get(name)}" for name in scale if before.get(name) != scale[name]]:
+        scale = json.loads(path.read_text())
+        if different := [f"{name} is {scale[name]}" for name in given if scale[name] != given[name]]:
             raise SystemExit(f"{path}: {', '.join(different)}; use the same values or another folder")
+    scale |= given
     args.output.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(scale) + "\n")
     return scale
@@ -252,11 +274,12 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", choices=names, default=list(names), metavar="ROW",
                         help=f"some of {', '.join(names)} (default: all)")  # fmt: skip
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="training seeds (default: 1 2 3)")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")
+    parser.add_argument("--device", help="default: cuda where there is one, otherwise cpu")
     for name in ("steps", "batch", "videos", "frames"):
         parser.add_argument(
             f"--{name}", type=int, help=f"default: {SCALES['cuda'][name]}, on CPU {SCALES['cpu'][name]}"
         )
+    parser.add_argument("--amp", choices=["bf16", "fp16"], help="autocast in training (default: bf16, on CPU none)")
     args = parser.parse_args()
     scale = read_scale(args)
     options = {
@@ -265,16 +288,16 @@ def main() -> None:
         "size": tuple(map(int, scale["size"].split("x")))[::-1],
     }
     validations = {name: synthetic_validation(scale["videos"], difficulty=name, **options) for name in DIFFICULTIES}
-    scores: dict[str, Any] = {}
     runs = [(names[name], seed) for name in args.rows for seed in args.seeds]
     for number, (name, seed) in enumerate(runs, 1):
-        row = ROWS[name]
-        folder = args.output / f"{slug(name if row.trained else 'full')}-{seed}"
         say(f"{number} of {len(runs)}: {name}, seed {seed}")
-        train(folder, row.trained, scale, seed)
-        say(f"a training takes {seconds(folder) / 60:.0f} minutes here")
-        scores.setdefault(name, {})[str(seed)] = evaluate(folder, row.tested, validations, args.device)
-        tables = report(scores, args.output)
+        if str(seed) not in read_scores(args.output).get(name, {}):
+            row = ROWS[name]
+            folder = args.output / f"{slug(name if row.trained else 'full')}-{seed}"
+            train(folder, row.trained, scale, seed)
+            say(f"a training takes {seconds(folder) / 60:.0f} minutes here")
+            add_scores(args.output, name, seed, evaluate(folder, row.tested, validations, scale["device"]))
+        tables = report(args.output)
     print(tables, end="")
 
 

@@ -16,7 +16,7 @@ from mdqe.errors import InputError, printable
 FORMAT_VERSION = 1
 DECODERS = ("o2i", "i2o")
 MOST_WEIGHTS = 2**32  # roughly, of the transformer; the published models have fewer than 2^25
-MASK_LOSSES = ("inter_instance", "plain")
+MASK_LOSSES = ("inter_instance", "inter_instance_bce", "plain")
 MASK_ALIGNMENTS = ("released", "centered")
 
 
@@ -86,7 +86,10 @@ class MDQEConfig:
     temporal_cross_attention: bool = True
     """Clip queries attend to all frames by temporal cross-attention; otherwise they only fuse the frame queries."""
     mask_loss: str = "inter_instance"
-    """"inter_instance" (the paper's mask loss) or "plain" (each mask on its own)."""
+    """"inter_instance" (the paper's mask loss), "inter_instance_bce" (the same, but with the ordinary Dice loss) or
+    "plain" (each mask on its own)."""
+    mask_loss_iou_threshold: float = 0.1
+    """Objects whose boxes have a larger IoU than this in some frame are neighbours in the mask loss [ε]."""
     # Outputs
     num_classes: int = 25
     """Object categories [K]."""
@@ -263,7 +266,7 @@ _FIELD_RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (  # fields, 
     ("mask_channels test_shorter_edge", lambda v: v is None or (_is_int(v) and 1 <= v <= 65536),
      "a whole number from 1 to 65536 or None"),
     ("association_window", lambda v: _is_number(v) and 0 < v <= 65536, "a number above 0, at most 65536"),
-    ("drop_path dropout score_threshold", lambda v: _is_number(v) and 0 <= v < 1,
+    ("drop_path dropout score_threshold mask_loss_iou_threshold", lambda v: _is_number(v) and 0 <= v < 1,
      "a number of at least 0 and less than 1"),
     ("pixel_mean", lambda v: _are_three(v, float("-inf")), "three numbers"),
     ("pixel_std", lambda v: _are_three(v, 0), "three positive numbers"),

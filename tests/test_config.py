@@ -102,8 +102,8 @@ def test_to_json_and_back(name):
 
 
 def test_configs_without_a_new_field():
-    old = {name: value for name, value in MDQEConfig().to_dict().items() if name != "mask_loss"}
-    assert MDQEConfig.from_dict(old) == MDQEConfig(mask_loss="inter_instance")
+    old = {name: value for name, value in MDQEConfig().to_dict().items() if not name.startswith("mask_loss")}
+    assert MDQEConfig.from_dict(old) == MDQEConfig(mask_loss="inter_instance", mask_loss_iou_threshold=0.1)
 
 
 def test_configs_are_immutable_and_hashable():
@@ -153,7 +153,7 @@ def test_configs_are_immutable_and_hashable():
         ("categories", (1,) * 25, "names of printable characters"),
         ("category_ids", tuple(range(2**63, 2**63 + 25)), "whole numbers of 64 bits"),
         ("decoder", "detr", "one of o2i, i2o"),
-        ("mask_loss", "dice", "one of inter_instance, plain"),
+        ("mask_loss", "dice", "one of inter_instance, inter_instance_bce, plain"),
         ("backbone", "", "the name of a timm model"),
         ("backbone", None, "the name of a timm model"),
         ("query_initialization", 1, "True or False"),

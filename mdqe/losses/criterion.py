@@ -23,13 +23,13 @@ from mdqe.modeling.query_init import FrameQueries
 from mdqe.ops.reference import widen
 from mdqe.targets import ClipTargets
 
-MASK_LOSSES = {"inter_instance": InterInstanceMaskLoss, "plain": PlainMaskLoss}
-"""The mask losses by their names in `MDQEConfig.mask_loss`."""
-
 
 def build_criterion(config: MDQEConfig, **weights: Any) -> Criterion:
     """Build the criterion of a configuration; weights (`class_weight`, …) replace the published ones."""
-    mask_loss = MASK_LOSSES[config.mask_loss](check_values=False)  # `scale_targets` keeps masks and boxes in [0, 1]
+    mask_loss = PlainMaskLoss(check_values=False)  # `scale_targets` keeps masks and boxes in [0, 1]
+    if config.mask_loss != "plain":
+        dice = config.mask_loss == "inter_instance"
+        mask_loss = InterInstanceMaskLoss(iou_threshold=config.mask_loss_iou_threshold, dice=dice, check_values=False)
     return Criterion(mask_loss=mask_loss, association_window=config.association_window, **weights)
 
 

@@ -78,7 +78,7 @@ class PlainMaskLoss(nn.Module):
         features = None if features is None else features.flatten(1)  # (M, P), with the P = T·H·W pixels
         rows = torch.arange(len(masks), device=masks.device) if matched is None else matched  # (N,)
         masks = masks.detach().flatten(1).to(at_least_float32(source.dtype))  # (K, P)
-        emphasis, empty = (None, None) if regions is None else (r.flatten(1).to(masks.dtype) for r in regions)  # (K, P)
+        emphasis, empty = (None if r is None else r.flatten(1).to(masks.dtype) for r in regions)  # (K, P)
         losses = MaskTerms.apply(source.flatten(1), features, rows, masks, emphasis, empty, self.alpha)  # (N,) twice
         if reduction == "none":
             return losses
@@ -87,9 +87,9 @@ class PlainMaskLoss(nn.Module):
 
     def regions(
         self, masks: Tensor, boxes: Tensor | None, clip_index: Tensor | None = None, matched: Tensor | None = None
-    ) -> tuple[Tensor, Tensor] | None:
+    ) -> tuple[Tensor | None, Tensor | None]:
         """Return the pixels with weight alpha in the BCE, and those that must stay empty; None for none."""
-        return None
+        return None, None
 
 
 class InterInstanceMaskLoss(PlainMaskLoss):
@@ -105,13 +105,17 @@ class InterInstanceMaskLoss(PlainMaskLoss):
     Args:
         alpha: weight of the pixels of M and M_o; the others have weight 1 [α].
         iou_threshold: boxes of neighbours have a larger IoU than this in some frame [ε].
+        dice: whether M_o must stay empty in the Dice loss (Eq. 5); otherwise it is the ordinary one, as in the second
+            row of Table 1c.
         check_values: as in `PlainMaskLoss`.
 
     Raises:
         ValueError: alpha not positive, or iou_threshold outside [0, 1).
     """
 
-    def __init__(self, alpha: float = 2.0, iou_threshold: float = 0.1, *, check_values: bool = True) -> None:
+    def __init__(
+        self, alpha: float = 2.0, iou_threshold: float = 0.1, *, dice: bool = True, check_values: bool = True
+    ) -> None:
         super().__init__(check_values=check_values)
         if not alpha > 0:
             raise ValueError(f"alpha is {alpha!r}, expected a positive number")
@@ -119,14 +123,15 @@ class InterInstanceMaskLoss(PlainMaskLoss):
             raise ValueError(f"iou_threshold is {iou_threshold!r}, expected a number from 0 up to, not including, 1")
         self.alpha = alpha
         self.iou_threshold = iou_threshold
+        self.dice = dice
 
     @torch.no_grad()
     def regions(
         self, masks: Tensor, boxes: Tensor | None, clip_index: Tensor | None = None, matched: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor | None]:
         """Return the pixels with weight alpha in the BCE (M or M_o), and those that must stay empty (M_o without M).
 
-        Arguments as in `forward`; both results are (K, T, H, W) bool.
+        Arguments as in `forward`; both results are (K, T, H, W) bool. The second one is None without `dice`.
         """
         if boxes is None:
             height, width = masks.shape[-2:]
@@ -138,7 +143,7 @@ class InterInstanceMaskLoss(PlainMaskLoss):
         with torch.autocast(masks.device.type, enabled=False):
             union = near.float() @ (masks > 0.5).flatten(1).float() > 0  # (K, T·H·W)
         union = union.view(masks.shape)
-        return union, union & (masks < 0.5)  # a pixel of exactly ½ is in neither
+        return union, union & (masks < 0.5) if self.dice else None  # a pixel of exactly ½ is in neither
 
     def neighbors(self, boxes: Tensor, clip_index: Tensor | None = None) -> Tensor:
         """Return which objects are neighbours, or the same object, as (K, K) bool.
@@ -159,7 +164,7 @@ class InterInstanceMaskLoss(PlainMaskLoss):
 
     def extra_repr(self) -> str:
         """Show the arguments in `repr`."""
-        return f"alpha={self.alpha}, iou_threshold={self.iou_threshold}"
+        return f"alpha={self.alpha}, iou_threshold={self.iou_threshold}, dice={self.dice}"
 
 
 def pixel_blocks(rows: int, pixels: int, device: torch.device) -> list[slice]:

@@ -79,6 +79,15 @@ def test_equals_the_sums_over_pixel_sets(count: int, frames: int, alpha: float, 
     assert float(dice) == pytest.approx(np.mean(dices), rel=1e-10)
 
 
+@pytest.mark.parametrize("threshold", [0.1, 0.5])
+def test_without_dice_the_neighbours_count_in_the_bce_alone(threshold: float) -> None:
+    """As in the second row of the paper's Table 1c."""
+    given = scene(7)
+    with_dice, without = (InterInstanceMaskLoss(2.0, threshold, dice=dice)(*given) for dice in (True, False))
+    assert torch.equal(without[0], with_dice[0]) and without[0] != PlainMaskLoss()(*given)[0]
+    assert torch.equal(without[1], PlainMaskLoss()(*given)[1]) and without[1] != with_dice[1]
+
+
 def test_boxes_default_to_those_of_the_masks():
     """Compared with torchvision, whose right and bottom edges are the last pixels."""
     logits, masks, _, clips = scene(6)

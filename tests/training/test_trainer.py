@@ -255,6 +255,8 @@ def test_a_gradient_that_is_not_finite(tmp_path):
 
 def test_the_configured_mask_loss_is_trained():
     assert type(build_criterion(tiny.model(mask_loss="plain").config).mask_loss) is PlainMaskLoss
+    config = tiny.model(mask_loss="inter_instance_bce", mask_loss_iou_threshold=0.5).config
+    assert repr(build_criterion(config).mask_loss) == "InterInstanceMaskLoss(alpha=2.0, iou_threshold=0.5, dice=False)"
     frames, targets = tiny.clips()[0]
     losses = {}
     for name in ("inter_instance", "plain"):
