@@ -9,36 +9,16 @@
 
 namespace {
 
-constexpr int kGroups = 7;  // 5-bit groups for any signed difference of counts below 2^31
-
 struct Run {
   int32_t start, end;
 };
 
-// Writes the foreground runs of a mask with `pixels` pixels and advances `runs` past them. Returns false if the text is not
-// valid run lengths for that size. `runs` needs room for one run per two characters.
+// Writes the foreground runs of a mask and advances `runs` past them; see decode_runs. `runs` needs room for one run per two
+// characters.
 bool decode(const uint8_t* text, const uint8_t* end, int64_t pixels, Run*& runs) {
-  int64_t before[2] = {0, 0};  // previous background and foreground counts
-  int64_t position = 0;
-  for (int64_t index = 0; text != end; ++index) {
-    int64_t value = 0;
-    int groups = 0;
-    uint8_t group;
-    do {
-      if (text == end || groups == kGroups) return false;
-      group = uint8_t(*text++ - 48);
-      if (group > 63) return false;
-      value |= int64_t(group & 31) << (5 * groups++);
-    } while (group & 32);
-    if (group & 16) value -= int64_t(1) << (5 * groups);
-    // From the fourth count on, the text stores the difference from the count two before it.
-    if (index > 2) value += before[index & 1];
-    before[index & 1] = value;
-    if (value < 0 || value > pixels - position) return false;
-    if ((index & 1) && value) *runs++ = {int32_t(position), int32_t(position + value)};
-    position += value;
-  }
-  return position == pixels;
+  return decode_runs(text, end, pixels, [&](int64_t index, int64_t start, int64_t length) {
+    if ((index & 1) && length) *runs++ = {int32_t(start), int32_t(start + length)};
+  });
 }
 
 int64_t shared_pixels(const Run* a, const Run* a_end, const Run* b, const Run* b_end) {

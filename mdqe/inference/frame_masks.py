@@ -52,8 +52,7 @@ class FrameMasks:
         else:
             y, x = _first_points(self.size, step)
             points = self.dense[:, y::step, x::step]
-            points = points.cpu().numpy() if isinstance(points, torch.Tensor) else points
-            points = np.array(points, bool, order="C")  # a copy
+            points = _copy(points.cpu().numpy() if isinstance(points, torch.Tensor) else points)
         return collect_points(points, step, self.pixels)
 
     def pixels(self, mask: int) -> np.ndarray:
@@ -79,10 +78,24 @@ def _first_points(size: Size, step: int) -> tuple[int, int]:
     return min(step // 2, size[0] - 1), min(step // 2, size[1] - 1)
 
 
+def _copy(points: np.ndarray) -> np.ndarray:
+    """A contiguous copy of masks (D, h, w)."""
+    library = rle.compiled_library()
+    if library is None or min(points.strides) < 0:
+        return np.array(points, bool, order="C")
+    grid = np.empty(points.shape, bool)
+    rle.call(library.mdqe_sample, points, np.array(points.strides), *points.shape, grid)
+    return grid
+
+
 def _sample_runs(lengths: np.ndarray, num_runs: np.ndarray, size: Size, step: int) -> np.ndarray:
     """(D, h, w) bool: the pixels y, y + step, … of the columns x, x + step, …, from the first point (y, x) on."""
     y, x = _first_points(size, step)
     height, width = len(range(y, size[0], step)), len(range(x, size[1], step))
+    if (library := rle.compiled_library()) is not None:
+        grid = np.zeros((len(num_runs), height, width), bool)
+        rle.call(library.mdqe_sample_runs, lengths, num_runs, len(num_runs), size[0], y, x, step, height, width, grid)
+        return grid
     ends = np.cumsum(lengths) - np.repeat(np.arange(len(num_runs)) * (size[0] * size[1]), num_runs)
     column, row = np.divmod(ends, size[0])
     before = np.clip(-((x - column) // step), 0, width)  # sampled columns before the column of each end

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mdqe.results import rle
+
 GRID = 128  # most points of a frame along each side
 FEW = 16  # points; a mask with fewer is measured by its pixels
 NEAR = 2  # points between two masks that touch, for outlines that are not exact
@@ -80,12 +82,12 @@ def collect_points(points: np.ndarray, step: int, pixels_of: Callable[[int], np.
             which may lie between them.
     """
     number, height, width = points.shape
-    found, ends = _nonzero(points)
-    areas = np.diff(ends).astype(np.float64)
-    small = np.flatnonzero(areas < FEW).tolist() if step > 1 else []
+    listed = _list_points(points, np.zeros(number, bool))
+    areas = np.diff(listed.ends).astype(np.float64)
+    small = areas < FEW if step > 1 else np.zeros(number, bool)
     areas *= step**2
     exact = {}
-    for i in small:
+    for i in np.flatnonzero(small).tolist():
         pixels = pixels_of(i)
         areas[i] = pixels.shape[1]
         if areas[i]:
@@ -93,43 +95,78 @@ def collect_points(points: np.ndarray, step: int, pixels_of: Callable[[int], np.
             y, x = np.minimum(pixels // step, [[height - 1], [width - 1]])
             points[i, y, x] = True
     if exact:
-        found, ends = _nonzero(points)
-    owners = np.repeat(np.arange(number), np.diff(ends))
-    places = found - owners * (height * width)
-    boxes = _boxes(places, ends, width) * float(step)
+        listed = _list_points(points, small)
+    boxes = listed.boxes * float(step)
     for i, box in exact.items():
         boxes[i] = box
+    # In points: boxes at the border, or with a contact at most one point inside.
+    lower, upper = boxes[:, :2] // step, -(-boxes[:, 2:] // step)
+    first, last = listed.contacts[:, :2], listed.contacts[:, 2:]
+    cut = [(lower <= 0) | (first <= lower + 1), (upper >= (width, height)) | (last >= upper - 2)]
+    return FramePoints(
+        shape=(height, width),
+        starts=listed.starts,
+        counts=listed.counts,
+        detections=listed.detections,
+        own=(listed.places, listed.ends),
+        areas=areas,
+        boxes=boxes,
+        grid=points.reshape(number, -1),
+        cut=np.concatenate(cut, axis=1),
+    )
+
+
+class _Listed(NamedTuple):
+    """The points of D masks, as in `FramePoints`."""
+
+    places: np.ndarray
+    ends: np.ndarray
+    counts: np.ndarray
+    starts: np.ndarray
+    detections: np.ndarray
+    boxes: np.ndarray
+    """(D, 4) xyxy in points; 0 for an empty mask."""
+    contacts: np.ndarray
+    """(D, 4): the least column and row where the mask begins behind another one, a large number for none; and the
+    largest column and row where it ends before another one, a low number for none."""
+
+
+def _list_points(points: np.ndarray, small: np.ndarray) -> _Listed:
+    """List the points of masks (D, h, w), of which those that are `small` (D,) must not be hidden by others."""
+    library = rle.compiled_library()
+    if library is None:
+        return _list_points_numpy(points, small)
+    number, height, width = points.shape
+    total, size = np.count_nonzero(points), height * width
+    places, ends, boxes, counts, starts, detections, contacts = (
+        np.empty(length, np.int64) for length in (total, number + 1, 4 * number, size, size, total, 4 * number)
+    )
+    arrays = (places, ends, boxes, counts, starts, detections, contacts, np.empty(size, np.int16))
+    rle.call(library.mdqe_list_points, points, small, number, height, width, *arrays)
+    return _Listed(places, ends, counts, starts, detections, boxes.reshape(-1, 4), contacts.reshape(-1, 4))
+
+
+def _list_points_numpy(points: np.ndarray, small: np.ndarray) -> _Listed:
+    """As `_list_points`."""
+    number, height, width = points.shape
+    found = np.flatnonzero(points)
+    ends = np.searchsorted(found, np.arange(number + 1) * (height * width))
+    owners = np.repeat(np.arange(number), np.diff(ends))
+    places = found - owners * (height * width)
     order = np.argsort(places.astype(np.int16), kind="stable")  # quick for small integers
     counts = np.bincount(places, minlength=height * width)
     labels = np.full(height * width, -1, np.int16)
     labels[places] = owners
-    for i in small:  # larger masks must not hide them
-        labels[places[ends[i] : ends[i + 1]]] = i
-    edges = np.concatenate([boxes[:, :2] // step, -(-boxes[:, 2:] // step)], axis=1)
-    cut = np.concatenate([edges[:, :2] <= 0, edges[:, 2:] >= (width, height)], axis=1)
-    _mark_contacts(cut, labels, width, edges)
-    return FramePoints(
-        shape=(height, width),
-        starts=np.cumsum(counts) - counts,
-        counts=counts,
-        detections=owners[order],
-        own=(places, ends),
-        areas=areas,
-        boxes=boxes,
-        grid=points.reshape(number, -1),
-        cut=cut,
-    )
-
-
-def _nonzero(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Flat indices (P,) of the points of masks (D, h, w), and (D + 1,) where those of each mask begin."""
-    found = np.flatnonzero(points)
-    return found, np.searchsorted(found, np.arange(len(points) + 1) * (points.shape[1] * points.shape[2]))
+    hidden = small[owners]
+    labels[places[hidden]] = owners[hidden]
+    starts = np.cumsum(counts) - counts
+    boxes, contacts = _boxes(places, ends, width), _contacts(labels, width, number)
+    return _Listed(places, ends, counts, starts, owners[order], boxes, contacts)
 
 
 def _boxes(places: np.ndarray, ends: np.ndarray, width: int) -> np.ndarray:
     """Boxes (D, 4) in points, xyxy, of masks with the points places[ends[d]:ends[d + 1]]; 0 for an empty mask."""
-    boxes = np.zeros((len(ends) - 1, 4))
+    boxes = np.zeros((len(ends) - 1, 4), np.int64)
     filled = np.flatnonzero(ends[1:] > ends[:-1])
     if len(filled):
         rows, columns = np.divmod(places, width)
@@ -139,17 +176,15 @@ def _boxes(places: np.ndarray, ends: np.ndarray, width: int) -> np.ndarray:
     return boxes
 
 
-def _mark_contacts(cut: np.ndarray, labels: np.ndarray, width: int, edges: np.ndarray) -> None:
-    """Mark the edges (D, 4) at which a mask touches another one, of the labels (h · w,) of points."""
+def _contacts(labels: np.ndarray, width: int, number: int) -> np.ndarray:
+    """Where masks touch others: see `_Listed`. `labels` (h · w,) are the masks of the points, −1 for none."""
+    first, last = np.full((number, 2), 2**31 - 1), np.full((number, 2), -(2**31))
     for axis, stride in ((0, 1), (1, width)):
         for gap in range(1, NEAR + 1):
             before, after = labels[: -gap * stride], labels[gap * stride :]
-            place = np.flatnonzero(before != after)
+            place = np.flatnonzero((before != after) & (before >= 0) & (after >= 0))
             a, b = before[place], after[place]
-            contact = np.flatnonzero(np.minimum(a, b) >= 0)
-            if not len(contact):
-                continue
-            a, b, place = a[contact], b[contact], place[contact]
             place = place % width if axis == 0 else place // width
-            cut[a[edges[a, 2 + axis] - 2 <= place], 2 + axis] = True
-            cut[b[edges[b, axis] + 1 >= place + gap], axis] = True
+            np.maximum.at(last[:, axis], a, place)
+            np.minimum.at(first[:, axis], b, place + gap)
+    return np.concatenate([first, last], axis=1)

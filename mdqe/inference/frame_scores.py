@@ -9,6 +9,7 @@ import numpy as np
 from mdqe.inference.frame_points import FramePoints
 from mdqe.inference.linked_tracks import SAME, SAMPLES, LinkedTracks, doubled_centres
 from mdqe.inference.motion import free_offset, smaller_offset
+from mdqe.results import rle
 
 REACH = 1.15  # distance from the predicted place, relative to the size, at which the score of a place is exp(-1/2)
 UNCERTAINTY = 0.3  # weight of the variance of a predicted place in the square of the reach
@@ -22,6 +23,9 @@ ONE_EDGE, NARROW, NO_EDGE = 2.0, 8.0, 1000.0  # variances of places from one edg
 YOUNG, YOUNG_WEIGHT = 3, 0.8  # tracks with fewer observations, and the weight of their scores
 OTHER_LABEL = 0.4  # weight of the score of a pair with different labels
 MATCH = 0.2  # least score of a pair
+FARTHEST_PLACE = 1.001 * float(
+    np.sqrt(-2 * np.log(MATCH))
+)  # distance of a place that scores MATCH, in its reach; rounded up
 DOUBT = 0.7  # weight of 1 − score of a detection
 PART = 0.65  # a mask that covers this share of several tracks has several objects
 BLOCK = 2**18  # pairs that are scored at once
@@ -53,6 +57,10 @@ class FrameScores(NamedTuple):
     """(P,): the sum of overlap and place, less DOUBT of a low score of the detection, above MATCH; and of the shape."""
     shared: np.ndarray
     """(P,): points that a track's mask shares with a detection."""
+    offsets: np.ndarray
+    """(P, 2): see `Edges`."""
+    doubt: np.ndarray
+    """(P, 2): see `Edges`."""
     inside: np.ndarray
     """(N,): points of a track's mask that are in any detection or outside the frame."""
     contents: np.ndarray
@@ -67,38 +75,75 @@ def score_frame(tracks: LinkedTracks, detections: Detections) -> FrameScores:
     """
     frame, confidence, labels, embeddings, step = detections
     number, size = len(tracks), len(frame.areas)
-    owners, points, lengths = _predicted_points(tracks, frame, step)
-    outside = lengths - np.bincount(owners, minlength=number)
-    inside = np.bincount(owners[frame.counts[points] > 0], minlength=number) + outside
+    inside, outside, contents = np.zeros(number, np.int64), np.zeros(number, np.int64), np.zeros(size, np.int64)
     best = best_cosines(tracks.embeddings, embeddings) if embeddings.shape[1] else None
     young = np.where(tracks.observations < YOUNG, YOUNG_WEIGHT, 1.0)
-    found = (frame.areas / step**2).clip(1)
-    doubt, labelled = DOUBT * (1 - confidence), bool((labels >= 0).any())
-    contents, parts = np.zeros(size, np.int64), []
+    found_areas, labelled = (frame.areas / step**2).clip(1), bool((labels >= 0).any())
+    near = _NearPairs(tracks, frame, step)
+    parts = []
     height = max(1, BLOCK // max(size, 1))
     for begin in range(0, number, height):  # in blocks, for frames of many detections
         block = slice(begin, begin + height)
-        rows = np.arange(number)[block, None]
-        first, last = np.searchsorted(owners, (begin, begin + height))
-        shared = frame.shared(owners[first:last] - begin, points[first:last], len(rows))
-        areas, own = tracks.areas[rows], tracks.labels[rows]
-        visible = shared / np.maximum(found + areas - np.maximum(inside[rows], shared), 1)
-        plain = shared / np.maximum(found + areas - outside[rows] - shared, 1)
-        weight = young[rows]
+        counts, inside[block], outside[block] = _count_shared(tracks, frame, block, step)
+        contents += (counts > PART * tracks.areas[block, None]).sum(axis=0)
+        row, column = np.nonzero(near.of(block) | (counts > 0))
+        shared = counts[row, column]
+        row += begin
+        found, areas, weight = found_areas[column], tracks.areas[row], young[row]
+        visible = shared / np.maximum(found + areas - np.maximum(inside[row], shared), 1)
+        plain = shared / np.maximum(found + areas - outside[row] - shared, 1)
         if labelled:
-            weight = np.where((own != labels) & (own >= 0) & (labels >= 0), OTHER_LABEL, 1.0) * weight
+            own, other = tracks.labels[row], labels[column]
+            weight = np.where((own != other) & (own >= 0) & (other >= 0), OTHER_LABEL, 1.0) * weight
         if best is not None:
-            looks = appearance(tracks.embeddings[block], embeddings, best[0][block], best[1])
+            looks = appearance(tracks.embeddings, embeddings, block, (row, column), best)
             weight = weight * (LEAST_LOOKS + (1 - LEAST_LOOKS) * looks)
-        place = np.where(frame.areas > 0, _score_places(tracks, frame, rows, found, step) * weight - doubt, -1.0)
+        edges = compare_edges(tracks, frame, row, column, step)
+        place = _score_places(tracks, edges, row, found, step) * weight - DOUBT * (1 - confidence[column])
         scores = 0.5 * (visible + plain) * weight + place
-        contents += (shared > PART * areas).sum(axis=0)
-        row, column = np.nonzero(scores > MATCH)
-        parts.append((row + begin, column, scores[row, column], shared[row, column]))
-    empty = (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0), np.zeros(0, np.int64))
-    row, column, scores, shared = (np.concatenate(x) for x in zip(empty, *parts, strict=True))
+        kept = np.flatnonzero(scores > MATCH)
+        arrays = (row, column, scores, shared, edges.offsets, edges.doubt)
+        parts.append(tuple(array[kept] for array in arrays))
+    none, pair = np.zeros(0, np.int64), np.zeros((0, 2))
+    empty = (none, none, np.zeros(0), none, pair, pair)
+    row, column, scores, shared, offsets, doubt = (np.concatenate(x) for x in zip(empty, *parts, strict=True))
     scores += _compare_shapes(tracks, frame, row, column, step)
-    return FrameScores(row, column, scores, shared, inside, contents)
+    return FrameScores(row, column, scores, shared, offsets, doubt, inside, contents)
+
+
+class _NearPairs:
+    """Which tracks and detections are so near that their places can score more than MATCH, without shared points.
+
+    The distance that is compared with the reach of a place is at least the gap between the predicted and the found box.
+    """
+
+    def __init__(self, tracks: LinkedTracks, frame: FramePoints, step: int) -> None:
+        rows = np.arange(len(tracks))
+        reach = place_reach(tracks, rows, tracks.areas, step)
+        # A track that was never visible in full has the reach of its detection if that is larger.
+        self._cut = np.asarray(tracks.cut.any(axis=1))
+        reach += np.where(self._cut, FIRST_REACH, 0.0)[:, None] * np.sqrt(UNCERTAINTY * tracks.motion.variances[..., 0])
+        margins, centres = tracks.extents / 2 + FARTHEST_PLACE * reach, tracks.motion.centres
+        self._tracks = np.concatenate([centres - margins, centres + margins], axis=1).T[..., None]  # (4, N, 1)
+        self._found = frame.boxes.T.copy()
+        self._found[:, frame.areas == 0] = np.nan  # near nothing
+        larger = FARTHEST_PLACE * FIRST_REACH * REACH * np.sqrt(frame.areas).clip(2 * step)
+        self._grown = np.concatenate([self._found[:2] - larger, self._found[2:] + larger])
+
+    def of(self, block: slice) -> np.ndarray:
+        """(M, D) bool of the tracks in a block."""
+        tracks, cut = self._tracks[:, block], np.flatnonzero(self._cut[block])
+        near = _overlap(tracks, self._found)
+        near[cut] = _overlap(tracks[:, cut], self._grown)
+        return near
+
+
+def _overlap(tracks: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """Whether boxes (4, M, 1) and (4, D) overlap or touch, (M, D)."""
+    left, up, right, down = found
+    overlap = (left <= tracks[2]) & (right >= tracks[0])
+    overlap &= (up <= tracks[3]) & (down >= tracks[1])
+    return np.asarray(overlap)
 
 
 def _compare_shapes(
@@ -127,26 +172,28 @@ def _compare_shapes(
     return added
 
 
-def _score_places(
-    tracks: LinkedTracks, frame: FramePoints, rows: np.ndarray, found: np.ndarray, step: int
-) -> np.ndarray:
-    """How well the place and the area of the tracks `rows` (M, 1) agree with D detections of areas `found`: (M, D)."""
-    edges = compare_edges(tracks, frame, rows, np.arange(len(found))[None], step)
+def _score_places(tracks: LinkedTracks, edges: Edges, rows: np.ndarray, found: np.ndarray, step: int) -> np.ndarray:
+    """How well the place and the area of the tracks `rows` (P,) agree with detections of areas `found` (P,)."""
     areas = tracks.areas[rows]
-    growing = np.asarray(tracks.cut[rows[:, 0]].any(axis=1))[:, None] & (found > areas)  # it was never visible in full
+    growing = np.asarray(tracks.cut.any(axis=1))[rows] & (found > areas)  # it was never visible in full
     reach = place_reach(tracks, rows, np.where(growing, found, areas), step)
-    place = np.exp(-0.5 * ((edges.distances / reach) ** 2).sum(axis=2))
+    place = np.exp(-0.5 * _square_sum(edges.distances / reach))
     ratio = found / areas
     place *= np.minimum(ratio, 1) ** np.where(edges.partial, CUT, SMALLER)
     return np.asarray(place * np.minimum(1 / ratio, 1) ** np.where(growing, CUT, LARGER))
 
 
+def _square_sum(values: np.ndarray) -> np.ndarray:
+    squares = values**2
+    return np.asarray(squares[..., 0] + squares[..., 1])
+
+
 def place_reach(tracks: LinkedTracks, rows: np.ndarray, areas: np.ndarray, step: int) -> np.ndarray:
-    """Standard deviation (M, D, 2) of the places of the tracks `rows` (M, 1) in pixels, for their areas (M, D)."""
-    sizes = np.sqrt(areas).clip(2)[:, :, None] * step
+    """Standard deviation (…, 2) of the places of the tracks `rows` (…) in pixels, for their areas (…)."""
+    sizes = np.sqrt(areas).clip(2)[..., None] * step
     variances = UNCERTAINTY * tracks.motion.variances[rows, :, 0]
     reach = np.sqrt((REACH * sizes) ** 2 + variances).clip(max=FARTHEST * sizes)
-    return np.asarray(reach * np.where(tracks.observations > 1, 1.0, FIRST_REACH)[rows][:, :, None])
+    return np.asarray(reach * np.where(tracks.observations > 1, 1.0, FIRST_REACH)[rows][..., None])
 
 
 class Edges(NamedTuple):
@@ -200,28 +247,62 @@ def best_cosines(tracks: np.ndarray, detections: np.ndarray) -> tuple[np.ndarray
 
 
 def appearance(
-    tracks: np.ndarray, detections: np.ndarray, best_of_tracks: np.ndarray, best_of_detections: np.ndarray
+    tracks: np.ndarray,
+    detections: np.ndarray,
+    block: slice,
+    pairs: tuple[np.ndarray, np.ndarray],
+    best: tuple[np.ndarray, np.ndarray],
 ) -> np.ndarray:
-    """Agreement (N, D), from 0 to 1, of embeddings (N, E) and (D, E) of length 1.
+    """Agreement (P,), from 0 to 1, of embeddings (N, E) and (D, E) of length 1.
 
     As the softmax of Eq. 7, relative to the best pair of the track or detection instead of the sum: several equal
     embeddings agree in full. Embeddings of length 0 say nothing, and agree with all.
+
+    Args:
+        block: of tracks.
+        pairs: (P,) tracks, all in the block, and (P,) detections.
+        best: of `best_cosines`.
     """
-    cosine = tracks @ detections.T
-    best = np.maximum(best_of_detections, best_of_tracks[:, None])
-    known = np.asarray(tracks.any(axis=1))[:, None] & detections.any(axis=1)
-    return np.where(known, np.exp(SHARPNESS * (cosine - best)) * cosine.clip(0, 1), 1.0)
+    rows, columns = pairs
+    cosine = (tracks[block] @ detections.T)[rows - block.start, columns]
+    largest = np.maximum(best[1][columns], best[0][rows])
+    known = np.asarray(tracks.any(axis=1))[rows] & np.asarray(detections.any(axis=1))[columns]
+    return np.where(known, np.exp(SHARPNESS * (cosine - largest)) * cosine.clip(0, 1), 1.0)
 
 
-def _predicted_points(tracks: LinkedTracks, frame: FramePoints, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The points (K,) of all masks, moved to their predicted places, that are in the frame, with their tracks (K,);
-    and the number (N,) of points of each mask.
+def _count_shared(
+    tracks: LinkedTracks, frame: FramePoints, block: slice, step: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Count the points of the masks of M tracks, moved to their predicted places.
+
+    Returns:
+        Those shared with each detection (M, D); those in any detection or outside the frame (M,); and outside it (M,).
     """
-    height, width = frame.shape
-    shift = np.round((tracks.motion.centres - tracks.places) / step).clip(-(10**6), 10**6).astype(np.int64)
-    lengths = np.array([len(mask) for mask in tracks.masks], np.int64)
-    owners = np.repeat(np.arange(len(tracks)), lengths)
-    points = np.concatenate([np.zeros((0, 2), np.int16), *tracks.masks]) + shift[owners]
-    x, y = points.T
-    inside = np.flatnonzero((x >= 0) & (x < width) & (y >= 0) & (y < height))
-    return owners[inside], (y * width + x)[inside], lengths
+    masks = tracks.masks[block]
+    number, size = len(masks), len(frame.areas)
+    moves = (tracks.motion.centres[block] - tracks.places[block]) / step
+    shifts = np.round(moves).clip(-(10**6), 10**6).astype(np.int64)
+    lengths = np.array([len(mask) for mask in masks], np.int64)
+    points = np.concatenate([np.zeros((0, 2), np.int16), *masks])
+    if (library := rle.compiled_library()) is None:
+        return _count_shared_numpy(points, lengths, shifts, frame)
+    shared, inside, outside = np.zeros((number, size), np.int64), np.zeros(number, np.int64), np.zeros(number, np.int64)
+    lists = (frame.counts, frame.starts, frame.detections)
+    rle.call(
+        library.mdqe_count_shared, points, lengths, shifts, number, *frame.shape, *lists, size, shared, inside, outside
+    )
+    return shared, inside + outside, outside
+
+
+def _count_shared_numpy(
+    points: np.ndarray, lengths: np.ndarray, shifts: np.ndarray, frame: FramePoints
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """As `_count_shared`, of masks with `lengths` (M,) of the points (K, 2), moved by `shifts` (M, 2)."""
+    (height, width), number = frame.shape, len(lengths)
+    owners = np.repeat(np.arange(number), lengths)
+    x, y = (points + shifts[owners]).T
+    visible = np.flatnonzero((x >= 0) & (x < width) & (y >= 0) & (y < height))
+    owners, places = owners[visible], (y * width + x)[visible]
+    outside = lengths - np.bincount(owners, minlength=number)
+    inside = np.bincount(owners[frame.counts[places] > 0], minlength=number) + outside
+    return frame.shared(owners, places, number), inside, outside

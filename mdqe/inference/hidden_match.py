@@ -81,7 +81,7 @@ def least_cost(
     points = np.stack([mask[np.arange(SAMPLES) * len(mask) // SAMPLES] for mask in masks])  # (P, S, 2)
     points = points + ((tracks.motion.centres[rows] - tracks.places[rows]) / step)[:, None]
     areas = tracks.areas[rows]
-    reach = WIDER * place_reach(tracks, rows[:, None], areas[:, None], step)[:, 0] / step
+    reach = WIDER * place_reach(tracks, rows, areas, step) / step
     share = frame.areas[columns] / step**2 / areas
     line = np.linspace(-SPAN, SPAN, 2 * STEPS + 1)
     moves = np.stack(np.meshgrid(line, line), axis=-1).reshape(-1, 2) * np.sqrt(areas).clip(2)[:, None, None]

@@ -180,17 +180,21 @@ class Linker:
         frame, scores, labels, embeddings, step = detections
         found = score_frame(tracks, detections)
         pairs = match_pairs(found.rows, found.columns, found.scores, (len(tracks), len(scores)))
-        rows, columns = found.rows[pairs], found.columns[pairs]
-        shared = found.shared[pairs]
+        rows, columns, shared, offsets, doubt = (
+            array[pairs] for array in (found.rows, found.columns, found.shared, found.offsets, found.doubt)
+        )
         others, free = np.ones(len(tracks), bool), frame.areas > 0
         others[rows] = free[columns] = False
         if others.any() and free.any():
             more = match_hidden(tracks, detections, found.inside, np.flatnonzero(others), np.flatnonzero(free))
-            rows, columns = np.concatenate([rows, more[0]]), np.concatenate([columns, more[1]])
-            shared = np.concatenate([shared, np.zeros(len(more[0]), np.int64)])
+            if len(more[0]):
+                edges = compare_edges(tracks, frame, *more, step)
+                rows, columns = np.concatenate([rows, more[0]]), np.concatenate([columns, more[1]])
+                shared = np.concatenate([shared, np.zeros(len(more[0]), np.int64)])
+                offsets, doubt = np.concatenate([offsets, edges.offsets]), np.concatenate([doubt, edges.doubt])
         ids = np.full(len(scores), -1)
         ids[columns] = tracks.ids[rows]
-        self._update(tracks, rows, columns, shared, frame, found, step)
+        self._update(tracks, (rows, columns), shared, (offsets, doubt), frame, found, step)
         tracks.last_seen[rows] = time
         tracks.observations[rows] += 1
         new = np.flatnonzero((ids < 0) & (frame.areas > 0) & (scores > self.start_score))
@@ -211,16 +215,16 @@ class Linker:
     def _update(
         self,
         tracks: LinkedTracks,
-        rows: np.ndarray,
-        columns: np.ndarray,
+        pairs: tuple[np.ndarray, np.ndarray],
         shared: np.ndarray,
+        measured: tuple[np.ndarray, np.ndarray],
         frame: FramePoints,
         found: FrameScores,
         step: int,
     ) -> None:
         """Correct the places of matched tracks, and take their masks unless these are hidden or merged with others."""
+        (rows, columns), (offsets, doubt) = pairs, measured
         areas, cut = tracks.areas[rows], frame.cut[columns].any(axis=1)
-        offsets, _, doubt, _ = compare_edges(tracks, frame, rows, columns, step)
         centres = tracks.motion.centres[rows] + offsets
         ratio = (frame.areas[columns] / step**2).clip(1) / areas
         merged = (found.contents[columns] > 1) & (ratio > MERGED)

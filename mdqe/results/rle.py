@@ -99,7 +99,10 @@ def run_lengths(counts: Sequence[Counts], size: tuple[int, int]) -> tuple[np.nda
     if not isinstance(counts, Sequence | np.ndarray) or isinstance(counts, str | bytes):
         raise TypeError(f"counts have the type {type(counts).__name__}; expected a list with the RLE of each mask")
     if any(isinstance(one, str | bytes) for one in counts):
-        lengths, num_runs = from_strings(texts(counts))
+        compressed = texts(counts)
+        if found := _decode_compiled(compressed, height * width):
+            return found
+        lengths, num_runs = from_strings(compressed)
     else:
         lengths, num_runs = _plain(counts)
     totals = _per_mask(np.add, lengths, num_runs, 0)
@@ -109,6 +112,17 @@ def run_lengths(counts: Sequence[Counts], size: tuple[int, int]) -> tuple[np.nda
             raise ValueError(f"counts of mask {i} hold the negative run {lowest[i]}")
         raise ValueError(f"counts of mask {i} cover {totals[i]} pixels; size {height} x {width} has {height * width}")
     return lengths, num_runs
+
+
+def _decode_compiled(compressed: list[bytes], pixels: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """`run_lengths` of compressed counts; None if one is invalid, or without the compiled library."""
+    library = compiled_library()
+    if library is None or pixels >= 2**31:
+        return None
+    text, ends = b"".join(compressed), np.cumsum(list(map(len, compressed)), dtype=np.int64)
+    lengths, num_runs = np.empty(len(text), np.int64), np.empty(len(ends), np.int64)
+    invalid = call(library.mdqe_run_lengths, text, ends, len(ends), pixels, lengths, num_runs)
+    return (lengths[: num_runs.sum()].copy(), num_runs) if invalid < 0 else None
 
 
 def texts(counts: Sequence[Counts]) -> list[bytes]:
@@ -314,10 +328,19 @@ def compiled_library() -> ctypes.CDLL | None:
     try:
         library = ctypes.CDLL(str(found[0]))
         library.mdqe_overlap.restype = ctypes.c_int64
-        library.mdqe_encode.restype = None
+        library.mdqe_run_lengths.restype = ctypes.c_int64
+        for name in ("encode", "sample_runs", "list_points", "count_shared", "count_visible"):
+            getattr(library, f"mdqe_{name}").restype = None
     except (OSError, AttributeError):  # built for another machine or another version of this package
         return None
     return library
+
+
+def call(function: Any, *values: np.ndarray | bytes | int) -> Any:
+    """Call a function of the compiled library with contiguous arrays, bytes and whole numbers."""
+    return function(
+        *[pointer(x) if isinstance(x, np.ndarray) else ctypes.c_int64(x) if isinstance(x, int) else x for x in values]
+    )
 
 
 def pointer(array: np.ndarray) -> ctypes.c_void_p:

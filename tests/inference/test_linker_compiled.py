@@ -1,0 +1,140 @@
+"""The compiled parts of the linker against NumPy, and the pairs that it compares against all pairs."""
+
+import numpy as np
+import pytest
+import torch
+
+import mdqe
+from mdqe.inference import frame_scores
+from mdqe.inference.frame_masks import FrameMasks, grid_step
+from mdqe.inference.frame_scores import _NearPairs, score_frame
+from mdqe.results import rle
+
+needs_library = pytest.mark.skipif(rle.compiled_library() is None, reason="the library _C_rle was not built")
+
+SIZES = [(1, 1), (1, 300), (300, 1), (7, 9), (60, 100), (128, 128), (129, 140), (333, 517)]
+
+
+def draw(random: np.random.Generator, number: int, size: tuple[int, int]) -> np.ndarray:
+    """Masks of ellipses, rectangles, single pixels, noise and nothing."""
+    masks = np.zeros((number, *size), bool)
+    rows, columns = np.mgrid[: size[0], : size[1]]
+    for mask in masks:
+        y, x = random.uniform(0, size[0]), random.uniform(0, size[1])
+        height, width = random.uniform(0.3, max(size) / 3, 2)
+        kind = random.integers(0, 5)
+        if kind == 0:
+            mask[:] = ((rows - y) / height) ** 2 + ((columns - x) / width) ** 2 < 1
+        elif kind == 1:
+            mask[int(y) : int(y + height) + 1, int(x) : int(x + width) + 1] = True
+        elif kind == 2:
+            mask[int(y), int(x)] = True
+        elif kind == 3:
+            mask[:] = random.random(size) < 0.1
+    return masks
+
+
+def assert_equal(found: tuple, expected: tuple) -> None:
+    for a, b in zip(found, expected, strict=True):
+        if isinstance(a, tuple):
+            assert_equal(a, b)
+        else:
+            assert np.array_equal(a, b) and np.asarray(a).dtype == np.asarray(b).dtype
+
+
+@needs_library
+@pytest.mark.parametrize("size", SIZES)
+def test_frames_are_sampled_as_by_numpy(size, monkeypatch):
+    random = np.random.default_rng(size)
+    masks = draw(random, 30, size)
+    foreground = np.where(masks, np.uint8(255), np.uint8(0)).view(bool)  # as Pillow writes it
+    forms = [masks, foreground, masks[:, ::-1, ::-1][:, ::-1, ::-1], np.asfortranarray(masks), torch.from_numpy(masks)]
+    lengths = rle.run_lengths(rle.encode(masks), size)
+
+    def sampled() -> list:
+        return [FrameMasks(form, None, size).sample() for form in forms] + [FrameMasks(None, lengths, size).sample()]
+
+    compiled = sampled()
+    for one in compiled[1:]:
+        assert_equal(one, compiled[0])
+    monkeypatch.setattr(rle, "compiled_library", lambda: None)
+    for one, expected in zip(compiled, sampled(), strict=True):
+        assert_equal(one, expected)
+    step, areas = grid_step(size), masks.sum(axis=(1, 2))
+    large = compiled[0].areas >= 16 * step**2
+    assert (compiled[0].areas[~large] == areas[~large]).all() or step == 1
+
+
+@needs_library
+def test_run_lengths_are_decoded_as_by_numpy(monkeypatch):
+    random, size = np.random.default_rng(0), (40, 30)
+    valid = rle.encode(draw(random, 50, size))
+    damaged = [one[: len(one) // 2] for one in valid[:10]] + ["0", "", "~", "oooooooooo1", valid[0] + "0"]
+
+    def decoded(counts: list) -> tuple | str:
+        try:
+            return rle.run_lengths(counts, size)
+        except ValueError as error:
+            return str(error)
+
+    cases = [valid, [valid[0].encode(), *valid], [[1200], *valid], *([valid[1], one] for one in damaged), []]
+    compiled = [decoded(counts) for counts in cases]
+    monkeypatch.setattr(rle, "compiled_library", lambda: None)
+    for found, counts in zip(compiled, cases, strict=True):
+        expected = decoded(counts)
+        assert found == expected if isinstance(expected, str) else assert_equal(found, expected) is None
+
+
+def crowd(seed: int, frames: int = 25) -> list[tuple]:
+    """Masks, scores, labels and embeddings of objects that move, in random order, some missing."""
+    random = np.random.default_rng(seed)
+    places, moves = random.uniform(0, (90, 130), (25, 2)), random.normal(0, 2.5, (25, 2))
+    sides, looks = random.integers(2, 25, (25, 2)), random.normal(size=(25, 4))
+    found = []
+    for t in range(frames):
+        masks = np.zeros((25, 90, 130), bool)
+        for mask, (y, x), (height, width) in zip(masks, (places + moves * t).astype(int), sides, strict=True):
+            mask[max(y, 0) : max(y + height, 0), max(x, 0) : max(x + width, 0)] = True
+        order = random.permutation(25)[: random.integers(15, 26)]
+        near = looks[order] + random.normal(0, 0.3, (len(order), 4))
+        found.append((masks[order], random.uniform(0.3, 1, len(order)), order % 3, near))
+    return found
+
+
+@needs_library
+@pytest.mark.parametrize("seed", range(3))
+def test_ids_are_those_of_numpy(seed, monkeypatch):
+    frames, linkers = crowd(seed), [mdqe.Linker(), mdqe.Linker()]
+    for frame in frames:
+        compiled = linkers[0].push(*frame)
+        with monkeypatch.context() as patch:
+            patch.setattr(rle, "compiled_library", lambda: None)
+            assert np.array_equal(linkers[1].push(*frame), compiled)
+    assert linkers[0].num_tracks > 25
+
+
+@pytest.mark.parametrize(("seed", "values"), [(0, 2), (1, 3), (2, 4), (3, 2)])
+def test_pairs_that_are_not_compared_cannot_match(seed, values, monkeypatch):
+    """With all pairs compared, in one block or many, the pairs that can match have the same scores."""
+    linker, number = mdqe.Linker(start_score=0.2), [0, 0]
+    limits = [2**18] if values == 4 else [200, 2**18]  # the last bit of products of embeddings depends on the block
+
+    def scored(tracks, detections):
+        expected = score_frame(tracks, detections)
+        filled = detections.points.areas > 0
+        for limit in limits:
+            with monkeypatch.context() as patch:
+                patch.setattr(frame_scores, "BLOCK", limit)
+                patch.setattr(
+                    _NearPairs, "of", lambda pairs, block: np.repeat([filled], len(tracks.ids[block]), axis=0)
+                )
+                assert_equal(score_frame(tracks, detections), expected)
+        near = _NearPairs(tracks, detections.points, detections.step).of(slice(0, len(tracks)))
+        number[0] += near.sum()
+        number[1] += near.size
+        return expected
+
+    monkeypatch.setattr("mdqe.inference.linker.score_frame", scored)
+    for frame in crowd(seed):
+        linker.push(*frame[:values])
+    assert 0 < number[0] < 0.8 * number[1]
