@@ -125,7 +125,7 @@ def extensions(notes):
     found.append(
         CppExtension(
             "mdqe._C_cpu",
-            sources("ops.cpp", "cpu/*.cpp"),
+            sources("*.cpp", "cpu/*.cpp"),
             depends=headers,
             extra_compile_args=[*flags, TARGET],
             **options,

@@ -24,7 +24,7 @@ namespace {
 const KernelTable& best_kernels(const char* limit) {
 #ifdef MDQE_X86_KERNELS
   __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("popcnt");
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   const bool plain_only = limit && !std::strcmp(limit, "default"), avx2_only = limit && !std::strcmp(limit, "avx2");
@@ -52,7 +52,7 @@ void check_supported(const Arguments& a) {
 }
 
 ForwardKernel forward_kernel(const Arguments& a) {
-  const KernelTable& table = *kernels();
+  const KernelTable& table = kernels_in_use();
   if (a.value_type == ScalarType::Double) return plain_forward_f64(a.fused);
   if (a.value_type == ScalarType::Float) return a.fused ? table.fused_f32 : table.forward_f32;
   if (!a.fused) return table.forward_bf16;
@@ -60,7 +60,7 @@ ForwardKernel forward_kernel(const Arguments& a) {
 }
 
 BackwardKernel backward_kernel(const Arguments& a) {
-  const KernelTable& table = *kernels();
+  const KernelTable& table = kernels_in_use();
   if (a.value_type == ScalarType::Double) return plain_backward_f64(a.fused);
   if (a.value_type == ScalarType::Float) return a.fused ? table.fused_backward_f32 : table.backward_f32;
   return a.fused ? table.fused_backward_bf16 : table.backward_bf16;
@@ -152,6 +152,9 @@ struct Cpu {
 };
 
 }  // namespace
+
+const KernelTable& kernels_in_use() { return *kernels().load(); }
+
 }  // namespace mdqe
 
 // Returns the name of the instruction set in use. The second function first selects the best one up to `limit`.

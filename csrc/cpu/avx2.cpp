@@ -6,7 +6,7 @@
 
 #include <immintrin.h>
 
-MDQE_BEGIN_TARGET("avx2,fma")
+MDQE_BEGIN_TARGET("avx2,fma,popcnt")
 
 namespace mdqe {
 namespace avx2 {
@@ -39,6 +39,7 @@ struct Native {
   static F drop(M m, F a) { return _mm256_andnot_ps(m, a); }
   static M below(F a, F b) { return M(_mm256_cmp_ps(a, b, _CMP_LT_OQ)); }
   static M is_nan(F a) { return M(_mm256_cmp_ps(a, a, _CMP_UNORD_Q)); }
+  static uint32_t bits(M m) { return uint32_t(_mm256_movemask_ps(m)); }
   static F keep(M m, F a) { return _mm256_and_ps(m, a); }
   static F blend(M m, F a, F b) { return _mm256_blendv_ps(b, a, m); }
 

@@ -11,7 +11,7 @@
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
 
-MDQE_BEGIN_TARGET("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")
+MDQE_BEGIN_TARGET("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,popcnt")
 
 namespace mdqe {
 namespace avx512 {
@@ -42,6 +42,7 @@ struct Native {
   static F drop(M m, F a) { return _mm512_maskz_mov_ps(M(~m), a); }
   static M below(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
   static M is_nan(F a) { return _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q); }
+  static uint32_t bits(M m) { return m; }
   static F keep(M m, F a) { return _mm512_maskz_mov_ps(m, a); }
   static F blend(M m, F a, F b) { return _mm512_mask_mov_ps(b, m, a); }
 

@@ -31,13 +31,22 @@ using ForwardKernel = void (*)(const Problem&, int64_t begin, int64_t end);
 // Processes all queries of one batch item, in order, for heads [begin, end). No two calls write to the same row.
 using BackwardKernel = void (*)(const Problem&, int64_t item, int64_t head_begin, int64_t head_end);
 
+// Packs the signs of n floats into words and returns whether all are finite; see signs.inl.
+using PackKernel = bool (*)(const float* values, int64_t n, uint64_t* words);
+// Counts the bits that n words have in common.
+using SharedKernel = int64_t (*)(const uint64_t* a, const uint64_t* b, int64_t n);
+
 struct KernelTable {
   const char* name;
   ForwardKernel forward_f32, forward_bf16;                    // positions and scores are float
   ForwardKernel fused_f32, fused_bf16, fused_bf16_bf16;       // the last: offsets and logits are bfloat16
   BackwardKernel backward_f32, backward_bf16;                 // positions and scores are float
   BackwardKernel fused_backward_f32, fused_backward_bf16;
+  PackKernel pack_signs;
+  SharedKernel count_shared;
 };
+
+const KernelTable& kernels_in_use();
 
 const KernelTable& plain_kernels();
 ForwardKernel plain_forward_f64(bool fused);

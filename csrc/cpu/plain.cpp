@@ -181,6 +181,33 @@ void backward(const Problem& p, int64_t item, int64_t head_begin, int64_t head_e
   }
 }
 
+bool pack_signs(const float* p, int64_t n, uint64_t* words) {
+  bool finite = true;
+  for (int64_t i = 0; i < n; i += 64) {
+    const int64_t count = n - i < 64 ? n - i : 64;
+    uint64_t word = 0;
+    for (int64_t k = 0; k < count; ++k) {
+      const float x = p[i + k];
+      word |= uint64_t(x > 0) << k;
+      finite &= x - x == 0;
+    }
+    words[i / 64] = word;
+  }
+  return finite;
+}
+
+int64_t count_shared(const uint64_t* a, const uint64_t* b, int64_t n) {
+  int64_t sum = 0;
+  for (int64_t i = 0; i < n; ++i) {  // adds neighbouring fields of 1, 2 and 4 bits, then all bytes
+    uint64_t x = a[i] & b[i];
+    x -= x >> 1 & 0x5555555555555555;
+    x = (x & 0x3333333333333333) + (x >> 2 & 0x3333333333333333);
+    x = (x + (x >> 4)) & 0x0f0f0f0f0f0f0f0f;
+    sum += int64_t(x * 0x0101010101010101 >> 56);
+  }
+  return sum;
+}
+
 using BF = BFloat16;
 
 }  // namespace
@@ -192,6 +219,7 @@ const KernelTable& plain_kernels() {
       forward<float, float, float, true>, forward<BF, float, float, true>, forward<BF, BF, float, true>,
       backward<float, float, float, false>, backward<BF, float, float, false>,
       backward<float, float, float, true>, backward<BF, float, float, true>,
+      pack_signs, count_shared,
   };
   return table;
 }

@@ -7,6 +7,7 @@
 //   min, max, to_int
 //   inside, below, is_nan       0 <= a <= last, a < b (both false for NaN), a != a
 //   both, either                and, or of two masks
+//   bits                        the mask as an integer, lane 0 in the lowest bit
 //   keep, drop, blend           a where the mask is set (keep) or not set (drop), else zero; a or b by the mask
 //   load, store, *_short        n lanes; the others are zero (load) or not written (store)
 //   *_half                      the lower half of the lanes; the other lanes of a result are zero

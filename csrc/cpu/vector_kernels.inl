@@ -12,6 +12,7 @@
 #include "rows.inl"
 #include "forward.inl"
 #include "gradients.inl"
+#include "signs.inl"
 
 inline KernelTable table(const char* name) {
   using BF = BFloat16;
@@ -19,5 +20,6 @@ inline KernelTable table(const char* name) {
           forward<float, float, false>, forward<BF, float, false>,
           forward<float, float, true>, forward<BF, float, true>, forward<BF, BF, true>,
           backward<float, false>, backward<BF, false>,
-          backward<float, true>, backward<BF, true>};
+          backward<float, true>, backward<BF, true>,
+          pack_signs, count_shared};
 }

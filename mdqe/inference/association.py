@@ -10,7 +10,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 from torch import Tensor
 
-from mdqe.inference.mask_sums import positive
+from mdqe.inference.mask_iou import mask_iou
 from mdqe.inference.memory import TrackMemory
 
 MIN_IOU, MIN_SIMILARITY = 0.1, 0.5  # a pair matches above iou_weight * MIN_IOU + similarity_weight * MIN_SIMILARITY
@@ -51,49 +51,66 @@ def score_clip(
         class_scores: (D, K).
         mask_logits: (D, T, h, w); the masks of detections and tracks are compared in the frames that have any track.
         embeddings: (D, E); E is 0 if there are none, and then the similarity is 0.
-        long_memory, short_memory: embeddings are compared with tracks of so many clips; see `memory_similarity`.
+        long_memory, short_memory: embeddings are compared with tracks of so many clips; see `memory_groups`.
 
     Raises:
         ValueError: a value of the detections is not finite.
     """
-    number, device = len(class_scores), class_scores.device
-    seen, observed, masks = memory.masks.masks(frames)
+    # 1. The tracks that can match: those observed in the frames of the clip, and those of the long memory.
+    places, observed, logits = memory.masks.sums(frames)
     age = memory.clips - memory.last_seen  # (N,) in clips; 0 for the tracks of the previous clip
-    long, short = age < long_memory, age < short_memory
-    tracks = np.union1d(np.flatnonzero(long | short), observed)
-
-    def rows(places: np.ndarray) -> Tensor:
-        return torch.from_numpy(places).to(device)
-
-    iou = mask_logits.new_zeros(len(tracks), number)
-    if len(observed) and number:
-        consecutive = seen[-1] - seen[0] == len(seen) - 1  # mostly: then they are not copied
-        shared = mask_logits[:, seen[0] : seen[-1] + 1] if consecutive else mask_logits[:, seen]
-        overlaps = mask_iou(masks, positive(shared).flatten(1))
-        iou[rows(np.searchsorted(tracks, observed))] = overlaps
-    known = memory.embeddings.index_select(0, rows(tracks))
-    recent = (rows(np.flatnonzero(which[tracks])) for which in (long, short))
-    similarity = memory_similarity(known, embeddings, *recent)
-    given = {"class_scores": class_scores, "mask_logits": mask_logits, "embeddings": embeddings} if number else {}
-    given = {name: x for name, x in given.items() if x.numel()}
-    finite = [torch.stack(x.aminmax()).isfinite().all() for x in given.values()]
-    parts = [*finite, class_scores.amax(1), iou, similarity]
-    packed = torch.cat([x.flatten().to(class_scores.dtype) for x in parts]).cpu().numpy()
-    is_finite, best, iou_values, similarity_values = np.split(
-        packed, np.cumsum([len(finite), number, len(tracks) * number])
+    seen = np.zeros(len(age), bool)
+    seen[observed] = True
+    tracks = (seen | (age < max(long_memory, short_memory))).nonzero()[0]
+    # 2. Compare on the device.
+    groups = memory_groups(age[tracks], (long_memory, short_memory)) if embeddings.shape[1] else []
+    known = (memory.embeddings.index_select(0, torch.from_numpy(tracks[rows]).to(embeddings.device)) for rows in groups)
+    overlaps, mask_checks = mask_iou(logits, mask_logits, places)
+    scores, extremes, checks, (overlap,), similarities = to_host(
+        class_scores.aminmax(dim=1),
+        embeddings.aminmax() if embeddings.numel() else (),
+        mask_checks,
+        (overlaps,),
+        [bi_softmax(x, embeddings) for x in known],
     )
-    for name, valid in zip(given, is_finite, strict=True):
-        if not valid:
+    # 3. Check and combine on the host. The minimum and the maximum are finite only if all numbers are.
+    for name, values in (("class_scores", scores), ("embeddings", extremes), ("mask_logits", checks)):
+        if not all(np.isfinite(x).all() for x in values):
             raise ValueError(f"{name} must be finite, got NaN or infinity")
-    size = (len(tracks), number)
-    seen_here = np.isin(tracks, observed)
-    return ClipScores(best, tracks, iou_values.reshape(size), similarity_values.reshape(size), seen_here)
+    best = scores[1]
+    iou, similarity = np.zeros((2, len(tracks), len(best)), best.dtype)
+    iou[tracks.searchsorted(observed)] = overlap
+    for i, (rows, one) in enumerate(zip(groups, similarities, strict=True)):
+        similarity[rows] = (similarity[rows] + one) / 2 if i else one
+    return ClipScores(best, tracks, iou, similarity, seen[tracks])
 
 
-def mask_iou(tracks: Tensor, detections: Tensor) -> Tensor:
-    """IoU (N, D) of the masks of tracks (N, P) and detections (D, P), 0 or 1 in each of P pixels of the same frames."""
-    overlap = tracks @ detections.T
-    return overlap / (tracks.sum(dim=1)[:, None] + detections.sum(dim=1) - overlap + 1e-6)
+def memory_groups(age: np.ndarray, limits: tuple[int, int]) -> list[np.ndarray]:
+    """Rows of the tracks observed in the last so many clips; one group if both are equal.
+
+    Embeddings are compared with each group alone. The similarity is that to the first group, the long memory, and for
+    tracks of the second one, the short memory, the average of both. The average of equal numbers is the same number.
+
+    Args:
+        age: (R,) clips since the last observation.
+        limits: numbers of clips, of the long and of the short memory.
+    """
+    long, short = ((age < limit).nonzero()[0] for limit in limits)
+    return [long] if np.array_equal(long, short) else [long, short]
+
+
+def to_host(*groups: Sequence[Tensor]) -> list[list[np.ndarray]]:
+    """The tensors of each group, all on one device, as arrays of the type of the first tensor, with one transfer."""
+    dtype = groups[0][0].dtype
+    tensors = [x if x.dtype == dtype else x.to(dtype) for group in groups for x in group]
+    if tensors[0].is_cpu:
+        arrays = [x.numpy() for x in tensors]
+    else:
+        packed = torch.cat([x.flatten() for x in tensors]).cpu().numpy()
+        parts = np.split(packed, np.cumsum([x.numel() for x in tensors[:-1]]))
+        arrays = [part.reshape(x.shape) for part, x in zip(parts, tensors, strict=True)]
+    rest = iter(arrays)
+    return [[next(rest) for _ in group] for group in groups]
 
 
 def bi_softmax(tracks: Tensor, detections: Tensor) -> Tensor:
@@ -109,19 +126,6 @@ def bi_softmax(tracks: Tensor, detections: Tensor) -> Tensor:
     if len(detections) == 1 and len(tracks) > 1:
         return over_tracks
     return (over_tracks + over_detections) / 2
-
-
-def memory_similarity(tracks: Tensor, detections: Tensor, long: Tensor, short: Tensor) -> Tensor:
-    """Similarity (N, D) of detections to the rows `long` of tracks, which were observed recently; 0 for other tracks.
-
-    For the most recent tracks, rows `short`, it is the average with the similarity computed among these tracks alone.
-    """
-    similarity = detections.new_zeros(len(tracks), len(detections))
-    if not detections.shape[1]:  # a softmax over no embeddings would say that all are equal
-        return similarity
-    similarity[long] = bi_softmax(tracks[long], detections)
-    similarity[short] = (similarity[short] + bi_softmax(tracks[short], detections)) / 2
-    return similarity
 
 
 def match(

@@ -9,11 +9,7 @@ import torch
 from torch import Tensor
 
 SPARE = 4  # rows, so that few new tracks move the others
-
-
-def positive(x: Tensor) -> Tensor:
-    """1 where x is positive and 0 elsewhere, in its own type and in one pass over it."""
-    return torch.gt(x, 0, out=torch.empty_like(x, memory_format=torch.contiguous_format))
+COLUMNS = 40  # at first, for most windows; more double, up to the most frames
 
 
 class MaskSums:
@@ -55,7 +51,7 @@ class MaskSums:
         full = len(self._row_of) + len(new) > len(self._counts) or frames[-1] >= self._first + self._counts.shape[1]
         if full and len(ids):
             span = frames[-1] + 1 - self.start
-            self._move(self.start, max(span, min(2 * span, self.max_frames)), ids)
+            self._move(self.start, max(span, min(max(2 * span, COLUMNS), self.max_frames)), ids)
             new = [i for i in ids.tolist() if i not in self._row_of]  # moving drops tracks without frames
         self._row_of |= {i: row for row, i in enumerate(new, len(self._row_of))}
         rows = np.array([self._row_of[i] for i in ids.tolist()], np.int64)[:, None]
@@ -63,20 +59,19 @@ class MaskSums:
         self._counts[rows, columns] += observations
         self._flat().index_add_(0, self._places(rows, columns), logits.flatten(0, 1).flatten(1))
 
-    def masks(self, frames: Sequence[int]) -> tuple[list[int], np.ndarray, Tensor]:
-        """Masks of the tracks in T ascending frames: the pixels with a positive average logit.
+    def sums(self, frames: Sequence[int]) -> tuple[list[int], np.ndarray, Tensor]:
+        """Sums of the tracks in T ascending frames. A pixel is in the mask of the track if its sum is positive.
 
         Returns:
-            seen: places in `frames` of those F frames that have any track.
+            places: of those F frames in `frames` that have any track.
             ids: (S,) of the tracks observed in any of them.
-            masks: (S, F · h · w), 0 or 1; empty in frames where the track was not observed.
+            sums: (S, F, h, w), maybe a view; 0 in frames where the track was not observed.
         """
         inside = [t for t, frame in enumerate(frames) if frame < self._first + self._counts.shape[1]]
         columns = np.array([frames[t] - self._first for t in inside], np.int64)
         observed = self._counts[: len(self._row_of), columns] > 0  # (R, columns)
-        rows, used = np.flatnonzero(observed.any(1)), np.flatnonzero(observed.any(0))
-        masks = positive(self._block(rows, columns[used])).flatten(1)  # a sum has the sign of its average
-        return [inside[t] for t in used.tolist()], self.ids[rows], masks
+        rows, used = (np.any(observed, axis).nonzero()[0] for axis in (1, 0))
+        return [inside[t] for t in used.tolist()], self.ids[rows], self._block(rows, columns[used])
 
     def observed(self) -> np.ndarray:
         """Ids (M,) of the tracks observed in any frame, ascending."""
@@ -130,18 +125,25 @@ class MaskSums:
         """Move the frames from `first` on to a tensor with so many columns, and with rows for the `added` tracks."""
         old = slice(first - self._first, first - self._first + columns)
         rows = self._rows_with(old)
-        ids, counts, sums = self.ids[rows], self._counts[rows, old], self._sums[:, old]
+        ids, counts = self.ids[rows], self._counts[rows, old]
+        used = int(np.flatnonzero(counts.any(0)).max(initial=-1)) + 1
+        sums = self._sums[:, old.start : old.start + used]
         number = len(rows) + (0 if added is None else len(np.setdiff1d(added, ids)) + SPARE)
         self._counts = np.zeros((number, columns), np.int64)
-        self._counts[: len(rows), : counts.shape[1]] = counts
+        self._counts[: len(rows), :used] = counts[:, :used]
         self._sums = self._zeros(number, columns)
-        self._sums[: len(rows), : counts.shape[1]] = sums.index_select(0, self._on_device(rows))
+        whole = len(rows) == len(sums)
+        self._sums[: len(rows), :used] = sums if whole else sums.index_select(0, self._on_device(rows))
         self._row_of = {i: row for row, i in enumerate(ids.tolist())}
         self._first = first
 
     def _zeros(self, rows: int, columns: int) -> Tensor:
+        size = (rows, columns, *self.no_masks.shape[1:])
         with torch.inference_mode(False):  # such a tensor may be changed inside and outside of inference mode
-            return self.no_masks.new_zeros(rows, columns, *self.no_masks.shape[1:])
+            if not self.no_masks.is_cpu:
+                return self.no_masks.new_zeros(size)
+            # NumPy asks for large pages, and the system clears each of them when it is first used.
+            return torch.from_numpy(np.zeros(size, self.no_masks.numpy().dtype))
 
     def _block(self, rows: np.ndarray, columns: np.ndarray) -> Tensor:
         """The sums (S, F, h, w) of rows (S,) and columns (F,), without copying them if both are consecutive."""

@@ -36,11 +36,10 @@ class ClipEmbeddings(NamedTuple):
 
 def weighted_mean(clips: Sequence[ClipEmbeddings], ids: np.ndarray) -> Tensor:
     """Average the embeddings of tracks `ids` (S,) over the clips that contain them: (S, E). Later clips weigh more."""
-    weights = [math.exp(CLIP_WEIGHT * i) * (ids[:, None] == clip.ids) for i, clip in enumerate(clips)]
-    total = np.concatenate(weights, axis=1)  # (S, rows of all clips)
+    weights = np.repeat([math.exp(CLIP_WEIGHT * i) for i in range(len(clips))], [len(clip.ids) for clip in clips])
+    total = weights * (ids[:, None] == np.concatenate([clip.ids for clip in clips]))  # (S, rows of all clips)
     embeddings = torch.cat([clip.embeddings for clip in clips])
-    with torch.autocast(embeddings.device.type, enabled=False):
-        return torch.from_numpy(total / total.sum(axis=1, keepdims=True)).to(embeddings) @ embeddings
+    return torch.from_numpy(total / total.sum(axis=1, keepdims=True)).to(embeddings) @ embeddings
 
 
 class TrackMemory:
@@ -63,14 +62,10 @@ class TrackMemory:
         self.masks = MaskSums(mask_logits.new_zeros(0, *mask_logits.shape[2:]), max_frames)
         self.class_sums = class_scores.new_zeros(0, class_scores.shape[1])  # (N, K) over the window
         self.class_counts = none  # (N,)
+        self.formats = self.class_sums, self.masks.no_masks, self.embeddings  # (0, K), (0, h, w), (0, E)
         self.window_clips = 0  # clips remembered in this window
         self.carried = none  # tracks that had frames in the window when it began
         self._recent: deque[ClipEmbeddings] = deque(maxlen=max(AVERAGED_CLIPS, recent_clips))
-
-    @property
-    def formats(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Empty class scores (0, K), masks (0, h, w) and embeddings (0, E)."""
-        return self.class_sums[:0], self.masks.no_masks, self.embeddings[:0]
 
     def remember(
         self, frames: Sequence[int], ids: np.ndarray, class_scores: Tensor, mask_logits: Tensor, embeddings: Tensor
@@ -81,9 +76,9 @@ class TrackMemory:
         on_device, ascending = (torch.from_numpy(x).to(embeddings.device) for x in (ids, order))
         self.clips += 1
         self.window_clips += 1
-        self.last_seen = np.pad(self.last_seen, (0, born))
+        if born:
+            self.last_seen, self.class_counts = (np.pad(x, (0, born)) for x in (self.last_seen, self.class_counts))
         self.last_seen[ids] = self.clips
-        self.class_counts = np.pad(self.class_counts, (0, born))
         self.class_counts[ids] += 1
         self._recent.append(ClipEmbeddings(ids[order], embeddings.index_select(0, ascending)))
         mean = weighted_mean(list(self._recent)[-AVERAGED_CLIPS:], ids)
@@ -113,7 +108,8 @@ class TrackMemory:
             recent[0] = ClipEmbeddings(recent[0].ids[here], recent[0].embeddings.index_select(0, rows))
         self._recent.clear()
         ids = np.unique(np.concatenate([clip.ids for clip in recent]))
-        self._recent.append(ClipEmbeddings(ids, weighted_mean(recent, ids)))
+        with torch.autocast(means.device.type, enabled=False):
+            self._recent.append(ClipEmbeddings(ids, weighted_mean(recent, ids)))
         self.window_clips = 0
         self.carried = self.masks.observed()
         self.class_counts = np.zeros_like(self.class_counts)

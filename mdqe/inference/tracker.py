@@ -19,7 +19,7 @@ from mdqe.errors import InputError
 from mdqe.inference.association import match, match_look_alikes, score_clip
 from mdqe.inference.memory import TrackMemory
 from mdqe.inference.saved_state import SavedTensors
-from mdqe.ops.reference import widen
+from mdqe.ops.reference import at_least_float32, widen
 
 _NUMBERS = ("window_start", "next_frame", "last_clip_start", "frames_end")
 """Attributes in `ClipTracker.state_dict`, in addition to `ended`."""
@@ -181,8 +181,8 @@ class ClipTracker:
             ids[columns] = scores.tracks[rows]
             # 3. Start tracks: unmatched detections with a high score that repeat no track; while there is none, all.
             new = (ids < 0) & ~repeats & (scores.best > 2 * self.score_threshold) if self.num_tracks else ids < 0
-            absent = scores.tracks[~scores.seen & ~np.isin(scores.tracks, ids)]
-            if similarity_weight and len(absent) and new.any():
+            if similarity_weight and new.any():
+                absent = scores.tracks[~scores.seen & ~np.isin(scores.tracks, ids)]
                 places = [torch.from_numpy(x).to(device) for x in (absent, np.flatnonzero(new))]
                 rows, columns = match_look_alikes(memory.embeddings[places[0]], embeddings[places[1]])
                 ids[np.flatnonzero(new)[columns]] = absent[rows]
@@ -327,21 +327,21 @@ def _check_clip(
         ("mask_logits", "(D, T, h, w)", mask_logits),
         ("embeddings", "(D, E)", embeddings),
     )
+    number, device = len(class_scores), class_scores.device
     for name, axes, x in given:
         empty = 0 in x.shape[1:] and name != "embeddings"
         if x.dim() != axes.count(",") + 1 or not x.is_floating_point() or empty:
             raise ValueError(f"{name} must be {axes} floating point, got {tuple(x.shape)} {x.dtype}")
-        if (len(x), x.device) != (len(class_scores), class_scores.device):
+        if x.shape[0] != number or x.device != device:
             raise ValueError(
-                f"{name} must have D and device of class_scores, "
-                f"{len(class_scores)} on {class_scores.device}, got {len(x)} on {x.device}"
+                f"{name} must have D and device of class_scores, {number} on {device}, got {len(x)} on {x.device}"
             )
     if mask_logits.shape[1] != frames:
         raise ValueError(f"mask_logits must have the {frames} frames of frame_indices, got {mask_logits.shape[1]}")
     for (name, _, x), known in zip(given, formats, strict=False):
-        size, wanted = tuple(x.shape[1 - known.dim() :]), tuple(known.shape[1:])
-        if (size, widen(x[:0]).dtype, x.device) != (wanted, known.dtype, known.device):
+        size, wanted = x.shape[1 - known.dim() :], known.shape[1:]
+        if size != wanted or at_least_float32(x.dtype) != known.dtype or x.device != known.device:
             raise ValueError(
-                f"{name} must stay {wanted} {known.dtype} on {known.device} within a video, "
-                f"got {size} {x.dtype} on {x.device}"
+                f"{name} must stay {tuple(wanted)} {known.dtype} on {known.device} within a video, "
+                f"got {tuple(size)} {x.dtype} on {x.device}"
             )

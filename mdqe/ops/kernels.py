@@ -114,6 +114,11 @@ def kernel_status() -> KernelStatus:
     return _status
 
 
+def has_operator(name: str) -> bool:
+    """Return whether the CPU library is in use and has this operator; a library of another version may lack it."""
+    return "cpu" in _status.compiled and hasattr(torch.ops.mdqe, name)
+
+
 def compiled_for(value: Tensor) -> bool:
     """Return whether a compiled kernel supports the device, type and size of this value (…, N, H, D)."""
     device = value.device.type
