@@ -84,6 +84,7 @@ ROWS = {
     "tracker by similarity alone": Row({}, {"iou_weight": 0.0}),
     "tracker memory of 10 frames": Row({}, {"memory_frames": 10}),
     "tracker memory of 5 frames": Row({}, {"memory_frames": 5}),
+    "tracker, then new ids by motion": Row({}, {"relink": True}),
     "clips of 1 frame": Row({"clip_length": 1, "test_clip_length": 1}, {}),
     "clips of 3 frames": Row({"clip_length": 3, "test_clip_length": 3}, {}),
     "clips of 5 frames": Row({"clip_length": 5, "test_clip_length": 5}, {}),
@@ -117,7 +118,7 @@ def initial_model(folder: Path, changes: dict[str, Any], seed: int) -> Path:
     """Save a model to train: backbone and encoder of the bundled model, random weights for the rest."""
     if not folder.exists():
         bundled = MDQE.from_pretrained("mdqe:tiny", dtype=torch.float32)
-        base = {"clip_length": 4, "test_clip_length": 4, "test_shorter_edge": None, "iou_weight": 1.0}
+        base = {"clip_length": 4, "test_clip_length": 4, "test_shorter_edge": None, "iou_weight": 1.0, "relink": False}
         torch.manual_seed(seed)
         model = MDQE(dataclasses.replace(bundled.config, **{**base, **changes}))
         trained = {name: value for name, value in bundled.state_dict().items() if name.startswith(TRAINED_PARTS)}

@@ -4,7 +4,8 @@
     python examples/onnx_video.py exported street.mp4 -o street.json
 
 It needs numpy, scipy and onnxruntime. PyAV reads videos and Pillow reads images. From mdqe it uses only the modules
-that read videos and store results. They do not load PyTorch (`pip install --no-deps mdqe`).
+that read videos and store results. They do not load PyTorch (`pip install --no-deps mdqe`). Track ids are those of the
+tracker, whatever `relink` is in the configuration.
 """
 
 from __future__ import annotations

@@ -116,6 +116,9 @@ class MDQEConfig:
     """Frames for which the tracker compares the embedding of a track that it does not observe [T_mem]."""
     short_memory_frames: int = 5
     """Frames of the tracker's second, shorter memory, at least test_clip_length."""
+    relink: bool = False
+    """The masks of the tracker get new ids, frame by frame, by how objects move; see `mdqe.inference.relink`. This is
+    not part of the paper."""
     detections_per_image: int = 15
     """Maximum number of detections of an image in evaluation. A clip passes on at most ten times as many."""
     mask_alignment: str = "released"
@@ -270,7 +273,7 @@ _FIELD_RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (  # fields, 
      "a number of at least 0 and less than 1"),
     ("pixel_mean", lambda v: _are_three(v, float("-inf")), "three numbers"),
     ("pixel_std", lambda v: _are_three(v, 0), "three positive numbers"),
-    ("stride_in_1x1 frozen_batch_norm query_initialization query_association temporal_cross_attention",
+    ("relink stride_in_1x1 frozen_batch_norm query_initialization query_association temporal_cross_attention",
      lambda v: isinstance(v, bool), "True or False"),
     ("backbone", lambda v: isinstance(v, str) and v != "", "the name of a timm model"),
     ("decoder", lambda v: v in DECODERS, f"one of {', '.join(DECODERS)}"),

@@ -196,6 +196,7 @@ def _check_settings(args: argparse.Namespace, path: Path) -> None:
         "model": model_name(args),
         "data": str(path.resolve()),
         "shorter_edge": args.size,
+        "relink": args.relink,
         "dtype": args.dtype,
         "mdqe": __version__,
     }

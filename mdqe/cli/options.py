@@ -166,6 +166,8 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, several: bool = Fals
     add_model(group, several=several, default=default)
     size = f'scale frames to this shorter edge; "{NATIVE}" keeps their size (default: the model\'s test size)'
     option(group, "--size", "PIXELS", or_native(whole(1, 10**5)), size)
+    relink = "give the masks of the tracker new ids by how objects move (default: as the model's configuration says)"
+    group.add_argument("--relink", action=argparse.BooleanOptionalAction, help=relink)
     add_device(group)
     group.add_argument("--dtype", choices=DTYPES, default="float32", help="number format (default: %(default)s)")
 
@@ -246,4 +248,5 @@ def load_config(args: argparse.Namespace) -> "MDQEConfig":
 
 
 def _overrides(args: argparse.Namespace) -> dict[str, Any]:
-    return {} if args.size is None else {"test_shorter_edge": None if args.size == NATIVE else args.size}
+    changes = {} if args.size is None else {"test_shorter_edge": None if args.size == NATIVE else args.size}
+    return changes if args.relink is None else {**changes, "relink": args.relink}

@@ -276,4 +276,5 @@ def _notes(args: argparse.Namespace, config: "MDQEConfig", video: str, device: s
         name: getattr(args, name) for name in ("score_threshold", "dtype", "every", "start", "end", "show", "sheet")
     }
     settings["labels"] = not args.no_labels
-    return notes(video, model_name(args), device, shorter_edge=config.test_shorter_edge, **settings)
+    settings |= {"shorter_edge": config.test_shorter_edge, "relink": config.relink}
+    return notes(video, model_name(args), device, **settings)

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from mdqe.annotations.records import is_finite
 from mdqe.errors import InputError
@@ -20,8 +22,8 @@ from mdqe.inference.frame_points import FramePoints
 from mdqe.inference.frame_scores import BLOCK, HIDDEN, YOUNG, Detections, FrameScores, compare_edges, score_frame
 from mdqe.inference.hidden_match import match_hidden
 from mdqe.inference.linked_tracks import LinkedTracks
-from mdqe.inference.linker_file import ENTRIES, read_linker, write_linker
-from mdqe.inference.saved_state import MOST, is_whole
+from mdqe.inference.linker_file import COUNTS, ENTRIES, read_linker, read_tracks, track_tensors, write_linker
+from mdqe.inference.saved_state import MOST, SavedTensors, is_whole
 
 DUPLICATE = 0.5  # IoU with a matched detection of the same frame, above which a detection starts no track
 YOUNG_ABSENCE = 5  # frames; a track of few observations is forgotten earlier
@@ -166,6 +168,25 @@ class Linker:
         linker = cls(**options)
         linker.num_frames, linker.num_tracks, linker._tracks = counts["num_frames"], counts["num_tracks"], tracks
         return linker
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the state in the video by name, for `restore`, without the arguments."""
+        state = {name: torch.tensor(getattr(self, name)) for name in COUNTS}
+        if self.size is not None:
+            state["size"] = torch.tensor(self.size)
+        return state if self._tracks is None else state | track_tensors(self._tracks)
+
+    def restore(self, saved: SavedTensors) -> None:
+        """Continue from the state of another linker with the same arguments, which is all that `saved` has.
+
+        Raises:
+            InputError: a tensor is missing, unknown or does not fit the others; names it.
+        """
+        counts = {name: saved.integer(name, 0) for name in COUNTS}
+        size = tuple(saved.integers("size", 1, MOST_EDGE, 2).tolist()) if saved.names else None
+        tracks = read_tracks(saved, **counts) if saved.names else None
+        self.size, self._tracks = size, tracks
+        vars(self).update(counts)
 
     def _check_open(self) -> None:
         if self._ended:

@@ -16,37 +16,30 @@ from mdqe.inference.session_file import SessionState, read_state, write_state
 
 FORMAT, VERSION = "mdqe-linker", 3
 OPTIONS = ("max_absence", "start_score", "logits")
-_COUNTS = ("num_frames", "num_tracks")
-ENTRIES = (*OPTIONS, *_COUNTS, "size")
+COUNTS = ("num_frames", "num_tracks")
+ENTRIES = (*OPTIONS, *COUNTS, "size")
+_ARRAYS = (
+    "ids", "last_seen", "observations", "labels", "votes", "embeddings", "areas", "seen", "extents", "places",
+)  # fmt: skip
 _FLOATS = {"extents": 2, "places": 2, "motion.centres": 2, "motion.velocities": 2, "motion.variances": 6}
 
 
 def write_linker(path: Path, values: dict[str, Any], tracks: LinkedTracks | None) -> None:
     """Write the attributes ENTRIES of a linker, and its tracks; see `Linker.save`."""
-    arrays: dict[str, Any] = {}
-    if tracks is not None:
-        names = (
-            "ids",
-            "last_seen",
-            "observations",
-            "labels",
-            "votes",
-            "embeddings",
-            "areas",
-            "seen",
-            "extents",
-            "places",
-        )
-        arrays = {name: getattr(tracks, name) for name in names}
-        arrays |= {f"motion.{name}": getattr(tracks.motion, name) for name in ("centres", "velocities")}
-        arrays["motion.variances"] = tracks.motion.variances.reshape(-1, 6)
-        arrays["outlines"] = tracks.outlines.reshape(-1, 2 * SAMPLES).astype(np.int64)
-        arrays["cut"] = tracks.cut.astype(np.uint8)
-        arrays["num_points"] = np.array([len(mask) for mask in tracks.masks], np.int64)
-        arrays["points"] = np.concatenate([np.zeros((0, 2), np.int16), *tracks.masks]).astype(np.int64)
     description = {"format": FORMAT, "version": VERSION, **values}
-    tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
-    write_state(path, SessionState(tensors, description))
+    write_state(path, SessionState({} if tracks is None else track_tensors(tracks), description))
+
+
+def track_tensors(tracks: LinkedTracks) -> dict[str, torch.Tensor]:
+    """The tracks of a linker as tensors by name, for `read_tracks`."""
+    arrays = {name: getattr(tracks, name) for name in _ARRAYS}
+    arrays |= {f"motion.{name}": getattr(tracks.motion, name) for name in ("centres", "velocities")}
+    arrays["motion.variances"] = tracks.motion.variances.reshape(-1, 6)
+    arrays["outlines"] = tracks.outlines.reshape(-1, 2 * SAMPLES).astype(np.int64)
+    arrays["cut"] = tracks.cut.astype(np.uint8)
+    arrays["num_points"] = np.array([len(mask) for mask in tracks.masks], np.int64)
+    arrays["points"] = np.concatenate([np.zeros((0, 2), np.int16), *tracks.masks]).astype(np.int64)
+    return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
 
 
 def read_linker(path: Path) -> tuple[dict[str, Any], dict[str, int], LinkedTracks | None]:
@@ -62,7 +55,7 @@ def _read(state: SessionState) -> tuple[dict[str, Any], dict[str, int], LinkedTr
     entries = {"format", "version", *ENTRIES}
     if different := sorted(entries ^ state.description.keys()):
         raise InputError(f"the entry {different[0][:40]!r} is {'missing' if different[0] in entries else 'unknown'}")
-    counts = {name: whole_number(state.description, name) for name in _COUNTS}
+    counts = {name: whole_number(state.description, name) for name in COUNTS}
     options = {name: state.description[name] for name in (*OPTIONS, "size")}
     size = options["size"]
     if size is not None:
@@ -73,12 +66,20 @@ def _read(state: SessionState) -> tuple[dict[str, Any], dict[str, int], LinkedTr
         return options, counts, None
     if size is None:
         raise InputError("'size' is null, expected that of the masks of the tracks")
-    saved = SavedTensors(state.tensors)
-    ids = saved.ids("ids", counts["num_tracks"]).numpy()
+    return options, counts, read_tracks(SavedTensors(state.tensors), **counts)
+
+
+def read_tracks(saved: SavedTensors, num_frames: int, num_tracks: int) -> LinkedTracks:
+    """The tracks of a linker after so many frames and ids, from all tensors that `track_tensors` returned.
+
+    Raises:
+        InputError: a tensor is missing, unknown or does not fit the others; names it.
+    """
+    ids = saved.ids("ids", num_tracks).numpy()
     number = len(ids)
     tracks = LinkedTracks()
     tracks.ids = ids.copy()
-    tracks.last_seen = saved.integers("last_seen", 0, counts["num_frames"] - 1, number).numpy().copy()
+    tracks.last_seen = saved.integers("last_seen", 0, num_frames - 1, number).numpy().copy()
     tracks.observations = saved.integers("observations", 1, MOST, number).numpy().copy()
     tracks.labels, tracks.votes = (saved.integers(x, -1, MOST, number).numpy().copy() for x in ("labels", "votes"))
     tracks.embeddings = saved.floats("embeddings", number, None).double().numpy().copy()
@@ -91,12 +92,12 @@ def _read(state: SessionState) -> tuple[dict[str, Any], dict[str, int], LinkedTr
     tracks.outlines = outlines.astype(np.int16).reshape(-1, SAMPLES, 2)
     cut = saved.take("cut", (torch.uint8,), number, 4).numpy()
     if len(cut) and cut.max() > 1:
-        raise InputError(f"the tensor 'cut' has the value {cut.max()}, expected 0 and 1")
+        raise InputError(f"the tensor {saved.prefix + 'cut'!r} has the value {cut.max()}, expected 0 and 1")
     tracks.cut = cut.astype(bool)
     lengths = saved.integers("num_points", 0, MOST, number).numpy()
     points = saved.integers("points", -FARTHEST_POINT, FARTHEST_POINT, None, 2).numpy()
     saved.finish()
     if (total := sum(lengths.tolist())) != len(points):
-        raise InputError(f"the tensor 'num_points' has the sum {total}, expected {len(points)}")
+        raise InputError(f"the tensor {saved.prefix + 'num_points'!r} has the sum {total}, expected {len(points)}")
     tracks.masks = np.split(points.astype(np.int16), np.cumsum(lengths)[:-1]) if number else []
-    return options, counts, tracks
+    return tracks

@@ -15,6 +15,7 @@ from mdqe.inference.decode import DecodedClip, decode_clips
 from mdqe.inference.frame_buffer import FrameEncoder, first_kept
 from mdqe.inference.graphs import graphs_of
 from mdqe.inference.postprocess import ScoreSums, rank_tracks, window_masks
+from mdqe.inference.relink import Relinker
 from mdqe.inference.saved_state import SavedTensors, is_whole
 from mdqe.inference.session_file import OPTIONS, SessionState, read_session, write_session
 from mdqe.inference.session_progress import check_progress, is_size, read_progress
@@ -95,6 +96,7 @@ class VideoSession:
         self.tracker = ClipTracker(
             *clips, c.score_threshold, c.iou_weight, c.similarity_weight, c.memory_frames, c.short_memory_frames
         )
+        self._relinker = Relinker() if c.relink else None
         self._encoder = FrameEncoder(model, encoder_batch_size or 0)
         self._graphs = self._encoder.graphs = graphs_of(model) if cuda_graphs else None
         self._scores = ScoreSums(*torch.zeros(2, 0, c.num_classes))
@@ -176,6 +178,8 @@ class VideoSession:
         encoder = self._encoder
         encoder.drop_frames(self._next_clip)
         tensors = {f"tracker.{name}": tensor for name, tensor in self.tracker.state_dict().items()}
+        if self._relinker is not None:
+            tensors |= {f"relinker.{name}": tensor for name, tensor in self._relinker.state_dict().items()}
         if encoder.frames:
             tensors["frames"] = torch.stack(encoder.resized())  # (n, 3, H, W) uint8
         if self._scores.windows:
@@ -208,12 +212,16 @@ class VideoSession:
         if progress.frame_size is not None:
             self._encoder.begin(progress.frame_size)
         check_progress(progress, self.config, self.tracker, self._encoder, self.by_window)
+        if self._relinker is not None:
+            self._relinker.restore(saved.group("relinker."), self.tracker.num_tracks)
+            if (taken := self._relinker.num_frames) != self.tracker.next_frame:
+                raise InputError(f"'relinker.linker.num_frames' is {taken}, expected {self.tracker.next_frame}")
         if progress.windows:
             total = saved.floats("scores.total", None, self.config.num_classes, like=self.tracker.embeddings)
             peak = saved.floats("scores.peak", *total.shape, like=total)
-            if len(total) > self.tracker.num_tracks:
-                tracks = f"{self.tracker.num_tracks} tracks"
-                raise InputError(f"the tensor 'scores.total' has {len(total)} rows, expected at most {tracks}")
+            number = (self._relinker or self.tracker).num_tracks
+            if len(total) > number:
+                raise InputError(f"the tensor 'scores.total' has {len(total)} rows, expected at most {number} tracks")
             self._scores = ScoreSums(total, peak, progress.windows)
         kept = progress.num_frames - first_kept(progress.next_clip, self._encoder.batch_size)
         frames = saved.take("frames", (torch.uint8,), kept, 3, *self._encoder.size) if kept else ()
@@ -269,14 +277,17 @@ class VideoSession:
             results += self._take_window(last=False)
         if not self.by_window and self.tracker.next_frame < self._next_clip:
             end = min(self._next_clip, self.tracker.window_start + window_length)
-            frames = self.tracker.take_frames(end)
+            frames = self._relinked(self.tracker.take_frames(end), ends=False)
             results += self._result(frames, self._scores.add(frames.class_scores), every_track=self.keep_all)
         return results
 
     def _take_window(self, last: bool) -> list[VideoInstances]:
-        window = self.tracker.take_window(last)
+        window = self._relinked(self.tracker.take_window(last), ends=True)
         self._scores = self._scores.add(window.class_scores)
         return self._result(window, self._scores, every_track=self.keep_all and not last)
+
+    def _relinked(self, window: WindowTracks, ends: bool) -> WindowTracks:
+        return window if self._relinker is None else self._relinker.relink(window, self._encoder.size, ends)
 
     def _result(self, window: WindowTracks, scores: ScoreSums, every_track: bool) -> list[VideoInstances]:
         """The result of these frames, if any: the visible tracks that pass the threshold with their scores so far."""

@@ -37,7 +37,7 @@ def test_results_overlay_and_contact_sheet(segment, tiny_model, make_clip, tmp_p
     assert document["source"] == str(clip)
     assert document["model"] == str(tiny_model)
     assert document["settings"]["score_threshold"] == 0
-    assert document["settings"]["shorter_edge"] == 64
+    assert document["settings"]["shorter_edge"] == 64 and document["settings"]["relink"] is False
     assert document["settings"]["device"] == "cpu"
     assert document["categories"] == [{"id": 3, "name": "cat"}, {"id": 9, "name": "dog"}]
     assert document["video"]["fps"] == 10
@@ -69,13 +69,13 @@ def test_results_overlay_and_contact_sheet(segment, tiny_model, make_clip, tmp_p
 
 def test_frames_are_selected(segment, make_clip, tmp_path):
     clip = make_clip(frames=20)
-    choice = ("--every", "2", "--start", "0.5", "--end", "1.5", "--size", "native")
+    choice = ("--every", "2", "--start", "0.5", "--end", "1.5", "--size", "native", "--relink")
     status, _, stderr = segment(clip, "-o", tmp_path, *choice)
     assert status == 0, stderr
     document = json.loads((tmp_path / "clip" / "instances.json").read_text())
     assert document["video"]["length"] == 5
     assert document["video"]["fps"] == 5
-    assert document["settings"]["shorter_edge"] is None
+    assert document["settings"]["shorter_edge"] is None and document["settings"]["relink"] is True
     with av.open(str(tmp_path / "clip" / "overlay.mp4")) as container:
         times = [frame.time for frame in container.decode(video=0)]
     assert times == pytest.approx([0, 0.2, 0.4, 0.6, 0.8], abs=1e-3)

@@ -49,6 +49,7 @@ CASES = {
     "stride 3": ({"clip_stride": 3}, {"encoder_batch_size": 4}, 14),
     "stride of a whole clip": ({"clip_stride": 4}, {"encoder_batch_size": 4}, 8),
     "small windows": ({"window_length": 5}, {"encoder_batch_size": 4}, 13),
+    "with new ids": ({"relink": True}, {"encoder_batch_size": 4}, 13),
     "results by frame": ({}, {"encoder_batch_size": 4, "by_window": False}, 10),
 }
 

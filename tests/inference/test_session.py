@@ -45,6 +45,8 @@ CASES = {
     "one frame": (1, {}, {}),
     "frames together": (15, {}, {"encoder_batch_size": 4}),
     "by window": (15, {}, {"by_window": True}),
+    "with new ids": (15, {"relink": True, "window_length": 6}, {}),
+    "with new ids, by window": (15, {"relink": True, "window_length": 6}, {"by_window": True}),
     "by window, a whole clip": (12, {"clip_stride": 4, "window_length": 8}, {"by_window": True}),
 }
 

@@ -28,6 +28,7 @@ RESUMED = {
     "by window, other size": ({}, {"by_window": True, "output_size": (33, 44)}, torch.float32),
     "stride 3, pairs": ({"clip_stride": 3}, {"multi_label": True}, torch.float32),
     "stride of a whole clip": ({"clip_stride": 4}, {}, torch.float32),
+    "with new ids": ({"relink": True}, {}, torch.float32),
     "learned queries": ({"query_initialization": False}, {}, torch.float32),
     "resized": ({"test_shorter_edge": 40, "test_longer_edge": 70}, {}, torch.float32),
 }

@@ -26,6 +26,7 @@ SESSIONS: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
     "frame by frame": ({}, {}, 9),
     "windows, in batches": ({}, {"by_window": True, "encoder_batch_size": 3}, 10),
     "whole clips": ({"clip_stride": 4}, {}, 8),
+    "with new ids": ({"relink": True}, {}, 9),
     "new": ({}, {}, 0),
 }
 

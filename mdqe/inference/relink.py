@@ -1,0 +1,102 @@
+"""New ids for the masks of the tracker, frame by frame. Not part of the paper.
+
+`ClipTracker` matches clips by the overlap of their masks and the similarity of their embeddings. Objects that look
+alike have similar embeddings, so after an occlusion two of them may exchange their ids, and one object may have two
+tracks. `Linker` knows how objects move.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mdqe.errors import InputError
+from mdqe.inference.linker import Linker
+from mdqe.inference.saved_state import MOST, SavedTensors
+from mdqe.inference.tracker import WindowTracks
+from mdqe.modeling.mask_head import MASK_STRIDE
+
+
+class Relinker:
+    """Passes the masks of final frames to a `Linker` and replaces the ids of the tracker by its ids.
+
+    The linker gets masks alone, as sure detections: scores and labels of tracks change while more clips arrive, but the
+    ids of final frames must not. A mask that repeats another one of its frame is dropped. The class scores of a new id
+    are those of the tracks whose masks it has, weighted by the number of frames.
+    """
+
+    def __init__(self) -> None:
+        self._linker = Linker(start_score=0.0)
+        self._frames: dict[tuple[int, int], int] = {}  # of this window, by new id and track
+
+    @property
+    def num_tracks(self) -> int:
+        """Number N of new ids so far; they are 0 … N-1, in order of first appearance."""
+        return self._linker.num_tracks
+
+    @property
+    def num_frames(self) -> int:
+        """Number of frames so far."""
+        return self._linker.num_frames
+
+    def relink(self, window: WindowTracks, size: tuple[int, int], ends: bool) -> WindowTracks:
+        """Replace the ids of the next frames.
+
+        Args:
+            window: final frames of the tracker.
+            size: (height, width) of the frames in the network, without padding.
+            ends: whether the window of the tracker ends after these frames.
+        """
+        logits, device = window.mask_logits, window.mask_logits.device
+        height, width = (-(-edge // MASK_STRIDE) for edge in size)
+        masks = (logits[..., :height, :width] > 0).cpu().numpy()  # (M, frames, h, w)
+        tracks = window.track_ids.numpy()
+        ids = np.full(masks.shape[:2], -1)
+        for frame, shown in enumerate(masks.any(axis=(2, 3)).T):  # without the empty ones, whose number must not matter
+            ids[shown, frame] = self._linker.push(masks[shown, frame])
+        row, frame = np.nonzero(ids >= 0)
+        linked, place = np.unique(ids[row, frame], return_inverse=True)
+        for pair in zip(ids[row, frame].tolist(), tracks[row].tolist(), strict=True):
+            self._frames[pair] = self._frames.get(pair, 0) + 1
+        scores = self._class_scores(window.class_scores)
+        if ends:
+            self._frames = {}
+        moved = logits.new_zeros(len(linked), *logits.shape[1:])
+        place, row, frame = (torch.from_numpy(x).to(device) for x in (place, row, frame))
+        moved[place, frame] = logits[row, frame]
+        return WindowTracks(window.first_frame, scores, torch.from_numpy(linked), moved)
+
+    def _class_scores(self, class_scores: Tensor) -> Tensor:
+        """Class scores (N, K) of the new ids in this window, from those of the tracks."""
+        found = class_scores.new_zeros(self.num_tracks, class_scores.shape[1])
+        if not self._frames:
+            return found
+        pairs = torch.tensor(list(self._frames), device=found.device)
+        weights = torch.tensor(list(self._frames.values()), device=found.device, dtype=found.dtype)
+        total = found.new_zeros(len(found)).index_add_(0, pairs[:, 0], weights)
+        weights /= total[pairs[:, 0]]
+        return found.index_add_(0, pairs[:, 0], weights[:, None] * class_scores[pairs[:, 1]])
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the state by name, for `restore`."""
+        frames = torch.tensor([[*pair, number] for pair, number in self._frames.items()]).long().reshape(-1, 3)
+        return {"frames": frames} | {f"linker.{name}": tensor for name, tensor in self._linker.state_dict().items()}
+
+    def restore(self, saved: SavedTensors, num_tracks: int) -> None:
+        """Continue from the state of another relinker, which is all that `saved` has.
+
+        Args:
+            num_tracks: of the tracker.
+
+        Raises:
+            InputError: a tensor is missing, unknown or does not fit the others; names it.
+        """
+        self._linker.restore(saved.group("linker."))
+        frames = saved.integers("frames", 0, MOST, None, 3)
+        saved.finish()
+        for name, values, number in (("ids", frames[:, 0], self.num_tracks), ("tracks", frames[:, 1], num_tracks)):
+            if len(values) and int(values.max()) >= number:
+                given = f"{name} up to {int(values.max())}, expected less than {number}"
+                raise InputError(f"the tensor {saved.prefix + 'frames'!r} has {given}")
+        self._frames = {(one, track): number for one, track, number in frames.tolist()}
