@@ -283,12 +283,15 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=60)
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--stream", type=int, default=10_000, help="frames of the test of memory")
-    parser.add_argument("--kinds", action="store_true", help="only count the switches of mdqe.Linker by their kind")
+    parser.add_argument("--kinds", action="store_true", help="only count the switches of the linker by their kind")
     args = parser.parse_args()
     if args.kinds:
-        scenes = samples(args.seed, args.scenes, "standard", noise=(False,), frames=args.frames)
-        total = sum((kinds(scene, online(scene.frames)) for (scene,) in scenes), Counter[str]())
-        print(*(f"{number:4d}  {kind}" for kind, number in total.most_common()), sep="\n")
+        found: dict[str, Counter[str]] = {"mdqe.Linker": Counter(), "mdqe.link(rejoin=True)": Counter()}
+        for (scene,) in samples(args.seed, args.scenes, "standard", noise=(False,), frames=args.frames):
+            for total, assign in zip(found.values(), (online, offline), strict=True):
+                total.update(kinds(scene, assign(scene.frames)))
+        for name, total in found.items():
+            print(name, *(f"{number:4d}  {kind}" for kind, number in total.most_common()), sep="\n")
         return
     for difficulty in ("hard", "standard"):
         totals: dict[tuple[str, bool], IdentityCounts] = {}

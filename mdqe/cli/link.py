@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     option(group, "--max-absence", "FRAMES", whole(1, 10**5), absence, default=30)
     start = "a detection that fits no track starts one if its score is above this value"
     option(group, "--start-score", "SCORE", number(0, 1), start, default=0.5)
-    flag(group, "--rejoin", "afterwards, join tracks over the whole video, also after longer absences")
+    flag(group, "--rejoin", "afterwards, undo exchanges of identities, and join tracks also after longer absences")
     group = parser.add_argument_group("results")
     add_score_threshold(group, "minimum mean score of an instance")
     flag(group, "--no-video", "write no overlay")

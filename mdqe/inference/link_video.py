@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from mdqe.errors import InputError
+from mdqe.inference.exchanges import Observations, edge_kinds, undo_exchanges
 from mdqe.inference.frame_masks import read_masks
 from mdqe.inference.linker import Linker, read_embeddings, read_values, unpack
-from mdqe.inference.rejoin import Observations
+from mdqe.inference.rejoin import most_frequent
 from mdqe.inference.rejoin import rejoin as join
 from mdqe.results.instances import VideoInstances
 
@@ -37,9 +38,10 @@ def link(
     Args:
         masks, scores, labels, embeddings: for each frame, the arguments of `Linker.push`.
         max_absence, start_score, logits, size: as in `Linker`.
-        rejoin: afterwards, join tracks over the whole video if the motion at their ends, their sizes, labels and
-            embeddings agree. The longer an object was absent, the better they must agree; after more than 273 frames
-            of absence, tracks are not joined.
+        rejoin: afterwards, correct the ids over the whole video. Exchanges of the ids of two objects are undone if both
+            then move more smoothly, unless the detector misses more than 1 % of the visible objects. Then tracks are
+            joined if the motion at their ends, their sizes, labels and embeddings agree. The longer an object was
+            absent, the better they must agree; after more than 273 frames of absence, tracks are not joined.
         categories: names of the labels.
         fps: frames per second, for the result.
 
@@ -51,7 +53,7 @@ def link(
         InputError: as `Linker.push`, with the number of the frame; no frame, or other numbers of frames.
     """
     linker = Linker(max_absence=max_absence, start_score=start_score, logits=logits, size=size)
-    collected = _Collected()
+    collected = _Collected(rejoin)
     given = {"scores": scores, "labels": labels, "embeddings": embeddings}
     others = {name: iter(values) for name, values in given.items() if values is not None}
     frame = -1
@@ -68,7 +70,7 @@ def link(
         raise InputError("masks has no frames")
     if linker.size is None:
         raise InputError("no frame has masks; size=(height, width) is needed for a result without instances")
-    return collected.result(frame + 1, linker, rejoin, tuple(categories), fps)
+    return collected.result(frame + 1, linker, tuple(categories), fps)
 
 
 def _next(name: str, values: Any, frame: int) -> Any:
@@ -80,14 +82,19 @@ def _next(name: str, values: Any, frame: int) -> Any:
 
 
 class _Collected:
-    """The detections that have an id."""
+    """The detections that have an id.
 
-    def __init__(self) -> None:
+    Args:
+        rejoin: whether their ids are corrected afterwards.
+    """
+
+    def __init__(self, rejoin: bool) -> None:
+        self.rejoin = rejoin
         self.frames: list[int] = []
         self.ids: list[int] = []
         self.counts: list[str] = []
-        self.rows: list[tuple[float, int, float, float, float]] = []  # score, label, centre and area
-        self.embeddings: dict[int, np.ndarray] = {}  # sums
+        self.values: list[tuple[float, int]] = []  # score and label
+        self.measures: list[tuple[np.ndarray, float, np.ndarray, np.ndarray]] = []  # box, area, edges and embedding
 
     def add(
         self, frame: int, linker: Linker, masks: Any, scores: Any = None, labels: Any = None, embeddings: Any = None
@@ -101,31 +108,28 @@ class _Collected:
             return
         confidence, classes = (read_values(x, "", len(ids), d) for x, d in ((scores, 1.0), (labels, -1.0)))
         counts = read.encode()
-        centres = (sampled.boxes[:, :2] + sampled.boxes[:, 2:]) / 2
-        vectors = None if embeddings is None else read_embeddings(embeddings, len(ids), None)
         for d in kept:
             self.frames.append(frame)
             self.ids.append(int(ids[d]))
             self.counts.append(counts[d])
-            self.rows.append((confidence[d], int(classes[d]), *centres[d], sampled.areas[d]))
-            if vectors is not None:
-                self.embeddings[int(ids[d])] = self.embeddings.get(int(ids[d]), 0) + vectors[d]
+            self.values.append((confidence[d], int(classes[d])))
+        if self.rejoin:
+            edges, vectors = edge_kinds(sampled), read_embeddings(embeddings, len(ids), None)
+            self.measures += [(sampled.boxes[d], sampled.areas[d], edges[d], vectors[d]) for d in kept]
 
-    def result(
-        self, frames: int, linker: Linker, rejoin: bool, categories: tuple[str, ...], fps: float | None
-    ) -> VideoInstances:
+    def result(self, frames: int, linker: Linker, categories: tuple[str, ...], fps: float | None) -> VideoInstances:
         """The instances of all frames."""
-        values = np.array(self.rows, np.float64).reshape(-1, 5)
+        values = np.array(self.values, np.float64).reshape(-1, 2)
         track_ids, tracks = np.unique(np.array(self.ids, np.int64), return_inverse=True)
-        times = np.array(self.frames, np.int64)
-        labels = _most_frequent(tracks, values[:, 1].astype(np.int64), len(track_ids))
-        if rejoin and len(track_ids):
-            vectors = np.array([self.embeddings.get(int(i), np.zeros(0)) for i in track_ids])
-            vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-12)
-            origin = join(Observations(times, tracks, values[:, 2:4], values[:, 4]), labels, vectors)
-            kept, tracks = np.unique(origin[tracks], return_inverse=True)
+        times, classes = np.array(self.frames, np.int64), values[:, 1].astype(np.int64)
+        if self.rejoin and len(track_ids):
+            boxes, areas, edges, vectors = (np.array(one) for one in zip(*self.measures, strict=True))
+            found = Observations(times, tracks, boxes, areas, edges, classes, vectors)
+            kept, tracks = np.unique(undo_exchanges(found), return_inverse=True)
+            found, track_ids = found._replace(tracks=tracks), track_ids[kept]
+            kept, tracks = np.unique(join(found)[tracks], return_inverse=True)
             track_ids = track_ids[kept]
-            labels = _most_frequent(tracks, values[:, 1].astype(np.int64), len(track_ids))
+        labels = most_frequent(tracks, classes, len(track_ids))
         number = np.bincount(tracks, minlength=len(track_ids))
         scores = np.bincount(tracks, values[:, 0], len(track_ids)) / number.clip(1)
         rles = np.empty((len(track_ids), frames), object)
@@ -133,11 +137,3 @@ class _Collected:
             rles[track, time] = counts
         assert linker.size is not None
         return VideoInstances(scores, labels.clip(0), track_ids, rles, linker.size, categories=categories, fps=fps)
-
-
-def _most_frequent(tracks: np.ndarray, labels: np.ndarray, number: int) -> np.ndarray:
-    """The most frequent label (N,) of each track; the smallest one of several."""
-    values, places = np.unique(labels, return_inverse=True)
-    votes = np.zeros((number, max(len(values), 1)), np.int64)
-    np.add.at(votes, (tracks, places), 1)
-    return values[votes.argmax(axis=1)] if len(values) else np.zeros(number, np.int64)

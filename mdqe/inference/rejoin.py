@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mdqe.inference.association import match
+from mdqe.inference.exchanges import Observations
 from mdqe.inference.frame_scores import LARGER, OTHER_LABEL
 
 JOIN = 0.4  # least score of two tracks that are joined
@@ -18,33 +19,23 @@ LONGEST = int(-LONG * np.log(JOIN))  # frames from one track to the next, 274: a
 UNSURE = 3  # tracks of fewer frames are not joined
 
 
-class Observations(NamedTuple):
-    """All observations (M,) of the tracks of a video, in order of the frames."""
-
-    frames: np.ndarray
-    tracks: np.ndarray
-    """(M,) indices of tracks."""
-    centres: np.ndarray
-    """(M, 2) pixels."""
-    areas: np.ndarray
-    """(M,) pixels."""
-
-
-def rejoin(found: Observations, labels: np.ndarray, embeddings: np.ndarray) -> np.ndarray:
+def rejoin(found: Observations) -> np.ndarray:
     """Join N tracks that follow each other.
 
     A track may continue another one that ended at most LONGEST frames before it began, if the places to which both were
     moving, their sizes, labels and embeddings agree. Pairs are assigned one to one with the largest total score.
 
     Args:
-        found: the observations.
-        labels: (N,); −1 where unknown.
-        embeddings: (N, E), of length 1.
+        found: the observations; each of the tracks 0 … N − 1 has one.
 
     Returns:
         (N,): for each track, the first track of its object.
     """
-    number = len(labels)
+    number = 1 + int(found.tracks.max(initial=-1))
+    labels = most_frequent(found.tracks, found.labels, number)
+    embeddings = np.zeros((number, found.embeddings.shape[1]))
+    np.add.at(embeddings, found.tracks, found.embeddings)
+    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True).clip(1e-12)
     ends = [_Ends.of(found, track) for track in range(number)]
     first, last = np.array([one.first for one in ends]), np.array([one.last for one in ends])
     gap = first[None, :] - last[:, None]  # from the end of the row to the beginning of the column
@@ -77,7 +68,7 @@ class _Ends(NamedTuple):
     @classmethod
     def of(cls, found: Observations, track: int) -> _Ends:
         rows = np.flatnonzero(found.tracks == track)
-        frames, centres = found.frames[rows], found.centres[rows]
+        frames, centres = found.frames[rows], found.centres(rows)
         places, velocities = [], []
         for part, edge in ((slice(None, ENDS), 0), (slice(-ENDS, None), -1)):
             span = frames[part][-1] - frames[part][0]
@@ -99,3 +90,11 @@ def _score(before: _Ends, after: _Ends, gap: int) -> float:
     sigma = min(REACH + gap / FADING, FARTHEST)
     ratio = min(before.area, after.area) / max(before.area, after.area, 1.0)
     return float(np.exp(-0.5 * (distance / sigma) ** 2 - gap / LONG) * ratio**LARGER)
+
+
+def most_frequent(tracks: np.ndarray, labels: np.ndarray, number: int) -> np.ndarray:
+    """The most frequent label (N,) of each track; the smallest one of several."""
+    values, places = np.unique(labels, return_inverse=True)
+    votes = np.zeros((number, max(len(values), 1)), np.int64)
+    np.add.at(votes, (tracks, places), 1)
+    return values[votes.argmax(axis=1)] if len(values) else np.zeros(number, np.int64)

@@ -1,0 +1,222 @@
+"""Undoes exchanges of the ids of two tracks, as they happen where objects hide each other or leave the frame.
+
+Two tracks are exchanged from a frame on, or for a few frames, if both then follow smoother trajectories. A track that
+begins after another one has ended is the same case: one of the two then has no observations. This needs the frames
+after the exchange, so it is done for whole videos only.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from mdqe.inference.frame_points import NEAR, FramePoints
+from mdqe.inference.trajectories import BESIDE, CLEAR, CUT, costs
+
+MARGIN = 5.0  # least decrease of the cost
+MISSED = 0.01  # share of missed detections of visible objects, above which no exchange is undone
+AROUND, SEEN, FARTHEST = 10, 8, 40  # frames around an exchange; observations on each side; most frames to these
+SHORT = 6  # most frames of an exchange that ends
+STEP, GROWTH, GROWING = 1.0, 0.5, 10  # distance of places, relative to the size; its growth in each of so many frames
+TOGETHER = 12  # frames within which exchanges are compared at once
+MOST = 4  # exchanges for each track
+LABEL, LOOKS = 1.0, 4.0  # cost of an observation with another label; of embeddings, by their variance
+
+
+class Observations(NamedTuple):
+    """All observations (M,) of the tracks of a video, in order of the frames."""
+
+    frames: np.ndarray
+    tracks: np.ndarray
+    """(M,) indices of tracks."""
+    boxes: np.ndarray
+    """(M, 4) xyxy in pixels."""
+    areas: np.ndarray
+    """(M,) pixels."""
+    edges: np.ndarray
+    """(M, 4): CLEAR, BESIDE or CUT."""
+    labels: np.ndarray
+    """(M,); −1 where unknown."""
+    embeddings: np.ndarray
+    """(M, E), of length 1; E is 0 without embeddings."""
+
+    def centres(self, rows: np.ndarray) -> np.ndarray:
+        """The centres (K, 2), in pixels, of the boxes of K observations."""
+        return np.asarray((self.boxes[rows, :2] + self.boxes[rows, 2:]) / 2)
+
+
+class _Exchange(NamedTuple):
+    """The observations of two tracks from a frame on, before an end, are exchanged."""
+
+    begin: int
+    end: int
+
+
+def edge_kinds(frame: FramePoints) -> np.ndarray:
+    """CLEAR, BESIDE or CUT for the edges (D, 4) of the boxes of a frame.
+
+    Where another mask touches, it may also hide parts at other edges than those that it touches.
+    """
+    labels = np.full(frame.shape, -1)
+    for detection in range(len(frame.areas)):
+        labels.reshape(-1)[frame.points_of(detection)] = detection
+    touched = np.asarray(frame.cut.any(axis=1))
+    for gap in range(1, NEAR + 1):
+        for a, b in ((labels[:, :-gap], labels[:, gap:]), (labels[:-gap], labels[gap:])):
+            contact = (a != b) & (a >= 0) & (b >= 0)
+            touched[a[contact]] = touched[b[contact]] = True
+    return np.where(frame.cut, CUT, np.where(touched, BESIDE, CLEAR)[:, None]).astype(np.int8)
+
+
+def undo_exchanges(found: Observations) -> np.ndarray:
+    """The tracks (M,) of the observations, after exchanges have been undone, the surest one first."""
+    tracks, number = found.tracks.copy(), 1 + int(found.tracks.max(initial=-1))
+    if number < 2 or _missed(found) > MISSED:
+        return tracks
+    rows = np.split(np.argsort(tracks, kind="stable"), np.cumsum(np.bincount(tracks))[:-1])
+    best: dict[tuple[int, int], tuple[float, _Exchange]] = {}
+    changed, done = list(range(number)), set()
+    for _ in range(MOST * number + 1):
+        for a, b in _near_tracks(found, rows, changed):
+            gain, exchange = _best_exchange(found, rows[a], rows[b])
+            best[a, b] = gain, exchange
+        order = sorted((-gain, pair) for pair, (gain, _) in best.items() if gain > MARGIN)
+        chosen = None
+        for _, (a, b) in order:
+            sets = _exchange(found, rows[a], rows[b], best[a, b][1])
+            key = frozenset(one.tobytes() for one in sets)
+            if key not in done:
+                done |= {key, frozenset(one.tobytes() for one in (rows[a], rows[b]))}
+                chosen = a, b, sets
+                break
+        if chosen is None:
+            break
+        a, b, sets = chosen
+        rows[a], rows[b] = sets
+        best = {pair: one for pair, one in best.items() if not {a, b} & set(pair)}
+        changed = [a, b]
+    for track, own in enumerate(rows):
+        tracks[own] = track
+    return tracks
+
+
+def _missed(found: Observations) -> float:
+    """The share of frames in which an object is not detected between two detections in full view."""
+    order = np.lexsort((found.frames, found.tracks))
+    frames, tracks = found.frames[order], found.tracks[order]
+    clear = (found.edges[order] == CLEAR).all(axis=1)
+    follow = (tracks[1:] == tracks[:-1]) & clear[1:] & clear[:-1]
+    return float((np.diff(frames)[follow] > 1).mean()) if follow.any() else 0.0
+
+
+def _near_tracks(found: Observations, rows: list[np.ndarray], changed: list[int]) -> list[tuple[int, int]]:
+    """The pairs of one of the `changed` tracks with another one that are near in time and space, ascending."""
+    boxes, times = np.full((len(rows), 4), np.nan), np.full((len(rows), 2), np.nan)
+    for track, own in enumerate(rows):
+        if len(own):
+            boxes[track, :2], boxes[track, 2:] = found.boxes[own, :2].min(axis=0), found.boxes[own, 2:].max(axis=0)
+            times[track] = found.frames[own[0]], found.frames[own[-1]]
+    sizes = np.array([_size(found, own) if len(own) else 0.0 for own in rows])
+    pairs = set()
+    for track in changed:
+        reach = (STEP + GROWTH * GROWING) * np.maximum(sizes, sizes[track])[:, None]
+        near = ((boxes[:, :2] - boxes[track, 2:] < reach) & (boxes[track, :2] - boxes[:, 2:] < reach)).all(axis=1)
+        near &= (times[:, 0] - times[track, 1] <= FARTHEST) & (times[track, 0] - times[:, 1] <= FARTHEST)
+        near[track] = False
+        pairs |= {(min(track, other), max(track, other)) for other in np.flatnonzero(near).tolist()}
+    return sorted(pairs)
+
+
+def _size(found: Observations, rows: np.ndarray) -> float:
+    """The size of objects that are mostly visible, in pixels."""
+    boxes = found.boxes[rows]
+    return max(float(np.quantile(np.sqrt(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)), 0.75)), 4.0)
+
+
+def _best_exchange(found: Observations, a: np.ndarray, b: np.ndarray) -> tuple[float, _Exchange]:
+    """The exchange of two tracks with the largest decrease of the cost, and the decrease."""
+    times = _ambiguous_times(found, a, b)
+    last = int(max(found.frames[a[-1]], found.frames[b[-1]])) + 1
+    tried = [_Exchange(i, j) for i in times for j in [*(j for j in times if i < j <= i + SHORT), last]]
+    best = (0.0, _Exchange(last, last))
+    while tried:
+        first = tried[0].begin
+        some = [one for one in tried if one.begin <= first + TOGETHER]
+        tried = tried[len(some) :]
+        gains = _gains(found, a, b, some, last)
+        place = int(gains.argmax())
+        best = max(best, (float(gains[place]), some[place]), key=lambda one: one[0])
+    return best
+
+
+def _ambiguous_times(found: Observations, a: np.ndarray, b: np.ndarray) -> list[int]:
+    """The frames before which two tracks may be exchanged: they are near, and one of them is not seen in full."""
+    size = max(_size(found, a), _size(found, b))
+    times = np.union1d(found.frames[a], found.frames[b])
+    sides = []
+    for own in (a, b):
+        place = np.searchsorted(found.frames[own], times)
+        sides.append((np.where(place > 0, own[place - 1], -1), np.append(own, -1)[place]))
+    possible, follows, unsure = np.ones(len(times), bool), np.zeros(len(times), bool), np.zeros(len(times), bool)
+    for one, other in ((0, 1), (1, 0)):
+        before, after = sides[one][0], sides[other][1]
+        both, gap = (before >= 0) & (after >= 0), found.frames[after] - found.frames[before]
+        reach = (STEP + GROWTH * gap.clip(0, GROWING)) * size
+        near = np.linalg.norm(found.centres(after) - found.centres(before), axis=1) < reach
+        near &= gap <= FARTHEST
+        possible &= near | ~both
+        follows |= near & both
+        own = sides[one][1]
+        gap = found.frames[own] - found.frames[before]
+        unsure |= (before < 0) | (own < 0) | (gap > 1)
+        unsure |= (found.edges[before] != CLEAR).any(axis=1) | (found.edges[own] != CLEAR).any(axis=1)
+    return times[possible & follows & unsure].tolist()
+
+
+def _gains(found: Observations, a: np.ndarray, b: np.ndarray, tried: list[_Exchange], last: int) -> np.ndarray:
+    """The decrease of the cost (K,) by each of K exchanges."""
+    ends = [one.end for one in tried if one.end < last]
+    first, final = tried[0].begin, max([one.begin for one in tried] + ends)
+    begin, end = first - AROUND, final + AROUND
+    for own in (a, b):
+        frames = found.frames[own]
+        before, after = frames[frames < first], frames[frames >= final]
+        if len(before):
+            begin = min(begin, max(int(before[-SEEN:][0]), first - FARTHEST))
+        if len(after):
+            end = max(end, min(int(after[:SEEN][-1]), final + FARTHEST) + 1)
+    rows = np.full((2, end - begin), -1)
+    for row, own in zip(rows, (a, b), strict=True):
+        some = own[(found.frames[own] >= begin) & (found.frames[own] < end)]
+        row[found.frames[some] - begin] = some
+    times = np.arange(begin, end)
+    inside = np.array([(times >= one.begin) & (times < one.end) for one in tried])
+    sets = np.concatenate([rows[None], np.where(inside[:, None], rows[::-1], rows)]).reshape(-1, len(times))
+    present, size = sets >= 0, _size(found, rows[rows >= 0])
+    total = costs(found.boxes[sets], found.edges[sets], present, size) + _looks(found, sets, present)
+    total = total.reshape(-1, 2).sum(axis=1)
+    return np.asarray(total[0] - total[1:])
+
+
+def _looks(found: Observations, sets: np.ndarray, present: np.ndarray) -> np.ndarray:
+    """What different labels and embeddings in each of B sets of observations (B, T) cost, (B,)."""
+    cost, number = np.zeros(len(sets)), present.sum(axis=1)
+    labels = np.where(present, found.labels[sets], -1)
+    names = np.unique(labels[labels >= 0])
+    if len(names) > 1:
+        votes = np.stack([(labels == name).sum(axis=1) for name in names])
+        cost += LABEL * (votes.sum(axis=0) - votes.max(axis=0))
+    if found.embeddings.shape[1]:
+        sums = np.array([found.embeddings[one[own]].sum(axis=0) for one, own in zip(sets, present, strict=True)])
+        cost += LOOKS * (number - (sums**2).sum(axis=1) / number.clip(1))
+    return cost
+
+
+def _exchange(found: Observations, a: np.ndarray, b: np.ndarray, one: _Exchange) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of two tracks after an exchange."""
+    inside = [(found.frames[own] >= one.begin) & (found.frames[own] < one.end) for own in (a, b)]
+    return (
+        np.sort(np.concatenate([a[~inside[0]], b[inside[1]]])),
+        np.sort(np.concatenate([b[~inside[1]], a[inside[0]]])),
+    )

@@ -1,0 +1,167 @@
+"""Exchanges of two ids that are undone in whole videos, and the cost of a trajectory."""
+
+import numpy as np
+import pytest
+
+import mdqe
+from mdqe.data.synthetic import draw_video
+from mdqe.inference.exchanges import Observations, edge_kinds, undo_exchanges
+from mdqe.inference.frame_masks import read_masks
+from mdqe.inference.trajectories import BESIDE, CLEAR, CUT, EXTENT, JERK, NOISE, NOISE_PIXELS, _smoothness, costs
+
+SIZE = (80, 160)
+
+
+def observations(*paths: dict[int, tuple[float, float]], side: float = 20.0, beside: range = range(0)) -> Observations:
+    """Squares with the centres `paths` by frame, one path for each track; frames `beside` touch another mask."""
+    rows = sorted((frame, track, place) for track, path in enumerate(paths) for frame, place in path.items())
+    frames, tracks = (np.array([row[i] for row in rows], np.int64) for i in (0, 1))
+    centres = np.array([row[2] for row in rows], np.float64).reshape(-1, 2)
+    boxes = np.concatenate([centres - side / 2, centres + side / 2], axis=1)
+    edges = np.where(np.isin(frames, beside), BESIDE, CLEAR)[:, None].repeat(4, axis=1)
+    number = len(rows)
+    return Observations(
+        frames, tracks, boxes, np.full(number, side**2), edges, np.full(number, -1), np.zeros((number, 0))
+    )
+
+
+def crossing(exchanged: range, beside: range = range(12, 19)) -> tuple[Observations, np.ndarray]:
+    """Two squares that pass each other and have each other's ids in some frames; and their true tracks."""
+    right = {t: (10 + 5.0 * t, 40.0) for t in range(30)}
+    left = {t: (165 - 5.0 * t, 48.0) for t in range(30)}
+    first = {t: (left if t in exchanged else right)[t] for t in right}
+    second = {t: (right if t in exchanged else left)[t] for t in left}
+    found = observations(first, second, beside=beside)
+    true = np.where(np.isin(found.frames, exchanged), 1 - found.tracks, found.tracks)
+    return found, true
+
+
+def same_groups(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two lists of tracks are equal but for their names."""
+    return bool(((a[:, None] == a) == (b[:, None] == b)).all())
+
+
+@pytest.mark.parametrize("exchanged", [range(15, 30), range(15, 16), range(14, 17), range(0)])
+def test_an_exchange_where_two_objects_meet_is_undone(exchanged):
+    found, true = crossing(exchanged)
+    assert same_groups(undo_exchanges(found), true)
+
+
+def test_nothing_is_undone_where_both_are_in_full_view():
+    """Without a moment in which an exchange can have happened, the tracks are those of the linker."""
+    found, _ = crossing(range(15, 30), beside=range(0))
+    assert np.array_equal(undo_exchanges(found), found.tracks)
+
+
+def test_objects_that_meet_and_turn_back_keep_their_ids():
+    paths = [{t: (80 + sign * (12 + abs(15 - t) * 4.0), 40.0) for t in range(30)} for sign in (-1, 1)]
+    found = observations(*paths, beside=range(13, 18))
+    assert np.array_equal(undo_exchanges(found), found.tracks)
+
+
+def test_nothing_is_undone_if_visible_objects_are_missed():
+    found, _ = crossing(range(15, 30))
+    kept = ~np.isin(found.frames, [3, 6, 24])
+    fewer = Observations(*(values[kept] for values in found))
+    assert np.array_equal(undo_exchanges(fewer), fewer.tracks)
+
+
+def test_the_order_of_detections_and_the_names_of_tracks_do_not_matter():
+    found, true = crossing(range(15, 30))
+    order = np.lexsort((np.random.default_rng(0).random(len(true)), found.frames))
+    other = Observations(*(values[order] for values in found))
+    assert same_groups(undo_exchanges(other), true[order])
+    assert same_groups(undo_exchanges(found._replace(tracks=1 - found.tracks)), true)
+
+
+@pytest.mark.parametrize("paths", [[], [{0: (20.0, 20.0)}], [{0: (20.0, 20.0)}, {0: (90.0, 20.0)}]])
+def test_videos_of_few_observations(paths):
+    found = observations(*paths)
+    assert undo_exchanges(found).tolist() == found.tracks.tolist()
+
+
+def test_a_track_that_continues_another_one_behind_an_object_joins_it():
+    """The second one begins where the first one, which was hidden for four frames, must be by then."""
+    path = {t: (10 + 4.0 * t, 40.0) for t in range(34) if t not in range(15, 19)}
+    found = observations({t: x for t, x in path.items() if t < 15}, {t: x for t, x in path.items() if t > 18})
+    edges = np.where(np.isin(found.frames, [14, 19])[:, None], BESIDE, found.edges)
+    assert len(set(undo_exchanges(found._replace(edges=edges)).tolist())) == 1
+
+
+def test_labels_and_embeddings_count():
+    """Two squares turn back where they meet. To pass each other would be smoother, but they look different."""
+    paths = [{t: (80 + sign * abs(15 - t) * 4.0, 40 + sign * 1.0) for t in range(30)} for sign in (-1, 1)]
+    found = observations(*paths, beside=range(12, 19))
+    passed = np.where(found.frames < 15, found.tracks, 1 - found.tracks)
+    assert same_groups(undo_exchanges(found), passed)
+    for looks in ({"labels": found.tracks * 5}, {"embeddings": np.eye(2)[found.tracks]}):
+        assert np.array_equal(undo_exchanges(found._replace(**looks)), found.tracks)
+
+
+def test_edges_beside_other_masks():
+    masks = np.zeros((3, *SIZE), bool)
+    masks[0, 20:40, 20:40] = masks[1, 25:35, 40:60] = masks[2, 50:60, 100:120] = True
+    found = edge_kinds(read_masks(masks).sample())
+    assert found.tolist() == [[BESIDE, BESIDE, CUT, BESIDE], [CUT, BESIDE, BESIDE, BESIDE], [CLEAR] * 4]
+
+
+def test_the_cost_is_that_of_a_dense_system():
+    """Boxes that agree with a trajectory but for noise, so that all weights stay near those of the first turn."""
+    random, frames, size = np.random.default_rng(0), 12, 20.0
+    centres = np.arange(frames)[:, None] * (3.0, 2.0)
+    boxes = np.concatenate([centres - 10, centres + 10], axis=1) + random.normal(0, 1e-3, (frames, 4))
+    present = np.ones((1, frames), bool)
+    (cost,) = costs(boxes[None], np.zeros((1, frames, 4), int), present, size)
+    band, _ = _smoothness(frames)
+    prior = sum(np.diag(row[: 2 * frames - i], -i) for i, row in enumerate(band))
+    prior = (prior + np.tril(prior, -1).T) / size**2
+    noise = NOISE_PIXELS**2 + (NOISE * size) ** 2
+    spread = np.linalg.slogdet(np.eye(2 * frames) / noise + prior)[1] - np.linalg.slogdet(prior)[1]
+    expected = 0.0
+    for axis in (0, 1):
+        measured = (boxes[:, axis::2] - boxes[:, axis::2].mean()).reshape(-1)
+        fitted = np.linalg.solve(np.eye(2 * frames) / noise + prior, measured / noise)
+        place = fitted @ fitted / (8.0 * size) ** 2 / frames  # the weak prior of the place is not counted
+        expected += ((fitted - measured) ** 2).sum() / noise + fitted @ prior @ fitted - place + spread
+    assert cost == pytest.approx(expected / 2, rel=1e-4)
+    rough = boxes.copy()
+    rough[6] += 3 * JERK * size + 2 * EXTENT * size
+    assert costs(rough[None], np.zeros((1, frames, 4), int), present, size)[0] > cost
+    assert costs(boxes[None], np.zeros((1, frames, 4), int), ~present, size).tolist() == [0.0]
+
+
+def disc(x: float, y: float, radius: float) -> np.ndarray:
+    rows, columns = np.mgrid[: SIZE[0], : SIZE[1]]
+    return (columns - x) ** 2 + (rows - y) ** 2 < radius**2
+
+
+@pytest.mark.parametrize(("seed", "index"), [(3003, 24), (5005, 20)])
+def test_exchanges_of_the_linker_are_undone(seed, index):
+    """Scenes of the benchmark in which the linker exchanges two ids, for one frame and until the end."""
+    drawing = draw_video(seed, index, frames=60, size=(144, 256))
+    frames = [masks[masks.any(axis=(1, 2))] for masks in drawing.masks.transpose(1, 0, 2, 3)]
+    names = []
+    for rejoin in (False, True):
+        result = mdqe.link(frames, rejoin=rejoin)
+        pairs = {
+            (one, int(track))
+            for t in range(60)
+            for row, track in enumerate(result.track_ids)
+            for one in range(len(drawing.masks))
+            if result.present[row, t] and np.array_equal(result.mask(row, t), drawing.masks[one, t])
+        }
+        names.append(len(pairs))
+    assert names == [len(drawing.masks) + 2, len(drawing.masks)]
+
+
+def test_a_drawn_scene_keeps_its_masks():
+    """The masks of a result are the given ones, whatever was exchanged."""
+    frames = []
+    for t in range(24):
+        near, far = disc(20 + 5 * t, 40, 14), disc(140 - 5 * t, 44, 13)
+        frames.append(np.stack([near, far & ~near]))
+    result = mdqe.link(frames, rejoin=True)
+    for t, masks in enumerate(frames):
+        given = {mask.tobytes() for mask in masks if mask.any()}
+        assert {mask.tobytes() for mask in result.masks[:, t] if mask.any()} == given
+    assert len(result) == 2
