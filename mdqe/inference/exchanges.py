@@ -21,6 +21,7 @@ SHORT = 6  # most frames of an exchange that ends
 STEP, GROWTH, GROWING = 1.0, 0.5, 10  # distance of places, relative to the size; its growth in each of so many frames
 TOGETHER = 12  # frames within which exchanges are compared at once
 MOST = 4  # exchanges for each track
+UNSURE = 3  # two tracks of fewer observations each are not exchanged: any two false detections are a smooth motion
 LABEL, LOOKS = 1.0, 4.0  # cost of an observation with another label; of embeddings, by their variance
 
 
@@ -118,11 +119,13 @@ def _near_tracks(found: Observations, rows: list[np.ndarray], changed: list[int]
             boxes[track, :2], boxes[track, 2:] = found.boxes[own, :2].min(axis=0), found.boxes[own, 2:].max(axis=0)
             times[track] = found.frames[own[0]], found.frames[own[-1]]
     sizes = np.array([_size(found, own) if len(own) else 0.0 for own in rows])
+    numbers = np.array([len(own) for own in rows])
     pairs = set()
     for track in changed:
         reach = (STEP + GROWTH * GROWING) * np.maximum(sizes, sizes[track])[:, None]
         near = ((boxes[:, :2] - boxes[track, 2:] < reach) & (boxes[track, :2] - boxes[:, 2:] < reach)).all(axis=1)
         near &= (times[:, 0] - times[track, 1] <= FARTHEST) & (times[track, 0] - times[:, 1] <= FARTHEST)
+        near &= np.maximum(numbers, numbers[track]) >= UNSURE
         near[track] = False
         pairs |= {(min(track, other), max(track, other)) for other in np.flatnonzero(near).tolist()}
     return sorted(pairs)
@@ -154,6 +157,7 @@ def _ambiguous_times(found: Observations, a: np.ndarray, b: np.ndarray) -> list[
     """The frames before which two tracks may be exchanged: they are near, and one of them is not seen in full."""
     size = max(_size(found, a), _size(found, b))
     times = np.union1d(found.frames[a], found.frames[b])
+    previous = np.concatenate([[-1], times[:-1]])
     sides = []
     for own in (a, b):
         place = np.searchsorted(found.frames[own], times)
@@ -169,8 +173,10 @@ def _ambiguous_times(found: Observations, a: np.ndarray, b: np.ndarray) -> list[
         follows |= near & both
         own = sides[one][1]
         gap = found.frames[own] - found.frames[before]
-        unsure |= (before < 0) | (own < 0) | (gap > 1)
-        unsure |= (found.edges[before] != CLEAR).any(axis=1) | (found.edges[own] != CLEAR).any(axis=1)
+        begins, ends = (before < 0) & (found.frames[own] == times), (own < 0) & (found.frames[before] == previous)
+        unsure |= begins | ends | (before >= 0) & (own >= 0) & (gap > 1)
+        unsure |= (before >= 0) & (found.edges[before] != CLEAR).any(axis=1)
+        unsure |= (own >= 0) & (found.edges[own] != CLEAR).any(axis=1)
     return times[possible & follows & unsure].tolist()
 
 

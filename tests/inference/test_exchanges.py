@@ -80,6 +80,13 @@ def test_videos_of_few_observations(paths):
     assert undo_exchanges(found).tolist() == found.tracks.tolist()
 
 
+def test_false_detections_do_not_become_tracks():
+    """Each one is a track of one observation at a random place."""
+    random = np.random.default_rng(0)
+    found = observations(*({t // 4: tuple(random.uniform(0, 300, 2))} for t in range(80)))
+    assert np.array_equal(undo_exchanges(found), found.tracks)
+
+
 def test_a_track_that_continues_another_one_behind_an_object_joins_it():
     """The second one begins where the first one, which was hidden for four frames, must be by then."""
     path = {t: (10 + 4.0 * t, 40.0) for t in range(34) if t not in range(15, 19)}
