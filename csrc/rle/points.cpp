@@ -88,13 +88,13 @@ MDQE_EXPORT void mdqe_sample_runs(const int64_t* lengths, const int64_t* num_run
 // Lists the points of D masks on a grid, mask by mask and point by point.
 //
 // grid (D, height, width): 0 outside; small (D): not 0 for masks that others must not hide. For P points in all masks:
-// places (P) and ends (D + 1): those of mask d are places[ends[d]] ... places[ends[d + 1] - 1]; boxes (D, 4): x0, y0, x1, y1,
-// 0 for empty masks. counts and starts (height * width): number of masks of each point, and where they begin in
+// places (P), positions (P, 2): x and y, and ends (D + 1): those of mask d are places[ends[d]] ... places[ends[d + 1] - 1];
+// boxes (D, 4): x0, y0, x1, y1, 0 for empty masks. counts and starts (height * width): number of masks of each point, and where they begin in
 // detections (P). contacts (D, 4): the least x and y of the points at which the mask lies right of or below another one, and
 // the largest x and y of those at which it lies left of or above. labels (height * width) is working memory.
 MDQE_EXPORT void mdqe_list_points(const uint8_t* grid, const uint8_t* small, int64_t number, int64_t height, int64_t width,
-                                  int64_t* places, int64_t* ends, int64_t* boxes, int64_t* counts, int64_t* starts,
-                                  int64_t* detections, int64_t* contacts, int16_t* labels) {
+                                  int64_t* places, int16_t* positions, int64_t* ends, int64_t* boxes, int64_t* counts,
+                                  int64_t* starts, int64_t* detections, int64_t* contacts, int16_t* labels) {
   const Size size{height, width};
   const int64_t points = height * width;
   std::fill_n(counts, points, 0);
@@ -108,6 +108,7 @@ MDQE_EXPORT void mdqe_list_points(const uint8_t* grid, const uint8_t* small, int
       box[0] = std::min(box[0], x), box[1] = std::min(box[1], y);
       box[2] = std::max(box[2], x + 1), box[3] = std::max(box[3], y + 1);
       *place++ = y * width + x;
+      *positions++ = int16_t(x), *positions++ = int16_t(y);
       ++counts[y * width + x];
     });
     if (!box[2]) box[0] = box[1] = 0;

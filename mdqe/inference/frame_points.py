@@ -31,8 +31,12 @@ class FramePoints(NamedTuple):
     """(P,): the detections that cover each point, point after point."""
     own: tuple[np.ndarray, np.ndarray]
     """(P,) points and (D + 1,): those of detection d are points[ends[d]:ends[d + 1]]."""
+    positions: np.ndarray
+    """(P, 2) int16: columns and rows of the points in `own`."""
     areas: np.ndarray
     """(D,) pixels, 0 for an empty mask."""
+    sizes: np.ndarray
+    """(D,): areas in points of the grid, at least 1."""
     boxes: np.ndarray
     """(D, 4) xyxy in pixels. Those of masks with many points have the precision of the grid."""
     grid: np.ndarray
@@ -47,14 +51,8 @@ class FramePoints(NamedTuple):
 
     def places_of(self, detections: np.ndarray) -> list[np.ndarray]:
         """Columns and rows (K, 2), int16, of the points of each detection."""
-        if not len(detections):
-            return []
-        parts = [self.points_of(detection) for detection in detections.tolist()]
-        rows, columns = np.divmod(np.concatenate(parts), self.shape[1])
-        places = np.empty((len(rows), 2), np.int16)
-        places[:, 0], places[:, 1] = columns, rows
-        ends = np.cumsum([len(part) for part in parts]).tolist()
-        return [places[end - len(part) : end].copy() for part, end in zip(parts, ends, strict=True)]
+        ends = self.own[1].tolist()
+        return [self.positions[ends[d] : ends[d + 1]].copy() for d in detections.tolist()]
 
     def shared(self, rows: np.ndarray, points: np.ndarray, number: int) -> np.ndarray:
         """How many of the points (K,) of each of `number` sets each detection covers, (number, D).
@@ -83,7 +81,7 @@ def collect_points(points: np.ndarray, step: int, pixels_of: Callable[[int], np.
     """
     number, height, width = points.shape
     listed = _list_points(points, np.zeros(number, bool))
-    areas = np.diff(listed.ends).astype(np.float64)
+    areas = (listed.ends[1:] - listed.ends[:-1]).astype(np.float64)
     small = areas < FEW if step > 1 else np.zeros(number, bool)
     areas *= step**2
     exact = {}
@@ -109,7 +107,9 @@ def collect_points(points: np.ndarray, step: int, pixels_of: Callable[[int], np.
         counts=listed.counts,
         detections=listed.detections,
         own=(listed.places, listed.ends),
+        positions=listed.positions,
         areas=areas,
+        sizes=np.maximum(areas / step**2, 1),
         boxes=boxes,
         grid=points.reshape(number, -1),
         cut=np.concatenate(cut, axis=1),
@@ -120,6 +120,7 @@ class _Listed(NamedTuple):
     """The points of D masks, as in `FramePoints`."""
 
     places: np.ndarray
+    positions: np.ndarray
     ends: np.ndarray
     counts: np.ndarray
     starts: np.ndarray
@@ -141,9 +142,10 @@ def _list_points(points: np.ndarray, small: np.ndarray) -> _Listed:
     places, ends, boxes, counts, starts, detections, contacts = (
         np.empty(length, np.int64) for length in (total, number + 1, 4 * number, size, size, total, 4 * number)
     )
-    arrays = (places, ends, boxes, counts, starts, detections, contacts, np.empty(size, np.int16))
+    positions = np.empty((total, 2), np.int16)
+    arrays = (places, positions, ends, boxes, counts, starts, detections, contacts, np.empty(size, np.int16))
     rle.call(library.mdqe_list_points, points, small, number, height, width, *arrays)
-    return _Listed(places, ends, counts, starts, detections, boxes.reshape(-1, 4), contacts.reshape(-1, 4))
+    return _Listed(places, positions, ends, counts, starts, detections, boxes.reshape(-1, 4), contacts.reshape(-1, 4))
 
 
 def _list_points_numpy(points: np.ndarray, small: np.ndarray) -> _Listed:
@@ -160,8 +162,9 @@ def _list_points_numpy(points: np.ndarray, small: np.ndarray) -> _Listed:
     hidden = small[owners]
     labels[places[hidden]] = owners[hidden]
     starts = np.cumsum(counts) - counts
+    positions = np.stack(np.divmod(places, width)[::-1], axis=1).astype(np.int16)
     boxes, contacts = _boxes(places, ends, width), _contacts(labels, width, number)
-    return _Listed(places, ends, counts, starts, owners[order], boxes, contacts)
+    return _Listed(places, positions, ends, counts, starts, owners[order], boxes, contacts)
 
 
 def _boxes(places: np.ndarray, ends: np.ndarray, width: int) -> np.ndarray:

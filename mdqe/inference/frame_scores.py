@@ -78,7 +78,7 @@ def score_frame(tracks: LinkedTracks, detections: Detections) -> FrameScores:
     inside, outside, contents = np.zeros(number, np.int64), np.zeros(number, np.int64), np.zeros(size, np.int64)
     best = best_cosines(tracks.embeddings, embeddings) if embeddings.shape[1] else None
     young = np.where(tracks.observations < YOUNG, YOUNG_WEIGHT, 1.0)
-    found_areas, labelled = (frame.areas / step**2).clip(1), bool((labels >= 0).any())
+    labelled = bool((labels >= 0).any())
     near = _NearPairs(tracks, frame, step)
     parts = []
     height = max(1, BLOCK // max(size, 1))
@@ -89,7 +89,7 @@ def score_frame(tracks: LinkedTracks, detections: Detections) -> FrameScores:
         row, column = np.nonzero(near.of(block) | (counts > 0))
         shared = counts[row, column]
         row += begin
-        found, areas, weight = found_areas[column], tracks.areas[row], young[row]
+        found, areas, weight = frame.sizes[column], tracks.areas[row], young[row]
         visible = shared / np.maximum(found + areas - np.maximum(inside[row], shared), 1)
         plain = shared / np.maximum(found + areas - outside[row] - shared, 1)
         if labelled:
@@ -101,9 +101,9 @@ def score_frame(tracks: LinkedTracks, detections: Detections) -> FrameScores:
         edges = compare_edges(tracks, frame, row, column, step)
         place = _score_places(tracks, edges, row, found, step) * weight - DOUBT * (1 - confidence[column])
         scores = 0.5 * (visible + plain) * weight + place
-        kept = np.flatnonzero(scores > MATCH)
+        kept = (scores > MATCH).nonzero()[0]
         arrays = (row, column, scores, shared, edges.offsets, edges.doubt)
-        parts.append(tuple(array[kept] for array in arrays))
+        parts.append([array[kept] for array in arrays])
     none, pair = np.zeros(0, np.int64), np.zeros((0, 2))
     empty = (none, none, np.zeros(0), none, pair, pair)
     row, column, scores, shared, offsets, doubt = (np.concatenate(x) for x in zip(empty, *parts, strict=True))
@@ -166,8 +166,8 @@ def _compare_shapes(
         x, y = ((tracks.outlines[row] + doubled_centres(frame, column, step)[:, None]) // 2).transpose(2, 0, 1)
         inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
         covered = frame.grid[column[:, None], np.where(inside, y * width + x, 0)] & inside
-        seen, found = tracks.seen[row], (frame.areas[column] / step**2).clip(1)
-        shared = np.minimum(covered.mean(axis=1) * seen, found)
+        seen, found = tracks.seen[row], frame.sizes[column]
+        shared = np.minimum(covered @ np.ones(SAMPLES) / SAMPLES * seen, found)
         added[some] = SHAPE * (shared / (seen + found - shared)) ** 2
     return added
 
@@ -190,9 +190,9 @@ def _square_sum(values: np.ndarray) -> np.ndarray:
 
 def place_reach(tracks: LinkedTracks, rows: np.ndarray, areas: np.ndarray, step: int) -> np.ndarray:
     """Standard deviation (…, 2) of the places of the tracks `rows` (…) in pixels, for their areas (…)."""
-    sizes = np.sqrt(areas).clip(2)[..., None] * step
+    sizes = np.maximum(np.sqrt(areas), 2)[..., None] * step
     variances = UNCERTAINTY * tracks.motion.variances[rows, :, 0]
-    reach = np.sqrt((REACH * sizes) ** 2 + variances).clip(max=FARTHEST * sizes)
+    reach = np.minimum(np.sqrt((REACH * sizes) ** 2 + variances), FARTHEST * sizes)
     return np.asarray(reach * np.where(tracks.observations > 1, 1.0, FIRST_REACH)[rows][..., None])
 
 
@@ -228,7 +228,7 @@ def compare_edges(
     narrow = np.asarray(edges.any(axis=-1))[..., None] & ~cut & ~same & (longer < 0)
     middle, smaller = (lower + upper) / 2, smaller_offset(lower, upper)
     free = free_offset(lower, upper, cut_lower | narrow, cut_upper | narrow)
-    shrunk = ((frame.areas / step**2).clip(1)[detections] < HIDDEN * tracks.areas[rows])[..., None]
+    shrunk = (frame.sizes[detections] < HIDDEN * tracks.areas[rows])[..., None]
     offsets = np.where(cut, free, np.where(shrunk & ~same & ~narrow, smaller, middle))
     distances = np.where(cut | narrow, np.abs(free), (np.abs(smaller) + np.abs(middle)) / 2)
     doubt = np.where(cut_lower & cut_upper, NO_EDGE, np.where(narrow, NARROW, np.where(cut | shrunk, ONE_EDGE, 1.0)))

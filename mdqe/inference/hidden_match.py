@@ -12,12 +12,18 @@ from mdqe.inference.association import match_pairs
 from mdqe.inference.frame_points import FramePoints
 from mdqe.inference.frame_scores import BLOCK, DOUBT, LEAST_LOOKS, OTHER_LABEL, Detections, compare_edges, place_reach
 from mdqe.inference.linked_tracks import SAMPLES, LinkedTracks
+from mdqe.results import rle
 
 LEAST = 0.08  # score of a pair; DOUBT of a low score is subtracted, as in the first matching
 WIDER = 2.0  # factor of the reach of a place
 MISMATCH = 4.0  # weight of the area that does not agree, relative to the track's area
 COVERED = 0.3  # share of a track's predicted mask in other detections or out of frame, from which on it is hidden
+PAIRS = 8  # that are compared at once, so that no frame needs much more memory than others
+ROUNDING = 1e-6  # of scores
 SPAN, STEPS = 0.8, 3  # masks are moved by up to SPAN of their size to each side, in so many steps, then in finer ones
+
+_line = np.linspace(-SPAN, SPAN, 2 * STEPS + 1)
+MOVES = np.stack(np.meshgrid(_line, _line), axis=-1).reshape(-1, 2)  # relative to the square root of the area
 
 
 def match_hidden(
@@ -35,10 +41,15 @@ def match_hidden(
     rows = rows[(inside[rows] > 0) & (inside[rows] >= COVERED * tracks.areas[rows])]
     columns = columns[frame.cut[columns].any(axis=1)]
     row, column = _near_pairs(tracks, frame, rows, columns, step)
-    # One pair at a time: there are few, and together they would need much memory in a few frames.
-    costs = [least_cost(tracks, frame, row[i : i + 1], column[i : i + 1], step) for i in range(len(row))]
-    places = np.exp(-np.concatenate([np.zeros(0), *costs])) * _looks(tracks, detections, row, column)
-    values = places - DOUBT * (1 - scores[column])
+    looks, doubt = _looks(tracks, detections, row, column), DOUBT * (1 - scores[column])
+    # At best, all of a track is visible: what the detection has beyond it does not agree.
+    larger = np.maximum(frame.areas[column] / step**2 / tracks.areas[row] - 1, 0)
+    possible = np.flatnonzero(np.exp(-MISMATCH * larger) * looks - doubt > LEAST - ROUNDING)
+    row, column, looks, doubt = (array[possible] for array in (row, column, looks, doubt))
+    costs = [
+        least_cost(tracks, frame, row[i : i + PAIRS], column[i : i + PAIRS], step) for i in range(0, len(row), PAIRS)
+    ]
+    values = np.exp(-np.concatenate([np.zeros(0), *costs])) * looks - doubt
     kept = values > LEAST
     row, column = row[kept], column[kept]
     chosen = match_pairs(row, column, values[kept], (len(tracks), len(scores)))
@@ -83,8 +94,7 @@ def least_cost(
     areas = tracks.areas[rows]
     reach = WIDER * place_reach(tracks, rows, areas, step) / step
     share = frame.areas[columns] / step**2 / areas
-    line = np.linspace(-SPAN, SPAN, 2 * STEPS + 1)
-    moves = np.stack(np.meshgrid(line, line), axis=-1).reshape(-1, 2) * np.sqrt(areas).clip(2)[:, None, None]
+    moves = MOVES * np.maximum(np.sqrt(areas), 2)[:, None, None]
     edges = compare_edges(tracks, frame, rows, columns, step).offsets / step
     first = np.concatenate([moves, edges[:, None]], axis=1)  # (P, K, 2)
     best = first[np.arange(len(rows)), _costs(frame, points, columns, share, first, reach).argmin(axis=1)]
@@ -105,11 +115,29 @@ def _costs(
         share: (P,): area of the detection, relative to the track's.
         reach: (P, 2): standard deviation of the track's place.
     """
-    height, width = frame.shape
-    x, y = np.rint(points[:, None] + moves[:, :, None]).astype(np.int64).transpose(3, 0, 1, 2)  # (P, K, S)
-    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-    places = np.where(inside, y * width + x, 0)
-    shared = frame.grid[columns[:, None, None], places] & inside
-    visible = (shared | inside & (frame.counts[places] == 0)).mean(axis=2)
-    differs = visible + share[:, None] - 2 * np.minimum(shared.mean(axis=2), np.minimum(visible, share[:, None]))
+    shared, visible = _count_visible(frame, points, columns, moves) / SAMPLES
+    differs = visible + share[:, None] - 2 * np.minimum(shared, np.minimum(visible, share[:, None]))
     return np.asarray(0.5 * ((moves / reach[:, None]) ** 2).sum(axis=2) + MISMATCH * differs)
+
+
+def _count_visible(frame: FramePoints, points: np.ndarray, columns: np.ndarray, moves: np.ndarray) -> np.ndarray:
+    """Counts (2, P, K) of the points (P, S, 2) after each of the `moves` (P, K, 2): those in the detections `columns`
+    (P,), and these and those in the frame without any detection.
+    """
+    if (library := rle.compiled_library()) is None:
+        counts = [_count_visible_numpy(frame, *one) for one in zip(points, columns, moves, strict=True)]
+        return np.stack(counts, axis=1)
+    found, sizes = np.empty((2, *moves.shape[:2]), np.int64), (*points.shape[:2], moves.shape[1])
+    rle.call(library.mdqe_count_visible, points, moves, columns, *sizes, *frame.shape, frame.grid, frame.counts, *found)
+    return found
+
+
+def _count_visible_numpy(frame: FramePoints, points: np.ndarray, column: int, moves: np.ndarray) -> np.ndarray:
+    """As `_count_visible`, (2, K), of one detection: several would need much memory in a few frames."""
+    height, width = frame.shape
+    x, y = np.rint(points + moves[:, None]).transpose(2, 0, 1)  # (K, S)
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    places = np.where(inside, y * width + x, 0).astype(np.int64)
+    shared = frame.grid[column, places] & inside
+    visible = shared | inside & (frame.counts[places] == 0)
+    return np.stack([shared.sum(axis=1), visible.sum(axis=1)])

@@ -57,7 +57,7 @@ class LinkedTracks:
         boxes = frame.boxes[detections]
         self.extents[rows] = boxes[:, 2:] - boxes[:, :2]
         self.places[rows] = (boxes[:, :2] + boxes[:, 2:]) / 2
-        self.areas[rows] = (frame.areas[detections] / step**2).clip(1)
+        self.areas[rows] = frame.sizes[detections]
         self.cut[rows] = frame.cut[detections]
         for row, places in zip(rows.tolist(), frame.places_of(detections), strict=True):
             self.masks[row] = places
@@ -121,12 +121,11 @@ class LinkedTracks:
     def see(self, rows: np.ndarray, frame: FramePoints, detections: np.ndarray, step: int) -> None:
         """Remember what is visible of the tracks `rows` (M,): the `detections` (M,) of this frame."""
         self.seen[:] = 0
-        self.seen[rows] = (frame.areas[detections] / step**2).clip(1)
-        points, ends = frame.own
+        self.seen[rows] = frame.sizes[detections]
+        ends = frame.own[1]
         begin, length = ends[detections], ends[detections + 1] - ends[detections]
-        some = points[begin[:, None] + (np.arange(SAMPLES) * length[:, None]) // SAMPLES]
-        y, x = np.divmod(some, frame.shape[1])
-        self.outlines[rows] = np.stack([x, y], axis=-1) * 2 - doubled_centres(frame, detections, step)[:, None]
+        some = frame.positions[begin[:, None] + (np.arange(SAMPLES) * length[:, None]) // SAMPLES]
+        self.outlines[rows] = some * 2 - doubled_centres(frame, detections, step)[:, None]
 
     def vote(self, rows: np.ndarray, labels: np.ndarray) -> None:
         """Count the labels (M,) of the tracks `rows`; another label takes over when it has more votes."""

@@ -247,7 +247,7 @@ class Linker:
         (rows, columns), (offsets, doubt) = pairs, measured
         areas, cut = tracks.areas[rows], frame.cut[columns].any(axis=1)
         centres = tracks.motion.centres[rows] + offsets
-        ratio = (frame.areas[columns] / step**2).clip(1) / areas
+        ratio = frame.sizes[columns] / areas
         merged = (found.contents[columns] > 1) & (ratio > MERGED)
         doubt = doubt * np.where(merged, MERGED_VARIANCE, 1.0)[:, None]
         tracks.motion.correct(rows, offsets, np.sqrt(areas).clip(2) * step, doubt)

@@ -48,7 +48,7 @@ class Motion:
             halves: (N, 2), half the width and height of the objects.
             size: height and width of the frame.
         """
-        inside = np.clip(self.centres, -halves, np.array(size[::-1]) + halves)
+        inside = np.minimum(np.maximum(self.centres, -halves), np.array(size[::-1]) + halves)
         self.velocities = np.where(inside == self.centres, self.velocities, 0.0)
         self.centres = inside
 
@@ -101,5 +101,5 @@ def free_offset(lower: np.ndarray, upper: np.ndarray, cut_lower: np.ndarray, cut
     An edge that is not cut is the object's own. Beyond an edge that is cut, the object may continue: between two such
     edges, it moved only as far as it must have to cover what is visible.
     """
-    least = np.clip(0, np.minimum(lower, upper), np.maximum(lower, upper))
+    least = np.minimum(np.maximum(0, np.minimum(lower, upper)), np.maximum(lower, upper))
     return np.where(cut_lower & cut_upper, least, np.where(cut_lower, upper, lower))

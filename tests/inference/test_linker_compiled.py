@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import mdqe
-from mdqe.inference import frame_scores
+from mdqe.inference import frame_scores, hidden_match
 from mdqe.inference.frame_masks import FrameMasks, grid_step
 from mdqe.inference.frame_scores import _NearPairs, score_frame
 from mdqe.results import rle
@@ -138,3 +138,41 @@ def test_pairs_that_are_not_compared_cannot_match(seed, values, monkeypatch):
     for frame in crowd(seed):
         linker.push(*frame[:values])
     assert 0 < number[0] < 0.8 * number[1]
+
+
+@needs_library
+@pytest.mark.parametrize("seed", range(3))
+def test_moved_points_are_counted_as_by_numpy(seed, monkeypatch):
+    """Also halves, which are rounded to even numbers, and places far outside the frame."""
+    random = np.random.default_rng(seed)
+    frame = FrameMasks(draw(random, 6, (40, 50)), None, (40, 50)).sample()
+    points, moves = random.integers(-20, 140, (9, 64, 2)) / 2, random.integers(-60, 60, (9, 50, 2)) / 2
+    moves[0, 0], moves[0, 1] = 1e300, -1e12
+    columns = random.integers(0, 6, 9)
+    compiled = hidden_match._count_visible(frame, points, columns, moves)
+    monkeypatch.setattr(rle, "compiled_library", lambda: None)
+    assert np.array_equal(compiled, hidden_match._count_visible(frame, points, columns, moves))
+    x, y = np.rint(points[4] + moves[4, 7]).T.astype(int)
+    inside = (x >= 0) & (x < 50) & (y >= 0) & (y < 40)
+    covered = frame.grid.reshape(6, 40, 50)[:, y[inside], x[inside]]
+    own = covered[columns[4]]
+    assert compiled[:, 4, 7].tolist() == [own.sum(), (own | ~covered.any(axis=0)).sum()]
+
+
+@pytest.mark.parametrize("score", [0.3, 0.6])
+def test_hidden_pairs_that_are_not_compared_cannot_match(score, monkeypatch):
+    """Discs at random places, most of which cover others."""
+    random, ids, compared = np.random.default_rng(0), [], []
+    rows, columns = np.mgrid[:90, :130]
+    places = random.uniform(0, (90, 130), (4, 50, 2))
+    frames = [((rows - at[:, :1, None]) ** 2 + (columns - at[:, 1:, None]) ** 2) < 150 for at in places]
+    cost = hidden_match.least_cost
+    monkeypatch.setattr(hidden_match, "least_cost", lambda *given: (compared.append(len(given[2])), cost(*given))[1])
+    for rounding in (hidden_match.ROUNDING, np.inf):
+        monkeypatch.setattr(hidden_match, "ROUNDING", rounding)
+        linker = mdqe.Linker()
+        ids.append([linker.push(masks, np.full(50, score if t else 1.0)).tolist() for t, masks in enumerate(frames)])
+        compared.append(0)
+    assert ids[0] == ids[1] and any(0 <= one < 50 for one in ids[0][-1])
+    end = compared.index(0)
+    assert sum(compared[:end]) < sum(compared[end:])
