@@ -118,7 +118,8 @@ def initial_model(folder: Path, changes: dict[str, Any], seed: int) -> Path:
     """Save a model to train: backbone and encoder of the bundled model, random weights for the rest."""
     if not folder.exists():
         bundled = MDQE.from_pretrained("mdqe:tiny", dtype=torch.float32)
-        base = {"clip_length": 4, "test_clip_length": 4, "test_shorter_edge": None, "iou_weight": 1.0, "relink": False}
+        published = {"iou_weight": 1.0, "memory_frames": 15, "short_memory_frames": 5, "relink": False}
+        base = {"clip_length": 4, "test_clip_length": 4, "window_length": 6, "test_shorter_edge": None, **published}
         torch.manual_seed(seed)
         model = MDQE(dataclasses.replace(bundled.config, **{**base, **changes}))
         trained = {name: value for name, value in bundled.state_dict().items() if name.startswith(TRAINED_PARTS)}

@@ -50,21 +50,22 @@ class Relinker:
         """
         logits, device = window.mask_logits, window.mask_logits.device
         height, width = (-(-edge // MASK_STRIDE) for edge in size)
-        masks = (logits[..., :height, :width] > 0).cpu().numpy()  # (M, frames, h, w)
+        masks: np.ndarray = (logits[..., :height, :width] > 0).cpu().numpy()  # (M, frames, h, w)
         tracks = window.track_ids.numpy()
         ids = np.full(masks.shape[:2], -1)
-        for frame, shown in enumerate(masks.any(axis=(2, 3)).T):  # without the empty ones, whose number must not matter
+        for frame in range(masks.shape[1]):
+            shown = masks[:, frame].any(axis=(1, 2))  # without the empty ones, whose number must not matter
             ids[shown, frame] = self._linker.push(masks[shown, frame])
-        row, frame = np.nonzero(ids >= 0)
-        linked, place = np.unique(ids[row, frame], return_inverse=True)
-        for pair in zip(ids[row, frame].tolist(), tracks[row].tolist(), strict=True):
+        rows, columns = np.nonzero(ids >= 0)
+        linked, places = np.unique(ids[rows, columns], return_inverse=True)
+        for pair in zip(ids[rows, columns].tolist(), tracks[rows].tolist(), strict=True):
             self._frames[pair] = self._frames.get(pair, 0) + 1
         scores = self._class_scores(window.class_scores)
         if ends:
             self._frames = {}
+        to, row, column = (torch.from_numpy(x).to(device) for x in (places, rows, columns))
         moved = logits.new_zeros(len(linked), *logits.shape[1:])
-        place, row, frame = (torch.from_numpy(x).to(device) for x in (place, row, frame))
-        moved[place, frame] = logits[row, frame]
+        moved[to, column] = logits[row, column]
         return WindowTracks(window.first_frame, scores, torch.from_numpy(linked), moved)
 
     def _class_scores(self, class_scores: Tensor) -> Tensor:
