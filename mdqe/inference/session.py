@@ -206,7 +206,10 @@ class VideoSession:
             InputError: an entry is missing, unknown or does not fit the others; names it.
         """
         progress = read_progress(state.description)
-        tensors = {name: x.to(self.model.device) if x.is_floating_point() else x for name, x in state.tensors.items()}
+        # The numbers of the linker, float64, stay on the host.
+        floats = {name for name, x in state.tensors.items() if x.is_floating_point()}
+        moved = {name for name in floats if not name.startswith("relinker.")}
+        tensors = {name: x.to(self.model.device) if name in moved else x for name, x in state.tensors.items()}
         saved = SavedTensors(tensors)
         self.tracker.restore(saved.group("tracker."))
         if progress.frame_size is not None:

@@ -55,6 +55,28 @@ def test_a_resumed_session_continues_with_the_same_bits(case, tmp_path):
                 assert_same(a, b)
 
 
+class OnHost(torch.Tensor):
+    """A tensor that must not move to the device of the model."""
+
+    def to(self, *args, **kwargs):
+        raise AssertionError("moved")
+
+
+def test_the_state_of_new_ids_stays_on_the_host():
+    """NumPy reads it, and some devices have no float64."""
+    model, video = small_model(relink=True), moving_squares(9, (60, 90))
+    session = model.start(score_threshold=0.0)
+    for frame in video[:6]:
+        session.push(frame)
+    state, resumed = session.state_dict(), model.start(score_threshold=0.0)
+    linked = {name: x.as_subclass(OnHost) for name, x in state.tensors.items() if name.startswith("relinker.")}
+    assert any(x.dtype == torch.float64 and x.numel() for x in linked.values())
+    resumed.load_state_dict(state._replace(tensors=state.tensors | linked))
+    for results, expected in zip(pushed(resumed, video[6:]), pushed(session, video[6:]), strict=True):
+        for a, b in zip(results, expected, strict=True):
+            assert_same(a, b)
+
+
 def test_a_session_without_frames_can_be_saved(model, tmp_path):
     model.start(output_size=(10, 20), score_threshold=0).save(tmp_path / "empty")
     resumed = model.resume(tmp_path / "empty")
