@@ -3,7 +3,6 @@
 // of NumPy. Plain C++ without PyTorch.
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <limits>
 
@@ -54,11 +53,11 @@ void for_each_point(const uint8_t* mask, Size size, Add add) {
 // they are fetched in advance.
 MDQE_EXPORT void mdqe_sample(const uint8_t* masks, const int64_t* strides, int64_t number, int64_t rows, int64_t columns,
                              uint8_t* grid) {
-  const int64_t length = columns * strides[2];
+  const int64_t length = columns * strides[2], next = std::max<int64_t>(kLine, strides[2]);
   for (int64_t i = 0; i < number * rows; ++i, grid += columns) {
     const auto row = [&](int64_t index) { return masks + index / rows * strides[0] + index % rows * strides[1]; };
     if (i + kAhead < number * rows)
-      for (int64_t byte = 0; byte < length; byte += kLine) prefetch(row(i + kAhead) + byte);
+      for (int64_t byte = 0; byte < length; byte += next) prefetch(row(i + kAhead) + byte);
     const uint8_t* from = row(i);
     for (int64_t x = 0; x < columns; ++x) grid[x] = from[x * strides[2]] != 0;
   }
@@ -89,9 +88,10 @@ MDQE_EXPORT void mdqe_sample_runs(const int64_t* lengths, const int64_t* num_run
 //
 // grid (D, height, width): 0 outside; small (D): not 0 for masks that others must not hide. For P points in all masks:
 // places (P), positions (P, 2): x and y, and ends (D + 1): those of mask d are places[ends[d]] ... places[ends[d + 1] - 1];
-// boxes (D, 4): x0, y0, x1, y1, 0 for empty masks. counts and starts (height * width): number of masks of each point, and where they begin in
-// detections (P). contacts (D, 4): the least x and y of the points at which the mask lies right of or below another one, and
-// the largest x and y of those at which it lies left of or above. labels (height * width) is working memory.
+// boxes (D, 4): x0, y0, x1, y1, 0 for empty masks. counts and starts (height * width): number of masks of each point, and
+// where they begin in detections (P). contacts (D, 4): the least x and y of the points at which the mask lies right of or
+// below another one, and the largest x and y of those at which it lies left of or above. labels (height * width) is working
+// memory.
 MDQE_EXPORT void mdqe_list_points(const uint8_t* grid, const uint8_t* small, int64_t number, int64_t height, int64_t width,
                                   int64_t* places, int16_t* positions, int64_t* ends, int64_t* boxes, int64_t* counts,
                                   int64_t* starts, int64_t* detections, int64_t* contacts, int16_t* labels) {
