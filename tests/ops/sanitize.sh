@@ -1,6 +1,6 @@
 #!/bin/sh
 # Builds the CPU libraries with AddressSanitizer and UndefinedBehaviorSanitizer, outside the usual build, and runs the
-# tests of the operators and of run lengths on them. Needs gcc and an installed torch; takes a few minutes.
+# tests of the operators, of run lengths and of the linker on them. Needs gcc and an installed torch; takes a few minutes.
 # Usage: tests/ops/sanitize.sh [python]
 set -eu
 cd "$(dirname "$0")/../.."
@@ -18,4 +18,4 @@ cd "$out"  # otherwise Python would import the package beside the tests
 "$python" -m pytest -p no:cacheprovider "$tests/ops/test_attention_kernels.py" \
     "$tests/ops/test_attention_registration.py" "$tests/inference/test_mask_iou.py" -k "not compile"
 "$python" -m pytest -p no:cacheprovider "$tests/evaluation/test_overlap.py" "$tests/results/test_rle.py" \
-    -k "not well_under_a_second"
+    "$tests/inference/test_linker_compiled.py" -k "not well_under_a_second"
