@@ -261,13 +261,15 @@ def _first_pass(
             if writer is not None and frames.finish is not None:
                 writer.end = frames.finish - origin
 
+    def rename(frame: int, ids: dict[int, int]) -> None:
+        found = [ids.get(track, -1) for track in views[frame].track_ids.tolist()]
+        views[frame] = views[frame]._replace(track_ids=np.array(found, np.int32))
+
+    callbacks: dict[str, Any] = {}
+    if job.show:
+        callbacks = {"on_frame": lambda view: views.append(_compact(view)), "on_new_ids": rename}
     with Progress(frames.name, frames.count) as bar, closing(images()) as source:
-        result = segment(
-            model,
-            bar.follow(source),
-            score_threshold=job.score_threshold,
-            on_frame=(lambda view: views.append(_compact(view))) if job.show else None,
-        )
+        result = segment(model, bar.follow(source), score_threshold=job.score_threshold, **callbacks)
     return replace(result, fps=None if frames.fps is None else float(frames.fps)), bar.seconds
 
 

@@ -24,10 +24,14 @@ class Relinker:
     The linker gets masks alone, as sure detections: scores and labels of tracks change while more clips arrive, but the
     ids of final frames must not. A mask that repeats another one of its frame is dropped. The class scores of a new id
     are those of the tracks whose masks it has, weighted by the number of frames.
+
+    Attributes:
+        new_ids: for each of the frames that were relinked last, the new ids by track.
     """
 
     def __init__(self) -> None:
         self._linker = Linker(start_score=0.0)
+        self.new_ids: list[dict[int, int]] = []
         self._frames: dict[tuple[int, int], int] = {}  # of this window, by new id and track
 
     @property
@@ -58,8 +62,10 @@ class Relinker:
             ids[shown, frame] = self._linker.push(masks[shown, frame])
         rows, columns = np.nonzero(ids >= 0)
         linked, places = np.unique(ids[rows, columns], return_inverse=True)
-        for pair in zip(ids[rows, columns].tolist(), tracks[rows].tolist(), strict=True):
-            self._frames[pair] = self._frames.get(pair, 0) + 1
+        self.new_ids = [{} for _ in range(masks.shape[1])]
+        for frame, new, track in zip(columns.tolist(), ids[rows, columns].tolist(), tracks[rows].tolist(), strict=True):
+            self.new_ids[frame][track] = new
+            self._frames[new, track] = self._frames.get((new, track), 0) + 1
         scores = self._class_scores(window.class_scores)
         if ends:
             self._frames = {}

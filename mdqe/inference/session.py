@@ -45,6 +45,8 @@ class VideoSession:
             faster. At most 1024. None: 16 on a GPU; on a CPU from 1 to 16, by the number of their pixels.
         keep_all: results before the last one contain every track, for callers that select tracks by their final scores.
         on_frame: called with a `FrameView` of every frame, in order.
+        on_new_ids: if the configuration has `relink`, called for every final frame, after `on_frame`, with its index
+            and the new ids of its masks by their ids in the tracker, which the `FrameView` has.
         cuda_graphs: run the network as CUDA graphs, see `mdqe.inference.graphs`; no effect on other devices.
 
     A session keeps the last few frames and their features, the tracker's sums of the frames that are not final, and the
@@ -69,6 +71,7 @@ class VideoSession:
         encoder_batch_size: int | None = 1,
         keep_all: bool = False,
         on_frame: Callable[[FrameView], None] | None = None,
+        on_new_ids: Callable[[int, dict[int, int]], None] | None = None,
         cuda_graphs: bool = False,
     ) -> None:
         if not is_finite(score_threshold) or not 0 <= score_threshold <= 1:
@@ -91,7 +94,7 @@ class VideoSession:
         self.score_threshold, self.multi_label, self.keep_all = float(score_threshold), multi_label, keep_all
         self.output_size = None if output_size is None else (int(output_size[0]), int(output_size[1]))
         self.by_window = by_window
-        self.on_frame = on_frame
+        self.on_frame, self.on_new_ids = on_frame, on_new_ids
         clips = (c.test_clip_length, c.clip_stride, c.window_length)
         self.tracker = ClipTracker(
             *clips, c.score_threshold, c.iou_weight, c.similarity_weight, c.memory_frames, c.short_memory_frames
@@ -290,7 +293,13 @@ class VideoSession:
         return self._result(window, self._scores, every_track=self.keep_all and not last)
 
     def _relinked(self, window: WindowTracks, ends: bool) -> WindowTracks:
-        return window if self._relinker is None else self._relinker.relink(window, self._encoder.size, ends)
+        if self._relinker is None:
+            return window
+        relinked = self._relinker.relink(window, self._encoder.size, ends)
+        if self.on_new_ids is not None:
+            for frame, ids in enumerate(self._relinker.new_ids, window.first_frame):
+                self.on_new_ids(frame, ids)
+        return relinked
 
     def _result(self, window: WindowTracks, scores: ScoreSums, every_track: bool) -> list[VideoInstances]:
         """The result of these frames, if any: the visible tracks that pass the threshold with their scores so far."""

@@ -11,14 +11,15 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
+from small_models import moving_squares, small_model
 
 from mdqe import MDQE
-from mdqe.cli.segment_video import Job, _drawn
+from mdqe.cli.segment_video import Job, _drawn, segment_video
 from mdqe.data.synthetic import draw_video
 from mdqe.inference.views import FrameView
 from mdqe.results.instances import VideoInstances
 from mdqe.video.frames import read_ahead
-from mdqe.video.overlay import draw_result
+from mdqe.video.overlay import draw_queries, draw_result
 from mdqe.video.read import open_frames
 
 
@@ -102,6 +103,23 @@ def test_queries_and_activation_are_drawn(segment, make_clip, tmp_path):
     for one, other in [("", "queries"), ("", "activation"), ("queries", "activation"), ("queries,activation", "")]:
         difference = np.abs(drawn[one] - drawn[other]).mean(axis=(1, 2, 3))
         assert (difference > 1).all()
+
+
+def test_queries_have_the_colors_of_the_new_ids(monkeypatch, tmp_path):
+    """With `relink`, the ids of the queries are those of masks in the frame."""
+    drawn, plain = [], draw_queries
+
+    def draw(image, points, track_ids):
+        drawn.append(set(track_ids.tolist()) - {-1})
+        return plain(image, points, track_ids)
+
+    monkeypatch.setattr("mdqe.cli.segment_video.overlay.draw_queries", draw)
+    model, frames = small_model(relink=True, window_length=5), open_frames(moving_squares(9, (60, 90)).numpy())
+    outcome = segment_video(model, frames, tmp_path, Job(0.0, show=("queries",), overlay=True))
+    assert outcome.status == 0
+    result = VideoInstances.load(tmp_path / "instances.json")
+    shown = [set(result.track_ids[result.present[:, frame]].tolist()) for frame in range(9)]
+    assert len(drawn) == 9 and all(drawn) and all(one <= other for one, other in zip(drawn, shown, strict=True))
 
 
 def test_labels_are_drawn_over_queries():

@@ -61,3 +61,34 @@ def test_views_of_learned_queries():
     np.testing.assert_allclose(views[0].points, model.query_init.points.detach().sigmoid(), rtol=1e-9)
     assert not any(view.activation.any() for view in views)
     assert {view.activation.shape for view in views} == {(8, 12)}
+
+
+@pytest.mark.parametrize("by_window", [False, True])
+def test_new_ids_by_those_of_the_tracker(by_window):
+    """They are reported when the frame is final, after its view, and name the same masks."""
+    video, found, log = moving_squares(9, (60, 90)), {}, []
+    for relink in (False, True):
+        callbacks = {"on_frame": log.append, "on_new_ids": lambda *ids: log.append(ids)} if relink else {}
+        options = {"score_threshold": 0.0, "by_window": by_window, "keep_all": True, **callbacks}
+        found[relink] = list(VideoSession(small_model(relink=relink, window_length=5), **options).run(video))
+    viewed, renamed, frames = -1, 0, []
+    for entry in log:
+        if isinstance(entry, FrameView):
+            viewed = entry.frame
+            continue
+        frame, ids = entry
+        assert frame <= viewed and ids
+        frames.append(frame)
+        renamed += any(track != new for track, new in ids.items())
+        old, new = (dict(zip(*masks_of(found[relink], frame), strict=True)) for relink in (False, True))
+        assert sorted(ids.values()) == sorted(new)
+        assert all(np.array_equal(old[track], new[one]) for track, one in ids.items())
+    assert frames == list(range(9)) and renamed
+
+
+def masks_of(results: list[Any], frame: int) -> tuple[list[int], np.ndarray]:
+    """The ids and the masks of the tracks that are visible in a frame."""
+    (one,) = [x for x in results if x.first_frame <= frame < x.first_frame + x.num_frames]
+    masks = one.frame_masks(frame - one.first_frame)
+    shown = masks.any(axis=(1, 2))
+    return one.track_ids[shown].tolist(), masks[shown]
