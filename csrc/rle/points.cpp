@@ -100,6 +100,7 @@ MDQE_EXPORT void mdqe_list_points(const uint8_t* grid, const uint8_t* small, int
   std::fill_n(counts, points, 0);
   std::fill_n(labels, points, int16_t(-1));
   int64_t* place = places;
+  int16_t* position = positions;
   for (int64_t d = 0; d < number; ++d) {
     int64_t* box = boxes + 4 * d;
     box[0] = width, box[1] = height, box[2] = box[3] = 0;
@@ -108,7 +109,7 @@ MDQE_EXPORT void mdqe_list_points(const uint8_t* grid, const uint8_t* small, int
       box[0] = std::min(box[0], x), box[1] = std::min(box[1], y);
       box[2] = std::max(box[2], x + 1), box[3] = std::max(box[3], y + 1);
       *place++ = y * width + x;
-      *positions++ = int16_t(x), *positions++ = int16_t(y);
+      *position++ = int16_t(x), *position++ = int16_t(y);
       ++counts[y * width + x];
     });
     if (!box[2]) box[0] = box[1] = 0;
@@ -130,9 +131,10 @@ MDQE_EXPORT void mdqe_list_points(const uint8_t* grid, const uint8_t* small, int
     for (int64_t i = ends[d]; i < ends[d + 1]; ++i)
       for (int axis = 0; axis < 2 && labels[places[i]] == d; ++axis)
         for (int gap = 1; gap <= kNear; ++gap) {
+          const int64_t at = positions[2 * i + axis];
+          if (at + gap >= (axis ? height : width)) break;
           const int64_t next = places[i] + gap * (axis ? width : 1);
-          if (next >= points || labels[next] < 0 || labels[next] == d) continue;
-          const int64_t at = axis ? places[i] / width : places[i] % width;
+          if (labels[next] < 0 || labels[next] == d) continue;
           int64_t& before = contacts[4 * d + 2 + axis];
           int64_t& after = contacts[4 * labels[next] + axis];
           before = std::max(before, at), after = std::min(after, at + gap);

@@ -186,6 +186,7 @@ def _contacts(labels: np.ndarray, width: int, number: int) -> np.ndarray:
         for gap in range(1, NEAR + 1):
             before, after = labels[: -gap * stride], labels[gap * stride :]
             place = np.flatnonzero((before != after) & (before >= 0) & (after >= 0))
+            place = place[(axis == 1) | (place % width + gap < width)]  # not in the next row
             a, b = before[place], after[place]
             place = place % width if axis == 0 else place // width
             np.maximum.at(last[:, axis], a, place)

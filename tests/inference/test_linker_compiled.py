@@ -42,6 +42,17 @@ def assert_equal(found: tuple, expected: tuple) -> None:
             assert np.array_equal(a, b) and np.asarray(a).dtype == np.asarray(b).dtype
 
 
+@pytest.mark.parametrize("compiled", [pytest.param(True, marks=needs_library), False])
+def test_the_ends_of_two_rows_do_not_touch(compiled, monkeypatch):
+    """A mask near the right border and one at the left border of the next row."""
+    masks = np.zeros((2, 20, 30), bool)
+    masks[0, 5:9, 20:29] = masks[1, 6:10, 0:8] = True
+    if not compiled:
+        monkeypatch.setattr(rle, "compiled_library", lambda: None)
+    cut = FrameMasks(masks, None, (20, 30)).sample().cut
+    assert cut.tolist() == [[False] * 4, [True, False, False, False]]
+
+
 @needs_library
 @pytest.mark.parametrize("size", SIZES)
 def test_frames_are_sampled_as_by_numpy(size, monkeypatch):
