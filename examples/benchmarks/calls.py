@@ -3,8 +3,9 @@
 A call that only makes a view of a tensor is not counted. The host waits where a value or a size comes back from the
 device: for `cpu`, `tolist`, `item`, `nonzero`, `unique`, `masked_select`, `equal` and indexing with booleans. Both are
 counted on a CPU, for the video with small frames. What only a CPU does is switched off here: MLPs process tokens in
-blocks, and the losses process pixels in small blocks and take few logarithms. The losses include the matching and their
-backward pass; the network is replaced by random outputs:
+blocks, the tracker has a kernel of its own and reads without a transfer, and the losses process pixels in small blocks
+and take few logarithms. The losses include the matching and their backward pass; the network is replaced by random
+outputs:
 
     python examples/benchmarks/calls.py
 """
@@ -12,7 +13,7 @@ backward pass; the network is replaced by random outputs:
 import argparse
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
 
@@ -75,7 +76,15 @@ def count_segment(model: MDQE, frames: int, batch: int, size: tuple[int, int]) -
     """Count the calls of segmenting random frames in batches, with every frame's run lengths."""
     video = torch.randint(0, 256, (frames, *size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     session = VideoSession(model, by_window=True, keep_all=True, encoder_batch_size=batch)
-    with patch("mdqe.modeling.layers.MAX_HIDDEN_NUMBERS", 2**62), counted() as operators:
+    accelerator = {
+        "mdqe.modeling.layers.MAX_HIDDEN_NUMBERS": 2**62,
+        "mdqe.inference.association.reads_in_place": lambda _: False,
+        "mdqe.inference.mask_iou._COMPILED": False,
+    }
+    with ExitStack() as stack:
+        for name, value in accelerator.items():
+            stack.enter_context(patch(name, value))
+        operators = stack.enter_context(counted())
         list(session.run(video))
     return operators
 

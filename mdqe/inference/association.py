@@ -99,11 +99,16 @@ def memory_groups(age: np.ndarray, limits: tuple[int, int]) -> list[np.ndarray]:
     return [long] if np.array_equal(long, short) else [long, short]
 
 
+def reads_in_place(device: torch.device) -> bool:
+    """Whether the host can read tensors of a device without a transfer."""
+    return device.type == "cpu"
+
+
 def to_host(*groups: Sequence[Tensor]) -> list[list[np.ndarray]]:
     """The tensors of each group, all on one device, as arrays of the type of the first tensor, with one transfer."""
     dtype = groups[0][0].dtype
     tensors = [x if x.dtype == dtype else x.to(dtype) for group in groups for x in group]
-    if tensors[0].is_cpu:
+    if reads_in_place(tensors[0].device):
         arrays = [x.numpy() for x in tensors]
     else:
         packed = torch.cat([x.flatten() for x in tensors]).cpu().numpy()
