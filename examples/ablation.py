@@ -226,10 +226,11 @@ def plot(scores: dict[str, Any], path: Path) -> None:
 
 
 def read_scores(folder: Path) -> dict[str, Any]:
-    """All scores of a folder, by row and seed, in the order of the rows."""
+    """All scores of a folder, by row and seed, in the order of the rows; then rows that only another version has."""
     path = folder / "scores.json"
     scores = json.loads(path.read_text()) if path.exists() else {}
-    return {name: dict(sorted(scores[name].items())) for name in ROWS if name in scores}
+    order = [name for name in ROWS if name in scores] + [name for name in scores if name not in ROWS]
+    return {name: dict(sorted(scores[name].items())) for name in order}
 
 
 def add_scores(folder: Path, name: str, seed: int, found: dict[str, Any]) -> None:
