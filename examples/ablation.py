@@ -14,6 +14,7 @@ frozen, frames are smaller and steps are fewer.
 FOLDER/scores.json has all scores, rows.md and findings.md the tables, findings.png the plot (with matplotlib). A
 finding is the difference between two rows, paired by seed, with a 95 % confidence interval (Student's t). A row and
 seed that scores.json already has is neither trained nor scored again, so FOLDER may be shared without its models.
+`--amp none` trains in float32 where the folder has runs with autocast. Runs of different precision are not paired.
 """
 
 import argparse
@@ -133,7 +134,7 @@ def train(folder: Path, changes: dict[str, Any], scale: dict[str, Any], seed: in
     if (folder / "model.safetensors").exists():
         return
     options = [f"--{name}={scale[name]}" for name in ("steps", "batch", "size", "device")]
-    options += [f"--{name}={scale[name]}" for name in ("amp", "freeze") if scale[name]]
+    options += [f"--{name}={scale[name]}" for name in ("amp", "freeze") if scale[name] not in (None, "none")]
     sets = [f"--data=synthetic:{name}" for name in DIFFICULTIES]
     start = initial_model(folder / "start", changes, seed)
     with redirect_stdout(sys.stderr):  # stdout is for the tables only
@@ -169,9 +170,9 @@ def interval(values: list[float]) -> str:
 
 
 def differences(scores: dict[str, Any], finding: Finding, difficulty: str, column: str) -> list[float]:
-    """The gain of a part for each seed that both rows have, in points."""
+    """The gain of a part for each seed that both rows have, trained with the same precision, in points."""
     without, full = scores.get(finding.without, {}), scores.get(finding.full, {})
-    seeds = sorted(set(without) & set(full), key=int)
+    seeds = sorted((s for s in set(without) & set(full) if without[s].get("amp") == full[s].get("amp")), key=int)
     return [PERCENT[column] * (full[s][difficulty][column] - without[s][difficulty][column]) for s in seeds]
 
 
@@ -262,8 +263,10 @@ def read_scale(args: argparse.Namespace) -> dict[str, Any]:
     given = {name: getattr(args, name) for name in scale if getattr(args, name, None) is not None}
     if path.exists():
         scale = json.loads(path.read_text())
-        if different := [f"{name} is {scale[name]}" for name in given if scale[name] != given[name]]:
-            raise SystemExit(f"{path}: {', '.join(different)}; use the same values or another folder")
+        differ = [f"{name} is {scale[name]}" for name in given if name != "amp" and scale[name] != given[name]]
+        if differ:
+            raise SystemExit(f"{path}: {', '.join(differ)}; use the same values or another folder")
+        return scale | given  # amp may be another one: each run says with which it was trained
     scale |= given
     args.output.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(scale) + "\n")
@@ -282,7 +285,8 @@ def main() -> None:
         parser.add_argument(
             f"--{name}", type=int, help=f"default: {SCALES['cuda'][name]}, on CPU {SCALES['cpu'][name]}"
         )
-    parser.add_argument("--amp", choices=["bf16", "fp16"], help="autocast in training (default: bf16, on CPU none)")
+    parser.add_argument("--amp", choices=["bf16", "fp16", "none"],
+                        help="autocast in training (default: bf16, on CPU none)")  # fmt: skip
     args = parser.parse_args()
     scale = read_scale(args)
     options = {
@@ -299,7 +303,8 @@ def main() -> None:
             folder = args.output / f"{slug(name if row.trained else 'full')}-{seed}"
             train(folder, row.trained, scale, seed)
             say(f"a training takes {seconds(folder) / 60:.0f} minutes here")
-            add_scores(args.output, name, seed, evaluate(folder, row.tested, validations, scale["device"]))
+            found = evaluate(folder, row.tested, validations, scale["device"])
+            add_scores(args.output, name, seed, found | {"amp": scale["amp"] or "none"})
         tables = report(args.output)
     print(tables, end="")
 

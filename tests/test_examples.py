@@ -37,6 +37,8 @@ def test_ablation_trains_scores_and_goes_on(tmp_path):
     assert names == expected * 2  # a table for each difficulty
     after = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
     assert len(after) == 4 and len(before.items() & after.items()) == 2  # the tracker's row has no training of its own
+    exact = run("ablation.py", "-o", tmp_path, "--rows", "full", "--seeds", 3, "--amp", "none")
+    assert exact.returncode == 0 and json.loads((tmp_path / "scores.json").read_text())["full"]["3"]["amp"] == "none"
     other = run("ablation.py", "-o", tmp_path, "--steps", 3, "--rows", "full")
     assert other.returncode == 1 and "steps is 2" in other.stderr and "Traceback" not in other.stderr
 
@@ -49,6 +51,8 @@ def test_differences_are_paired_by_seed(monkeypatch):
         name: {str(seed): {"standard": {"AP": value}} for seed, value in values.items()}
         for name, values in ((finding.without, {1: 0.2, 2: 0.3, 4: 0.9}), (finding.full, {1: 0.25, 2: 0.31, 3: 0.1}))
     }
+    for name, amp in ((finding.without, "none"), (finding.full, "bf16")):
+        scores[name]["5"] = {"standard": {"AP": 0.5}, "amp": amp}  # not a pair: trained with different precision
     gains = ablation.differences(scores, finding, "standard", "AP")
     assert gains == pytest.approx([5, 1])
     assert ablation.interval(gains) == "3.0 ± 25.4"  # t = 12.706 with one degree of freedom, standard error 2
