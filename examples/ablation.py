@@ -14,6 +14,7 @@ frozen, frames are smaller and steps are fewer.
 FOLDER/scores.json has all scores, rows.md and findings.md the tables, findings.png the plot (with matplotlib). A
 finding is the difference between two rows, paired by seed, with a 95 % confidence interval (Student's t). A row and
 seed that scores.json already has is neither trained nor scored again, so FOLDER may be shared without its models.
+"clip AP" and "clip AP_ho" take every four frames as a video of their own, so that the tracker plays no part.
 `--amp none` trains in float32 where the folder has runs with autocast. Runs of different precision are not paired.
 """
 
@@ -25,6 +26,7 @@ import os
 import sys
 import warnings
 from contextlib import redirect_stdout
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,11 +38,17 @@ from scipy import stats
 from mdqe import MDQE
 from mdqe.cli import main as mdqe
 from mdqe.cli import say
+from mdqe.data import draw_video
+from mdqe.data.synthetic import Drawing
+from mdqe.data.synthetic_files import document_of
 from mdqe.training import synthetic_validation
+from mdqe.training.validation import Validation
 
 TRAINED_PARTS = ("backbone.", "encoder.")
 VALIDATION_SEED = 2026  # not used for training
-COLUMNS = ("AP", "AP50", "AP_so", "AP_mo", "AP_ho", "HOTA", "IDSW")
+COLUMNS = ("AP", "AP50", "AP_so", "AP_mo", "AP_ho", "HOTA", "IDSW", "clip AP", "clip AP_ho")
+GAINS = ("AP", "AP_ho", "HOTA", "clip AP", "clip AP_ho")
+CLIP, CLIP_METRICS = 4, ("AP", "AP_ho")  # frames
 PERCENT = {name: 1 if name == "IDSW" else 100 for name in COLUMNS}
 DIFFICULTIES = ["standard", "occluded"]
 SCALES: dict[str, dict[str, Any]] = {
@@ -152,12 +160,31 @@ def seconds(folder: Path) -> float:
     return sum((step - before) * each for (step, each), before in zip(steps, [0, *(s for s, _ in steps)], strict=False))
 
 
-def evaluate(folder: Path, changes: dict[str, Any], validations: dict[str, Any], device: str) -> dict[str, Any]:
-    """Metrics of a trained model for each validation set."""
+def clip_validation(videos: int, *, seed: int, frames: int, **options: Any) -> Validation:
+    """Validation on every CLIP frames of the videos of `synthetic_validation`, as videos of their own."""
+    clips = []
+    for index in range(videos):
+        whole = draw_video(seed, index, frames=frames, **options)
+        for start in range(0, frames - CLIP + 1, CLIP):
+            part = slice(start, start + CLIP)
+            clips.append(Drawing(whole.frames[part], whole.labels, whole.masks[:, part], whole.hidden[:, part]))
+    return Validation(document_of(clips), [partial(iter, clip.frames) for clip in clips])
+
+
+def validate(videos: int, **options: Any) -> tuple[Validation, Validation]:
+    """The two validations of a difficulty: on whole videos and on their clips."""
+    return synthetic_validation(videos, **options), clip_validation(videos, **options)
+
+
+def evaluate(
+    folder: Path, changes: dict[str, Any], validations: dict[str, tuple[Validation, Validation]], device: str
+) -> dict[str, Any]:
+    """Metrics of a trained model for each difficulty."""
     model = MDQE.from_pretrained(folder, **changes).to(device)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # "no results"
-        return {name: validation(model, 0) for name, validation in validations.items()}
+        found = {name: (whole(model, 0), clips(model, 0)) for name, (whole, clips) in validations.items()}
+    return {name: whole | {f"clip {key}": clips[key] for key in CLIP_METRICS} for name, (whole, clips) in found.items()}
 
 
 def interval(values: list[float]) -> str:
@@ -172,25 +199,28 @@ def interval(values: list[float]) -> str:
 def differences(scores: dict[str, Any], finding: Finding, difficulty: str, column: str) -> list[float]:
     """The gain of a part for each seed that both rows have, trained with the same precision, in points."""
     without, full = scores.get(finding.without, {}), scores.get(finding.full, {})
-    seeds = sorted((s for s in set(without) & set(full) if without[s].get("amp") == full[s].get("amp")), key=int)
-    return [PERCENT[column] * (full[s][difficulty][column] - without[s][difficulty][column]) for s in seeds]
+    seeds = sorted(set(without) & set(full), key=int)
+    pairs = [(without[s], full[s]) for s in seeds if without[s].get("amp") == full[s].get("amp")]
+    values = [[run[difficulty].get(column) for run in pair] for pair in pairs]  # older runs have fewer columns
+    return [PERCENT[column] * (after - before) for before, after in values if None not in (before, after)]
 
 
 def rows_table(scores: dict[str, Any], difficulty: str) -> str:
     """Mean and interval of each row; percent, except for the number of identity switches."""
     lines = ["| variant | seeds | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 2) + "|"]
     for name, runs in scores.items():
-        found = {column: [PERCENT[column] * run[difficulty][column] for run in runs.values()] for column in COLUMNS}
-        cells = ["–" if min(values) < 0 else interval(values) for values in found.values()]  # −1: no such objects
+        metrics = [run[difficulty] for run in runs.values()]
+        found = {c: [PERCENT[c] * run[c] for run in metrics if c in run] for c in COLUMNS}  # older runs have fewer
+        cells = ["–" if min(values, default=-1) < 0 else interval(values) for values in found.values()]  # −1: none
         lines.append(f"| {name} | {len(runs)} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
 def findings_table(scores: dict[str, Any], difficulty: str) -> str:
     """The gain of each part beside the paper's; missing rows are said."""
-    lines = ["| part | paper: AP | AP_ho | here: seeds | AP | AP_ho | HOTA |", "|---" * 7 + "|"]
+    lines = ["| part | paper: AP | AP_ho | here: seeds | " + " | ".join(GAINS) + " |", "|---" * (4 + len(GAINS)) + "|"]
     for finding in FINDINGS:
-        gains = {column: differences(scores, finding, difficulty, column) for column in ("AP", "AP_ho", "HOTA")}
+        gains = {column: differences(scores, finding, difficulty, column) for column in GAINS}
         cells = [interval(values) if values else "not measured" for values in gains.values()]
         paper = [f"{b - a:+.1f}" for a, b in (finding.paper_ap, finding.paper_ho)]
         lines.append(
@@ -294,7 +324,7 @@ def main() -> None:
         "frames": scale["frames"],
         "size": tuple(map(int, scale["size"].split("x")))[::-1],
     }
-    validations = {name: synthetic_validation(scale["videos"], difficulty=name, **options) for name in DIFFICULTIES}
+    validations = {name: validate(scale["videos"], difficulty=name, **options) for name in DIFFICULTIES}
     runs = [(names[name], seed) for name in args.rows for seed in args.seeds]
     for number, (name, seed) in enumerate(runs, 1):
         say(f"{number} of {len(runs)}: {name}, seed {seed}")

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mdqe.data import draw_video
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
@@ -57,6 +59,18 @@ def test_differences_are_paired_by_seed(monkeypatch):
     assert gains == pytest.approx([5, 1])
     assert ablation.interval(gains) == "3.0 ± 25.4"  # t = 12.706 with one degree of freedom, standard error 2
     assert ablation.interval([1.25]) == "1.2"
+
+
+def test_clips_have_the_objects_of_their_frames(monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    ablation = importlib.import_module("ablation")
+    options = {"seed": 5, "frames": 10, "size": (64, 96), "difficulty": "hard"}
+    clips, whole = ablation.clip_validation(1, **options), draw_video(index=0, **options)
+    assert len(clips.videos) == 2  # the last two frames are no clip
+    for number, (video, frames) in enumerate(zip(clips.annotations.videos.values(), clips.frames, strict=True)):
+        part = slice(4 * number, 4 * number + 4)
+        np.testing.assert_array_equal(np.stack(list(frames())), whole.frames[part])
+        assert len(video.objects) == whole.masks[:, part].any(axis=(1, 2, 3)).sum() > 0
 
 
 def test_scores_of_rows_of_another_version_are_kept(monkeypatch, tmp_path):
