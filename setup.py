@@ -94,13 +94,14 @@ def extensions(notes):
     if os.environ.get("MDQE_SANITIZE") == "1":
         flags, link = ["-O1", "-fvisibility=hidden", *SANITIZE], SANITIZE[:1]
     options = {"py_limited_api": True, "extra_link_args": link}
+    as_numpy = [] if os.name == "nt" else ["-ffp-contract=off"]  # no fused operations, which round differently
     found = [
         Extension(
             "mdqe._C_rle",
             sources("rle/*.cpp"),
             depends=sources("rle/*.h"),
             language="c++",
-            extra_compile_args=flags,
+            extra_compile_args=[*flags, *as_numpy],
             **options,
         )
     ]  # this one does not need torch

@@ -1,8 +1,9 @@
 // The masks of a frame at the points of a grid, as mdqe.Linker compares them: samples of run lengths, the points and the
-// contacts of masks, and what moved masks share with them. Only whole numbers are computed, so that the results are those
-// of NumPy. Plain C++ without PyTorch.
+// contacts of masks, what moved masks share with them, and the edges of boxes. The results are those of NumPy: numbers are
+// whole, or come from the same operations in the same order, which the compiler must not fuse. Plain C++ without PyTorch.
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <limits>
 
@@ -13,6 +14,7 @@ namespace {
 constexpr int kNear = 2;     // points between two masks that touch
 constexpr int kAhead = 4;    // rows of points that are fetched from memory in advance
 constexpr int kLine = 64;    // bytes of a cache line
+constexpr int kDense = 16;   // bytes between two points of a row that are read together
 
 #if defined(__GNUC__)
 inline void prefetch(const uint8_t* address) { __builtin_prefetch(address); }
@@ -27,6 +29,22 @@ struct Size {
     return x >= 0 && x < Number(width) && y >= 0 && y < Number(height);
   }
 };
+
+int64_t half(int64_t value) { return (value - (value < 0)) / 2; }  // rounded down
+
+// Whether all bytes are 0.
+bool is_empty(const uint8_t* bytes, int64_t length) {
+  int64_t i = 0;
+  for (; i + kLine <= length; i += kLine) {
+    uint64_t words[kLine / 8], any = 0;
+    std::memcpy(words, bytes + i, kLine);
+    for (const uint64_t word : words) any |= word;
+    if (any) return false;
+  }
+  for (; i < length; ++i)
+    if (bytes[i]) return false;
+  return true;
+}
 
 // Smallest number k from 0 to `most` for which first + k * step is at least `value`.
 int64_t steps_to(int64_t value, int64_t first, int64_t step, int64_t most) {
@@ -50,7 +68,7 @@ void for_each_point(const uint8_t* mask, Size size, Add add) {
 }  // namespace
 
 // Copies masks (D, rows, columns) of any strides, in bytes, to `grid`. Rows of points are far from each other in memory, so
-// they are fetched in advance.
+// they are fetched in advance. Most rows are empty: if their pixels are near each other, all of them are read in words.
 MDQE_EXPORT void mdqe_sample(const uint8_t* masks, const int64_t* strides, int64_t number, int64_t rows, int64_t columns,
                              uint8_t* grid) {
   const int64_t length = columns * strides[2], next = std::max<int64_t>(kLine, strides[2]);
@@ -59,7 +77,10 @@ MDQE_EXPORT void mdqe_sample(const uint8_t* masks, const int64_t* strides, int64
     if (i + kAhead < number * rows)
       for (int64_t byte = 0; byte < length; byte += next) prefetch(row(i + kAhead) + byte);
     const uint8_t* from = row(i);
-    for (int64_t x = 0; x < columns; ++x) grid[x] = from[x * strides[2]] != 0;
+    if (strides[2] <= kDense && is_empty(from, length - strides[2] + 1))
+      std::memset(grid, 0, columns);
+    else
+      for (int64_t x = 0; x < columns; ++x) grid[x] = from[x * strides[2]] != 0;
   }
 }
 
@@ -84,17 +105,24 @@ MDQE_EXPORT void mdqe_sample_runs(const int64_t* lengths, const int64_t* num_run
   }
 }
 
-// Lists the points of D masks on a grid, mask by mask and point by point.
+// Lists the P points of D masks on a grid, mask by mask and point by point.
 //
-// grid (D, height, width): 0 outside; small (D): not 0 for masks that others must not hide. For P points in all masks:
-// places (P), positions (P, 2): x and y, and ends (D + 1): those of mask d are places[ends[d]] ... places[ends[d + 1] - 1];
-// boxes (D, 4): x0, y0, x1, y1, 0 for empty masks. counts and starts (height * width): number of masks of each point, and
-// where they begin in detections (P). contacts (D, 4): the least x and y of the points at which the mask lies right of or
-// below another one, and the largest x and y of those at which it lies left of or above. labels (height * width) is working
-// memory.
+// grid (D, height, width): 0 outside; small (D): not 0 for masks that others must not hide. `numbers` receives one after
+// another: places (P) and ends (D + 1): the points of mask d are places[ends[d]] ... places[ends[d + 1] - 1]; boxes (D, 4):
+// x0, y0, x1, y1, 0 for empty masks; counts and starts (height * width): number of masks of each point, and where they begin
+// in detections (P); contacts (D, 4): the least x and y of the points at which the mask lies right of or below another one,
+// and the largest x and y of those at which it lies left of or above. positions (P, 2): x and y of the points, and behind
+// them working memory (height * width).
 MDQE_EXPORT void mdqe_list_points(const uint8_t* grid, const uint8_t* small, int64_t number, int64_t height, int64_t width,
-                                  int64_t* places, int16_t* positions, int64_t* ends, int64_t* boxes, int64_t* counts,
-                                  int64_t* starts, int64_t* detections, int64_t* contacts, int16_t* labels) {
+                                  int64_t total, int64_t* numbers, int16_t* positions) {
+  int64_t* const places = numbers;
+  int64_t* const ends = places + total;
+  int64_t* const boxes = ends + number + 1;
+  int64_t* const counts = boxes + 4 * number;
+  int64_t* const starts = counts + height * width;
+  int64_t* const detections = starts + height * width;
+  int64_t* const contacts = detections + total;
+  int16_t* const labels = positions + 2 * total;
   const Size size{height, width};
   const int64_t points = height * width;
   std::fill_n(counts, points, 0);
@@ -185,6 +213,60 @@ MDQE_EXPORT void mdqe_count_visible(const double* points, const double* moves, c
         *shared += covered;
         *visible += covered || !counts[place];
       }
+    }
+  }
+}
+
+// Counts how many of the S points of outlines are in masks: outlines (N, S, 2) and centres (P, 2) are doubled; pair p lays
+// outline rows[p] over the mask columns[p] of the grid, centre on centre. shared (P).
+MDQE_EXPORT void mdqe_count_outlines(const int16_t* outlines, const int64_t* rows, const int64_t* columns,
+                                     const int64_t* centres, int64_t pairs, int64_t samples, int64_t height, int64_t width,
+                                     const uint8_t* grid, int64_t* shared) {
+  const Size size{height, width};
+  for (int64_t p = 0; p < pairs; ++p) {
+    const int16_t* point = outlines + rows[p] * samples * 2;
+    const uint8_t* mask = grid + columns[p] * height * width;
+    shared[p] = 0;
+    for (int64_t s = 0; s < samples; ++s, point += 2) {
+      const int64_t x = half(point[0] + centres[2 * p]), y = half(point[1] + centres[2 * p + 1]);
+      shared[p] += size.contains(x, y) && mask[y * width + x];
+    }
+  }
+}
+
+// Compares the boxes of tracks with those of detections, as `compare_edges` of mdqe/inference/frame_scores.py explains, with
+// the same operations.
+//
+// rows, columns (P): tracks and detections; centres, extents (N, 2) and areas (N) of tracks; boxes (D, 4), cut (D, 4) and
+// sizes (D) of detections; constants: SAME, HIDDEN, ONE_EDGE, NARROW, NO_EDGE. offsets, distances, doubt (P, 2); partial (P).
+MDQE_EXPORT void mdqe_compare_edges(const int64_t* rows, const int64_t* columns, int64_t pairs, const double* centres,
+                                    const double* extents, const double* areas, const double* boxes, const uint8_t* cut,
+                                    const double* sizes, int64_t step, const double* constants, double* offsets,
+                                    double* distances, double* doubt, uint8_t* partial) {
+  for (int64_t p = 0; p < pairs; ++p) {
+    const int64_t row = rows[p], column = columns[p];
+    const uint8_t* edges = cut + 4 * column;
+    const bool any = edges[0] || edges[1] || edges[2] || edges[3];
+    const bool shrunk = sizes[column] < constants[1] * areas[row];
+    partial[p] = 0;
+    for (int axis = 0; axis < 2; ++axis) {
+      const double extent = extents[2 * row + axis], centre = centres[2 * row + axis];
+      const double lower = boxes[4 * column + axis] - (centre - extent / 2);
+      const double upper = boxes[4 * column + 2 + axis] - (centre + extent / 2);
+      const double longer = upper - lower, middle = (lower + upper) / 2;
+      const bool same = std::abs(longer) <= constants[0] * extent + double(step);
+      const bool cut_lower = edges[axis] && !same, cut_upper = edges[2 + axis] && !same, is_cut = cut_lower || cut_upper;
+      const bool narrow = any && !is_cut && !same && longer < 0;
+      const double smaller = lower * upper > 0 ? middle : std::abs(lower) < std::abs(upper) ? lower : upper;
+      double free = lower;
+      if ((cut_lower && cut_upper) || narrow)
+        free = std::min(std::max(0.0, std::min(lower, upper)), std::max(lower, upper));
+      else if (cut_lower)
+        free = upper;
+      offsets[2 * p + axis] = is_cut ? free : shrunk && !same && !narrow ? smaller : middle;
+      distances[2 * p + axis] = is_cut || narrow ? std::abs(free) : (std::abs(smaller) + std::abs(middle)) / 2;
+      doubt[2 * p + axis] = cut_lower && cut_upper ? constants[4] : narrow ? constants[3] : is_cut || shrunk ? constants[2] : 1;
+      partial[p] |= (is_cut || narrow) && longer < 0;
     }
   }
 }

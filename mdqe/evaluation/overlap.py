@@ -14,7 +14,8 @@ from mdqe.annotations.masks import to_rle
 from mdqe.annotations.reader import VIDEOS, Track, compress_tracks
 from mdqe.errors import InputError
 from mdqe.results import rle
-from mdqe.results.rle import compiled_library, pointer
+from mdqe.results.foreign_call import pointer
+from mdqe.results.rle import compiled_library
 
 
 class Overlap(NamedTuple):

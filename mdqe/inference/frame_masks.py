@@ -16,6 +16,7 @@ from mdqe.annotations.records import MOST_PIXELS
 from mdqe.errors import InputError
 from mdqe.inference.frame_points import GRID, FramePoints, collect_points
 from mdqe.results import rle
+from mdqe.results.foreign_call import call
 
 MOST_DETECTIONS = 10_000
 
@@ -84,7 +85,7 @@ def _copy(points: np.ndarray) -> np.ndarray:
     if library is None or min(points.strides) < 0:
         return np.array(points, bool, order="C")
     grid = np.empty(points.shape, bool)
-    rle.call(library.mdqe_sample, points, np.array(points.strides), *points.shape, grid)
+    call(library.mdqe_sample, points, np.array(points.strides), *points.shape, grid)
     return grid
 
 
@@ -94,7 +95,7 @@ def _sample_runs(lengths: np.ndarray, num_runs: np.ndarray, size: Size, step: in
     height, width = len(range(y, size[0], step)), len(range(x, size[1], step))
     if (library := rle.compiled_library()) is not None:
         grid = np.zeros((len(num_runs), height, width), bool)
-        rle.call(library.mdqe_sample_runs, lengths, num_runs, len(num_runs), size[0], y, x, step, height, width, grid)
+        call(library.mdqe_sample_runs, lengths, num_runs, len(num_runs), size[0], y, x, step, height, width, grid)
         return grid
     ends = np.cumsum(lengths) - np.repeat(np.arange(len(num_runs)) * (size[0] * size[1]), num_runs)
     column, row = np.divmod(ends, size[0])

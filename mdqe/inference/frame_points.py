@@ -7,11 +7,13 @@ part of a frame.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import numpy as np
 
 from mdqe.results import rle
+from mdqe.results.foreign_call import call
 
 GRID = 128  # most points of a frame along each side
 FEW = 16  # points; a mask with fewer is measured by its pixels
@@ -138,13 +140,13 @@ def _list_points(points: np.ndarray, small: np.ndarray) -> _Listed:
     if library is None:
         return _list_points_numpy(points, small)
     number, height, width = points.shape
-    total, size = np.count_nonzero(points), height * width
-    places, ends, boxes, counts, starts, detections, contacts = (
-        np.empty(length, np.int64) for length in (total, number + 1, 4 * number, size, size, total, 4 * number)
-    )
-    positions = np.empty((total, 2), np.int16)
-    arrays = (places, positions, ends, boxes, counts, starts, detections, contacts, np.empty(size, np.int16))
-    rle.call(library.mdqe_list_points, points, small, number, height, width, *arrays)
+    total, size = int(np.count_nonzero(points)), height * width
+    lengths = (total, number + 1, 4 * number, size, size, total, 4 * number)
+    bounds = [0, *accumulate(lengths)]
+    numbers, positions = np.empty(bounds[-1], np.int64), np.empty(2 * total + size, np.int16)
+    call(library.mdqe_list_points, points, small, number, height, width, total, numbers, positions)
+    places, ends, boxes, counts, starts, detections, contacts = (numbers[a:b] for a, b in pairwise(bounds))
+    positions = positions[: 2 * total].reshape(-1, 2)
     return _Listed(places, positions, ends, counts, starts, detections, boxes.reshape(-1, 4), contacts.reshape(-1, 4))
 
 

@@ -10,6 +10,7 @@ from mdqe.inference.frame_points import FramePoints
 from mdqe.inference.linked_tracks import SAME, SAMPLES, LinkedTracks, doubled_centres
 from mdqe.inference.motion import free_offset, smaller_offset
 from mdqe.results import rle
+from mdqe.results.foreign_call import call
 
 REACH = 1.15  # distance from the predicted place, relative to the size, at which the score of a place is exp(-1/2)
 UNCERTAINTY = 0.3  # weight of the variance of a predicted place in the square of the reach
@@ -28,6 +29,7 @@ FARTHEST_PLACE = 1.001 * float(
 )  # distance of a place that scores MATCH, in its reach; rounded up
 DOUBT = 0.7  # weight of 1 − score of a detection
 PART = 0.65  # a mask that covers this share of several tracks has several objects
+_EDGE_CONSTANTS = np.array([SAME, HIDDEN, ONE_EDGE, NARROW, NO_EDGE])
 BLOCK = 2**18  # pairs that are scored at once
 SHARPNESS, LEAST_LOOKS = 12.0, 0.2  # of cosines of embeddings; weight of the score of a pair of different embeddings
 
@@ -105,8 +107,10 @@ def score_frame(tracks: LinkedTracks, detections: Detections) -> FrameScores:
         arrays = (row, column, scores, shared, edges.offsets, edges.doubt)
         parts.append([array[kept] for array in arrays])
     none, pair = np.zeros(0, np.int64), np.zeros((0, 2))
-    empty = (none, none, np.zeros(0), none, pair, pair)
-    row, column, scores, shared, offsets, doubt = (np.concatenate(x) for x in zip(empty, *parts, strict=True))
+    if len(parts) != 1:
+        empty = [none, none, np.zeros(0), none, pair, pair]
+        parts = [[np.concatenate(arrays) for arrays in zip(empty, *parts, strict=True)]]
+    row, column, scores, shared, offsets, doubt = parts[0]
     scores += _compare_shapes(tracks, frame, row, column, step)
     return FrameScores(row, column, scores, shared, offsets, doubt, inside, contents)
 
@@ -159,17 +163,33 @@ def _compare_shapes(
     added = np.zeros(len(rows))
     added[rivals] = ABSENT
     rivals = rivals[tracks.seen[rows[rivals]] > 0]
-    height, width = frame.shape
-    for begin in range(0, len(rivals), BLOCK // SAMPLES):
-        some = rivals[begin : begin + BLOCK // SAMPLES]
-        row, column = rows[some], columns[some]
-        x, y = ((tracks.outlines[row] + doubled_centres(frame, column, step)[:, None]) // 2).transpose(2, 0, 1)
-        inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-        covered = frame.grid[column[:, None], np.where(inside, y * width + x, 0)] & inside
-        seen, found = tracks.seen[row], frame.sizes[column]
-        shared = np.minimum(covered @ np.ones(SAMPLES) / SAMPLES * seen, found)
-        added[some] = SHAPE * (shared / (seen + found - shared)) ** 2
+    if not len(rivals):
+        return added
+    row, column = rows[rivals], columns[rivals]
+    seen, found = tracks.seen[row], frame.sizes[column]
+    shared = np.minimum(_count_outlines(tracks, frame, row, column, step) / SAMPLES * seen, found)
+    added[rivals] = SHAPE * (shared / (seen + found - shared)) ** 2
     return added
+
+
+def _count_outlines(
+    tracks: LinkedTracks, frame: FramePoints, rows: np.ndarray, columns: np.ndarray, step: int
+) -> np.ndarray:
+    """How many points of the outlines of the tracks `rows` (P,) are in the masks `columns` (P,), centre on centre."""
+    centres = doubled_centres(frame, columns, step)
+    shared = np.empty(len(rows), np.int64)
+    if (library := rle.compiled_library()) is not None:
+        arrays = (tracks.outlines, rows, columns, centres)
+        call(library.mdqe_count_outlines, *arrays, len(rows), SAMPLES, *frame.shape, frame.grid, shared)
+        return shared
+    height, width = frame.shape
+    for begin in range(0, len(rows), BLOCK // SAMPLES):
+        some = slice(begin, begin + BLOCK // SAMPLES)
+        x, y = ((tracks.outlines[rows[some]] + centres[some, None]) // 2).transpose(2, 0, 1)
+        inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+        covered = frame.grid[columns[some, None], np.where(inside, y * width + x, 0)] & inside
+        shared[some] = covered.sum(axis=1)
+    return shared
 
 
 def _score_places(tracks: LinkedTracks, edges: Edges, rows: np.ndarray, found: np.ndarray, step: int) -> np.ndarray:
@@ -217,6 +237,22 @@ def compare_edges(
     Edges at the border of the frame or beside another mask count only if the length of the box is that of the track.
     A box that is cut along one axis may also be shorter along the other, such as the visible end of a disc.
     """
+    if (library := rle.compiled_library()) is None or rows.ndim != 1:
+        return _compare_edges_numpy(tracks, frame, rows, detections, step)
+    pairs = len(rows)
+    rows, detections = np.ascontiguousarray(rows), np.ascontiguousarray(detections)
+    offsets, distances, doubt = measures = np.empty((3, pairs, 2))
+    partial = np.empty(pairs, bool)
+    own = (tracks.motion.centres, tracks.extents, tracks.areas)
+    found = (frame.boxes, frame.cut, frame.sizes)
+    call(library.mdqe_compare_edges, rows, detections, pairs, *own, *found, step, _EDGE_CONSTANTS, *measures, partial)
+    return Edges(offsets, distances, doubt, partial)
+
+
+def _compare_edges_numpy(
+    tracks: LinkedTracks, frame: FramePoints, rows: np.ndarray, detections: np.ndarray, step: int
+) -> Edges:
+    """As `compare_edges`."""
     centres, extents = tracks.motion.centres[rows], tracks.extents[rows]
     boxes, edges = frame.boxes[detections], frame.cut[detections]
     lower = boxes[..., :2] - (centres - extents / 2)
@@ -288,7 +324,7 @@ def _count_shared(
         return _count_shared_numpy(points, lengths, shifts, frame)
     shared, inside, outside = np.zeros((number, size), np.int64), np.zeros(number, np.int64), np.zeros(number, np.int64)
     lists = (frame.counts, frame.starts, frame.detections)
-    rle.call(
+    call(
         library.mdqe_count_shared, points, lengths, shifts, number, *frame.shape, *lists, size, shared, inside, outside
     )
     return shared, inside + outside, outside

@@ -13,6 +13,7 @@ from mdqe.inference.frame_points import FramePoints
 from mdqe.inference.frame_scores import BLOCK, DOUBT, LEAST_LOOKS, OTHER_LABEL, Detections, compare_edges, place_reach
 from mdqe.inference.linked_tracks import SAMPLES, LinkedTracks
 from mdqe.results import rle
+from mdqe.results.foreign_call import call
 
 LEAST = 0.08  # score of a pair; DOUBT of a low score is subtracted, as in the first matching
 WIDER = 2.0  # factor of the reach of a place
@@ -128,7 +129,7 @@ def _count_visible(frame: FramePoints, points: np.ndarray, columns: np.ndarray, 
         counts = [_count_visible_numpy(frame, *one) for one in zip(points, columns, moves, strict=True)]
         return np.stack(counts, axis=1)
     found, sizes = np.empty((2, *moves.shape[:2]), np.int64), (*points.shape[:2], moves.shape[1])
-    rle.call(library.mdqe_count_visible, points, moves, columns, *sizes, *frame.shape, frame.grid, frame.counts, *found)
+    call(library.mdqe_count_visible, points, moves, columns, *sizes, *frame.shape, frame.grid, frame.counts, *found)
     return found
 
 

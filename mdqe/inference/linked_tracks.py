@@ -80,11 +80,17 @@ class LinkedTracks:
         for i, points in zip(partial, hidden, strict=True):
             self.masks[rows[i]] = np.concatenate([self.masks[rows[i]], points])
             self.areas[rows[i]] += len(points)
-        whole, at, halves = rows[partial], centres[partial], old[partial] / 2
-        lower = np.where(cut[partial, :2], np.minimum(found[partial, :2], at - halves), found[partial, :2])
-        upper = np.where(cut[partial, 2:], np.maximum(found[partial, 2:], at + halves), found[partial, 2:])
-        self.extents[whole], self.places[whole] = upper - lower, (lower + upper) / 2
+        if len(partial):
+            self._extend(rows[partial], cut[partial], found[partial], centres[partial], old[partial] / 2)
         self.motion.centres[rows] += (self.extents[rows] - old) / 2 * (cut[:, 2:] * 1.0 - cut[:, :2])
+
+    def _extend(
+        self, rows: np.ndarray, cut: np.ndarray, found: np.ndarray, centres: np.ndarray, halves: np.ndarray
+    ) -> None:
+        """Extend boxes `found` (M, 4) beyond edges that are cut, to the boxes of the objects in full."""
+        lower = np.where(cut[:, :2], np.minimum(found[:, :2], centres - halves), found[:, :2])
+        upper = np.where(cut[:, 2:], np.maximum(found[:, 2:], centres + halves), found[:, 2:])
+        self.extents[rows], self.places[rows] = upper - lower, (lower + upper) / 2
 
     def _hidden(self, row: int, frame: FramePoints, detection: int, centre: np.ndarray, step: int) -> np.ndarray:
         """The points (K, 2) of a track, moved to a centre, that other detections than its own hide, or out of frame."""

@@ -94,7 +94,7 @@ def read_tracks(saved: SavedTensors, num_frames: int, num_tracks: int) -> Linked
     if len(cut) and cut.max() > 1:
         raise InputError(f"the tensor {saved.prefix + 'cut'!r} has the value {cut.max()}, expected 0 and 1")
     tracks.cut = cut.astype(bool)
-    lengths = saved.integers("num_points", 0, MOST, number).numpy()
+    lengths = saved.integers("num_points", 1, MOST, number).numpy()
     points = saved.integers("points", -FARTHEST_POINT, FARTHEST_POINT, None, 2).numpy()
     saved.finish()
     if (total := sum(lengths.tolist())) != len(points):

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from mdqe.results.foreign_call import call, pointer
 from mdqe.results.rle_strings import from_strings, to_strings
 
 Counts = str | bytes | Sequence[int] | np.ndarray
@@ -329,20 +330,9 @@ def compiled_library() -> ctypes.CDLL | None:
         library = ctypes.CDLL(str(found[0]))
         library.mdqe_overlap.restype = ctypes.c_int64
         library.mdqe_run_lengths.restype = ctypes.c_int64
-        for name in ("encode", "sample_runs", "list_points", "count_shared", "count_visible"):
+        names = "encode sample sample_runs list_points count_shared count_visible count_outlines compare_edges"
+        for name in names.split():
             getattr(library, f"mdqe_{name}").restype = None
     except (OSError, AttributeError):  # built for another machine or another version of this package
         return None
     return library
-
-
-def call(function: Any, *values: np.ndarray | bytes | int) -> Any:
-    """Call a function of the compiled library with contiguous arrays, bytes and whole numbers."""
-    return function(
-        *[pointer(x) if isinstance(x, np.ndarray) else ctypes.c_int64(x) if isinstance(x, int) else x for x in values]
-    )
-
-
-def pointer(array: np.ndarray) -> ctypes.c_void_p:
-    """The address of a contiguous array."""
-    return ctypes.c_void_p(array.ctypes.data)

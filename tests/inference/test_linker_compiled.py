@@ -124,6 +124,44 @@ def test_ids_are_those_of_numpy(seed, monkeypatch):
     assert linkers[0].num_tracks > 25
 
 
+@needs_library
+@pytest.mark.parametrize("kind", ["edges", "outlines"])
+def test_pairs_are_measured_as_by_numpy(kind, monkeypatch):
+    """All tracks against all detections, also those far away or out of frame."""
+    linker, number = mdqe.Linker(), [0]
+    measure = {"edges": frame_scores.compare_edges, "outlines": frame_scores._count_outlines}[kind]
+
+    def scored(tracks, detections):
+        points = detections.points
+        rows, columns = np.nonzero(np.ones((len(tracks), len(points.areas)), bool))  # not contiguous
+        rows, columns = (rows, columns) if kind == "edges" else (rows.copy(), columns.copy())
+        compiled = measure(tracks, points, rows, columns, detections.step)
+        with monkeypatch.context() as patch:
+            patch.setattr(rle, "compiled_library", lambda: None)
+            expected = measure(tracks, points, rows, columns, detections.step)
+        assert_equal(compiled if kind == "edges" else (compiled,), expected if kind == "edges" else (expected,))
+        number[0] += len(rows)
+        return score_frame(tracks, detections)
+
+    monkeypatch.setattr("mdqe.inference.linker.score_frame", scored)
+    for frame in crowd(3):
+        linker.push(*frame[:2])
+    assert number[0] > 5000
+
+
+@needs_library
+def test_calls_take_arrays_that_are_read_only():
+    """The address of such an array is read in another way."""
+    masks = np.zeros((2, 30, 40), bool)
+    masks[0, 3:9, 4:9] = masks[1, 8:20, 20:33] = True
+    expected = FrameMasks(masks.copy(), None, (30, 40)).sample()
+    masks.flags.writeable = False
+    assert_equal(FrameMasks(masks, None, (30, 40)).sample(), expected)
+    lengths, numbers = rle.run_lengths(rle.encode(masks), (30, 40))
+    lengths.flags.writeable = numbers.flags.writeable = False
+    assert_equal(FrameMasks(None, (lengths, numbers), (30, 40)).sample(), expected)
+
+
 @pytest.mark.parametrize(("seed", "values"), [(0, 2), (1, 3), (2, 4), (3, 2)])
 def test_pairs_that_are_not_compared_cannot_match(seed, values, monkeypatch):
     """With all pairs compared, in one block or many, the pairs that can match have the same scores."""
