@@ -1,8 +1,9 @@
 """Undoes exchanges of the ids of two tracks, as they happen where objects hide each other or leave the frame.
 
-Two tracks are exchanged from a frame on, or for a few frames, if both then follow smoother trajectories. A track that
-begins after another one has ended is the same case: one of the two then has no observations. This needs the frames
-after the exchange, so it is done for whole videos only.
+Two tracks are exchanged from a frame on, or for a few frames, if both then follow smoother trajectories, and if the
+silhouettes before and after the exchange then agree better. A track that begins after another one has ended is the same
+case: one of the two then has no observations. This needs the frames after the exchange, so it is done for whole videos
+only.
 """
 
 from __future__ import annotations
@@ -11,10 +12,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mdqe.inference.frame_points import NEAR, FramePoints
+from mdqe.inference.frame_points import FramePoints
+from mdqe.inference.silhouettes import Links, Silhouettes
 from mdqe.inference.trajectories import BESIDE, CLEAR, CUT, costs
 
-MARGIN = 5.0  # least decrease of the cost
+MARGIN = 1.5  # least decrease of the cost
+SILHOUETTES, START = 0.7, 7.0  # weight of the cost by silhouettes, and such a cost of a detection that begins a track
+CONTRARY = 8.0  # an exchange that costs more than this by silhouettes, weighted, is not compared by trajectories
 MISSED = 0.01  # share of missed detections of visible objects, above which no exchange is undone
 AROUND, SEEN, FARTHEST = 10, 8, 40  # frames around an exchange; observations on each side; most frames to these
 SHORT = 6  # most frames of an exchange that ends
@@ -41,6 +45,8 @@ class Observations(NamedTuple):
     """(M,); −1 where unknown."""
     embeddings: np.ndarray
     """(M, E), of length 1; E is 0 without embeddings."""
+    points: np.ndarray
+    """(M,) arrays (K, 2) int16: columns and rows of the points of each mask in the grid."""
 
     def centres(self, rows: np.ndarray) -> np.ndarray:
         """The centres (K, 2), in pixels, of the boxes of K observations."""
@@ -59,28 +65,27 @@ def edge_kinds(frame: FramePoints) -> np.ndarray:
 
     Where another mask touches, it may also hide parts at other edges than those that it touches.
     """
-    labels = np.full(frame.shape, -1)
-    for detection in range(len(frame.areas)):
-        labels.reshape(-1)[frame.points_of(detection)] = detection
-    touched = np.asarray(frame.cut.any(axis=1))
-    for gap in range(1, NEAR + 1):
-        for a, b in ((labels[:, :-gap], labels[:, gap:]), (labels[:-gap], labels[gap:])):
-            contact = (a != b) & (a >= 0) & (b >= 0)
-            touched[a[contact]] = touched[b[contact]] = True
-    return np.where(frame.cut, CUT, np.where(touched, BESIDE, CLEAR)[:, None]).astype(np.int8)
+    beside = frame.touched | frame.cut.any(axis=1)
+    return np.where(frame.cut, CUT, np.where(beside, BESIDE, CLEAR)[:, None]).astype(np.int8)
 
 
-def undo_exchanges(found: Observations) -> np.ndarray:
-    """The tracks (M,) of the observations, after exchanges have been undone, the surest one first."""
+def undo_exchanges(found: Observations, shape: tuple[int, int]) -> np.ndarray:
+    """The tracks (M,) of the observations, after exchanges have been undone, the surest one first.
+
+    Args:
+        found: the observations.
+        shape: height and width of the grid.
+    """
     tracks, number = found.tracks.copy(), 1 + int(found.tracks.max(initial=-1))
     if number < 2 or _missed(found) > MISSED:
         return tracks
+    silhouettes = Silhouettes(found.points, found.frames, (found.edges == CLEAR).all(axis=1), shape)
     rows = np.split(np.argsort(tracks, kind="stable"), np.cumsum(np.bincount(tracks))[:-1])
     best: dict[tuple[int, int], tuple[float, _Exchange]] = {}
     changed, done = list(range(number)), set()
     for _ in range(MOST * number + 1):
         for a, b in _near_tracks(found, rows, changed):
-            gain, exchange = _best_exchange(found, rows[a], rows[b])
+            gain, exchange = _best_exchange(found, silhouettes, rows[a], rows[b])
             best[a, b] = gain, exchange
         order = sorted((-gain, pair) for pair, (gain, _) in best.items() if gain > MARGIN)
         chosen = None
@@ -137,17 +142,24 @@ def _size(found: Observations, rows: np.ndarray) -> float:
     return max(float(np.quantile(np.sqrt(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)), 0.75)), 4.0)
 
 
-def _best_exchange(found: Observations, a: np.ndarray, b: np.ndarray) -> tuple[float, _Exchange]:
+def _best_exchange(
+    found: Observations, silhouettes: Silhouettes, a: np.ndarray, b: np.ndarray
+) -> tuple[float, _Exchange]:
     """The exchange of two tracks with the largest decrease of the cost, and the decrease."""
     times = _ambiguous_times(found, a, b)
     last = int(max(found.frames[a[-1]], found.frames[b[-1]])) + 1
-    tried = [_Exchange(i, j) for i in times for j in [*(j for j in times if i < j <= i + SHORT), last]]
     best = (0.0, _Exchange(last, last))
+    if not times:
+        return best
+    links = Links(silhouettes, (a, b), (found.frames[a], found.frames[b]), START)
+    tried = [_Exchange(i, j) for i in times for j in [*(j for j in times if i < j <= i + SHORT), last]]
+    costs_of_links = {one: SILHOUETTES * links.cost(one.begin, one.end if one.end < last else None) for one in tried}
+    tried = [one for one in tried if costs_of_links[one] < CONTRARY]
     while tried:
         first = tried[0].begin
         some = [one for one in tried if one.begin <= first + TOGETHER]
         tried = tried[len(some) :]
-        gains = _gains(found, a, b, some, last)
+        gains = _gains(found, a, b, some, last) - [costs_of_links[one] for one in some]
         place = int(gains.argmax())
         best = max(best, (float(gains[place]), some[place]), key=lambda one: one[0])
     return best

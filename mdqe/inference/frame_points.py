@@ -45,6 +45,8 @@ class FramePoints(NamedTuple):
     """(D, h · w) bool."""
     cut: np.ndarray
     """(D, 4) bool: the edges of the box beyond which the object may continue, hidden by another one or out of frame."""
+    touched: np.ndarray
+    """(D,) bool: whether the mask touches another one."""
 
     def points_of(self, detection: int) -> np.ndarray:
         """The points (K,) of a detection."""
@@ -115,6 +117,7 @@ def collect_points(points: np.ndarray, step: int, pixels_of: Callable[[int], np.
         boxes=boxes,
         grid=points.reshape(number, -1),
         cut=np.concatenate(cut, axis=1),
+        touched=(first <= width + height).any(axis=1) | (last >= 0).any(axis=1),
     )
 
 

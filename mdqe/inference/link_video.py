@@ -39,9 +39,10 @@ def link(
         masks, scores, labels, embeddings: for each frame, the arguments of `Linker.push`.
         max_absence, start_score, logits, size: as in `Linker`.
         rejoin: afterwards, correct the ids over the whole video. Exchanges of the ids of two objects are undone if both
-            then move more smoothly, unless the detector misses more than 1 % of the visible objects. Then tracks are
-            joined if the motion at their ends, their sizes, labels and embeddings agree. The longer an object was
-            absent, the better they must agree; after more than 273 frames of absence, tracks are not joined.
+            then move more smoothly and their silhouettes agree better, unless the detector misses more than 1 % of the
+            visible objects. Then tracks are joined if the motion at their ends, their sizes, labels and embeddings
+            agree. The longer an object was absent, the better they must agree; after more than 273 frames of absence,
+            tracks are not joined.
         categories: names of the labels.
         fps: frames per second, for the result.
 
@@ -95,6 +96,8 @@ class _Collected:
         self.counts: list[str] = []
         self.values: list[tuple[float, int]] = []  # score and label
         self.measures: list[tuple[np.ndarray, float, np.ndarray, np.ndarray]] = []  # box, area, edges and embedding
+        self.points: list[np.ndarray] = []  # as in `Observations`
+        self.shape = 1, 1  # of the grid
 
     def add(
         self, frame: int, linker: Linker, masks: Any, scores: Any = None, labels: Any = None, embeddings: Any = None
@@ -116,6 +119,8 @@ class _Collected:
         if self.rejoin:
             edges, vectors = edge_kinds(sampled), read_embeddings(embeddings, len(ids), None)
             self.measures += [(sampled.boxes[d], sampled.areas[d], edges[d], vectors[d]) for d in kept]
+            self.points += sampled.places_of(kept)
+            self.shape = sampled.shape
 
     def result(self, frames: int, linker: Linker, categories: tuple[str, ...], fps: float | None) -> VideoInstances:
         """The instances of all frames."""
@@ -124,8 +129,9 @@ class _Collected:
         times, classes = np.array(self.frames, np.int64), values[:, 1].astype(np.int64)
         if self.rejoin and len(track_ids):
             boxes, areas, edges, vectors = (np.array(one) for one in zip(*self.measures, strict=True))
-            found = Observations(times, tracks, boxes, areas, edges, classes, vectors)
-            kept, tracks = np.unique(undo_exchanges(found), return_inverse=True)
+            points = np.fromiter(self.points, object, len(self.points))
+            found = Observations(times, tracks, boxes, areas, edges, classes, vectors, points)
+            kept, tracks = np.unique(undo_exchanges(found, self.shape), return_inverse=True)
             found, track_ids = found._replace(tracks=tracks), track_ids[kept]
             kept, tracks = np.unique(join(found)[tracks], return_inverse=True)
             track_ids = track_ids[kept]

@@ -10,6 +10,7 @@ from mdqe.inference.frame_masks import read_masks
 from mdqe.inference.trajectories import BESIDE, CLEAR, CUT, EXTENT, JERK, NOISE, NOISE_PIXELS, _smoothness, costs
 
 SIZE = (80, 160)
+GRID = (320, 320)
 
 
 def observations(*paths: dict[int, tuple[float, float]], side: float = 20.0, beside: range = range(0)) -> Observations:
@@ -20,9 +21,19 @@ def observations(*paths: dict[int, tuple[float, float]], side: float = 20.0, bes
     boxes = np.concatenate([centres - side / 2, centres + side / 2], axis=1)
     edges = np.where(np.isin(frames, beside), BESIDE, CLEAR)[:, None].repeat(4, axis=1)
     number = len(rows)
-    return Observations(
-        frames, tracks, boxes, np.full(number, side**2), edges, np.full(number, -1), np.zeros((number, 0))
-    )
+    areas, labels, embeddings = np.full(number, side**2), np.full(number, -1), np.zeros((number, 0))
+    return Observations(frames, tracks, boxes, areas, edges, labels, embeddings, points_in(boxes))
+
+
+def points_in(boxes: np.ndarray) -> np.ndarray:
+    """(M,) arrays (K, 2) of the points of GRID in boxes."""
+    x, y = np.meshgrid(*(np.arange(edge, dtype=np.int16) for edge in GRID[::-1]))
+    inside = [(x >= box[0]) & (y >= box[1]) & (x < box[2]) & (y < box[3]) for box in boxes]
+    return np.fromiter([np.stack([x[one], y[one]], axis=1) for one in inside], object, len(boxes))
+
+
+def undone(found: Observations) -> np.ndarray:
+    return undo_exchanges(found, GRID)
 
 
 def crossing(exchanged: range, beside: range = range(12, 19)) -> tuple[Observations, np.ndarray]:
@@ -44,47 +55,71 @@ def same_groups(a: np.ndarray, b: np.ndarray) -> bool:
 @pytest.mark.parametrize("exchanged", [range(15, 30), range(15, 16), range(14, 17), range(0)])
 def test_an_exchange_where_two_objects_meet_is_undone(exchanged):
     found, true = crossing(exchanged)
-    assert same_groups(undo_exchanges(found), true)
+    assert same_groups(undone(found), true)
 
 
 def test_nothing_is_undone_where_both_are_in_full_view():
     """Without a moment in which an exchange can have happened, the tracks are those of the linker."""
     found, _ = crossing(range(15, 30), beside=range(0))
-    assert np.array_equal(undo_exchanges(found), found.tracks)
+    assert np.array_equal(undone(found), found.tracks)
 
 
 def test_objects_that_meet_and_turn_back_keep_their_ids():
     paths = [{t: (80 + sign * (12 + abs(15 - t) * 4.0), 40.0) for t in range(30)} for sign in (-1, 1)]
     found = observations(*paths, beside=range(13, 18))
-    assert np.array_equal(undo_exchanges(found), found.tracks)
+    assert np.array_equal(undone(found), found.tracks)
 
 
 def test_nothing_is_undone_if_visible_objects_are_missed():
     found, _ = crossing(range(15, 30))
     kept = ~np.isin(found.frames, [3, 6, 24])
     fewer = Observations(*(values[kept] for values in found))
-    assert np.array_equal(undo_exchanges(fewer), fewer.tracks)
+    assert np.array_equal(undone(fewer), fewer.tracks)
+
+
+@pytest.mark.parametrize(("length", "is_undone"), [(59, True), (58, False)])
+def test_one_missed_detection_in_a_hundred_is_allowed(length, is_undone):
+    """Besides the two squares, which have 42 pairs of following detections in full view, one at rest is missed once."""
+    found, true = crossing(range(15, 30))
+    still = observations({t + (t > 20): (250.0, 250.0) for t in range(length)})
+    still = still._replace(tracks=still.tracks + 2)
+    order = np.argsort(np.concatenate([found.frames, still.frames]), kind="stable")
+    both = Observations(*(np.concatenate(pair)[order] for pair in zip(found, still, strict=True)))
+    expected = np.concatenate([true if is_undone else found.tracks, still.tracks])[order]
+    assert same_groups(undone(both), expected)
+
+
+def test_shapes_count():
+    """Two objects turn back where they meet. To pass each other would be smoother, but their shapes differ."""
+    paths = [{t: (80 + sign * abs(15 - t) * 4.0, 40 + sign * 1.0) for t in range(30)} for sign in (-1, 1)]
+    found = observations(*paths, beside=range(12, 19))
+    passed = np.where(found.frames < 15, found.tracks, 1 - found.tracks)
+    assert same_groups(undone(found), passed)
+    for row in np.flatnonzero(found.tracks == 1):  # a diamond in the same box
+        points, centre = found.points[row], found.boxes[row].reshape(2, 2).mean(axis=0)
+        found.points[row] = points[abs(points - centre + 0.5).sum(axis=1) <= 10]
+    assert np.array_equal(undone(found), found.tracks)
 
 
 def test_the_order_of_detections_and_the_names_of_tracks_do_not_matter():
     found, true = crossing(range(15, 30))
     order = np.lexsort((np.random.default_rng(0).random(len(true)), found.frames))
     other = Observations(*(values[order] for values in found))
-    assert same_groups(undo_exchanges(other), true[order])
-    assert same_groups(undo_exchanges(found._replace(tracks=1 - found.tracks)), true)
+    assert same_groups(undone(other), true[order])
+    assert same_groups(undone(found._replace(tracks=1 - found.tracks)), true)
 
 
 @pytest.mark.parametrize("paths", [[], [{0: (20.0, 20.0)}], [{0: (20.0, 20.0)}, {0: (90.0, 20.0)}]])
 def test_videos_of_few_observations(paths):
     found = observations(*paths)
-    assert undo_exchanges(found).tolist() == found.tracks.tolist()
+    assert undone(found).tolist() == found.tracks.tolist()
 
 
 def test_false_detections_do_not_become_tracks():
     """Each one is a track of one observation at a random place."""
     random = np.random.default_rng(0)
     found = observations(*({t // 4: tuple(random.uniform(0, 300, 2))} for t in range(80)))
-    assert np.array_equal(undo_exchanges(found), found.tracks)
+    assert np.array_equal(undone(found), found.tracks)
 
 
 def test_a_track_that_continues_another_one_behind_an_object_joins_it():
@@ -92,7 +127,7 @@ def test_a_track_that_continues_another_one_behind_an_object_joins_it():
     path = {t: (10 + 4.0 * t, 40.0) for t in range(34) if t not in range(15, 19)}
     found = observations({t: x for t, x in path.items() if t < 15}, {t: x for t, x in path.items() if t > 18})
     edges = np.where(np.isin(found.frames, [14, 19])[:, None], BESIDE, found.edges)
-    assert len(set(undo_exchanges(found._replace(edges=edges)).tolist())) == 1
+    assert len(set(undone(found._replace(edges=edges)).tolist())) == 1
 
 
 def test_labels_and_embeddings_count():
@@ -100,9 +135,9 @@ def test_labels_and_embeddings_count():
     paths = [{t: (80 + sign * abs(15 - t) * 4.0, 40 + sign * 1.0) for t in range(30)} for sign in (-1, 1)]
     found = observations(*paths, beside=range(12, 19))
     passed = np.where(found.frames < 15, found.tracks, 1 - found.tracks)
-    assert same_groups(undo_exchanges(found), passed)
+    assert same_groups(undone(found), passed)
     for looks in ({"labels": found.tracks * 5}, {"embeddings": np.eye(2)[found.tracks]}):
-        assert np.array_equal(undo_exchanges(found._replace(**looks)), found.tracks)
+        assert np.array_equal(undone(found._replace(**looks)), found.tracks)
 
 
 def test_edges_beside_other_masks():
@@ -142,9 +177,12 @@ def disc(x: float, y: float, radius: float) -> np.ndarray:
     return (columns - x) ** 2 + (rows - y) ** 2 < radius**2
 
 
-@pytest.mark.parametrize(("seed", "index"), [(3003, 24), (5005, 20)])
+@pytest.mark.parametrize(("seed", "index"), [(3003, 24), (5005, 20), (1001, 25), (5005, 7)])
 def test_exchanges_of_the_linker_are_undone(seed, index):
-    """Scenes of the benchmark in which the linker exchanges two ids, for one frame and until the end."""
+    """Scenes of the benchmark in which the linker exchanges two ids, for one frame or until the end.
+
+    In the last two, the boxes do not show it clearly enough: the exchanges are at the border of the frame.
+    """
     drawing = draw_video(seed, index, frames=60, size=(144, 256))
     frames = [masks[masks.any(axis=(1, 2))] for masks in drawing.masks.transpose(1, 0, 2, 3)]
     names = []
