@@ -121,7 +121,8 @@ class Service:
     ) -> Response:
         model, folder = self.models[name], job.folder
         frames = WatchedVideo(path, on_frame, job.stop, ahead=model.config.window_length)
-        settings = {"score_threshold": score_threshold, "shorter_edge": model.config.test_shorter_edge}
+        settings = {"score_threshold": score_threshold}
+        settings |= {"shorter_edge": model.config.test_shorter_edge, "relink": model.config.relink}
         options = Job(score_threshold, notes=notes(frames.name, name, str(model.device), **settings))
         outcome = segment_video(model, frames, folder, options)
         result = VideoInstances.load(folder / "instances.json")

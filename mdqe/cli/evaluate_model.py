@@ -21,7 +21,7 @@ from mdqe.annotations.files import DataFiles
 from mdqe.annotations.reader import IMAGES, Annotations, Video
 from mdqe.annotations.records import short
 from mdqe.cli import progress, say
-from mdqe.cli.options import load_model, model_name
+from mdqe.cli.options import load_config, load_model, model_name
 from mdqe.errors import InputError
 from mdqe.evaluation.coco import require_pycocotools
 from mdqe.evaluation.segment_set import (
@@ -192,11 +192,12 @@ def _end_workers() -> None:
 
 def _check_settings(args: argparse.Namespace, path: Path) -> None:
     """Raise an InputError if the folder has results of another model or set; else write the settings of this run."""
+    config = load_config(args)  # what an option that is not given means
     settings = {
         "model": model_name(args),
         "data": str(path.resolve()),
-        "shorter_edge": args.size,
-        "relink": args.relink,
+        "shorter_edge": config.test_shorter_edge,
+        "relink": config.relink,
         "dtype": args.dtype,
         "mdqe": __version__,
     }

@@ -22,8 +22,9 @@ class Relinker:
     """Passes the masks of final frames to a `Linker` and replaces the ids of the tracker by its ids.
 
     The linker gets masks alone, as sure detections: scores and labels of tracks change while more clips arrive, but the
-    ids of final frames must not. A mask that repeats another one of its frame is dropped. The class scores of a new id
-    are those of the tracks whose masks it has, weighted by the number of frames.
+    ids of final frames must not. Masks of the tracker may overlap. For the linker, a pixel belongs to the mask with the
+    largest logit; a mask without such a pixel is dropped. The class scores of a new id are those of the tracks whose
+    masks it has, weighted by the number of frames.
 
     Attributes:
         new_ids: for each of the frames that were relinked last, the new ids by track.
@@ -54,7 +55,7 @@ class Relinker:
         """
         logits, device = window.mask_logits, window.mask_logits.device
         height, width = (-(-edge // MASK_STRIDE) for edge in size)
-        masks: np.ndarray = (logits[..., :height, :width] > 0).cpu().numpy()  # (M, frames, h, w)
+        masks = _disjoint(logits[..., :height, :width]).cpu().numpy()  # (M, frames, h, w)
         tracks = window.track_ids.numpy()
         ids = np.full(masks.shape[:2], -1)
         for frame in range(masks.shape[1]):
@@ -107,3 +108,11 @@ class Relinker:
                 given = f"{name} up to {int(values.max())}, expected less than {number}"
                 raise InputError(f"the tensor {saved.prefix + 'frames'!r} has {given}")
         self._frames = {(one, track): number for one, track, number in frames.tolist()}
+
+
+def _disjoint(logits: Tensor) -> Tensor:
+    """Masks (M, …) bool of logits (M, …): a pixel belongs to the largest logit alone, the first of equal ones."""
+    if not len(logits):
+        return logits > 0
+    rows = torch.arange(len(logits), device=logits.device)
+    return (logits > 0) & (logits.argmax(dim=0) == rows.reshape(-1, *[1] * (logits.dim() - 1)))

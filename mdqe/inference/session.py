@@ -332,11 +332,16 @@ class VideoSession:
         return [result[result.present.any(axis=1)]]
 
 
-def load_session(model: Network, path: str | Path, on_frame: Callable[[FrameView], None] | None = None) -> VideoSession:
-    """Continue a saved session; see `MDQE.resume`."""
+def load_session(
+    model: Network,
+    path: str | Path,
+    on_frame: Callable[[FrameView], None] | None = None,
+    on_new_ids: Callable[[int, dict[int, int]], None] | None = None,
+) -> VideoSession:
+    """Continue a saved session; see `MDQE.resume`, and `VideoSession` for the callbacks."""
     state = read_session(Path(path), model)
     try:
-        session = VideoSession(model, **state.description["options"], on_frame=on_frame)
+        session = VideoSession(model, **state.description["options"], on_frame=on_frame, on_new_ids=on_new_ids)
         session.load_state_dict(state)
     except InputError as error:
         raise InputError(f"{path} is not a valid session: {error}") from error

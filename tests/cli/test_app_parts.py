@@ -40,6 +40,9 @@ def test_the_service_returns_the_result_of_the_library(service, make_clip):
     assert calls == [(1, i, 9) for i in range(9)] + [(2, i, 9) for i in range(9)]
     document = json.loads(response.file.read_text())
     assert (document["source"], document["model"]) == ("clip.mp4", "tiny"), "names without folders of the server"
+    config = service.models["tiny"].config
+    wanted = {"score_threshold": 0.0, "shorter_edge": config.test_shorter_edge, "relink": config.relink}
+    assert document["settings"].items() >= wanted.items()
 
 
 def test_rows_of_tracks():

@@ -194,6 +194,22 @@ def test_another_model_does_not_mix_in(run, tiny_model, pets, tmp_path):
     assert status == 2 and f"contains results with model '{tiny_model}', now it is '{other}'" in err
 
 
+def test_options_are_compared_as_they_take_effect(run, tiny_model, pets, tmp_path):
+    """An option that repeats the configuration changes nothing; a configuration that has changed does."""
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    config = json.loads((model / "config.json").read_text())
+    options = ["evaluate", "--model", model, "--data", pets, "-o", tmp_path / "out", *CPU]
+    first = run(*options)
+    edge = config["test_shorter_edge"] or "native"
+    again = run(*options, "--no-relink", "--size", edge)
+    assert (first[0], again[0]) == (0, 0) and again[1] == first[1] and "3 of 3 videos are done already" in again[2]
+    status, _, err = run(*options, "--relink")
+    assert status == 2 and "contains results with relink False, now it is True" in err
+    (model / "config.json").write_text(json.dumps(config | {"relink": True}))
+    status, _, err = run(*options)
+    assert status == 2 and "contains results with relink False, now it is True" in err
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

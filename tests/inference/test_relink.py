@@ -66,6 +66,29 @@ def test_a_repeated_mask_is_dropped():
     assert got.track_ids.tolist() == [0] and (got.mask_logits > 0).sum() == 5 * 9
 
 
+def test_the_largest_logit_decides_whose_mask_a_pixel_is():
+    """Track 2 also covers the object of track 0, less surely; both masks leave as they are."""
+    tracks = {0: {t: right(t) for t in range(8)}, 2: {t: left(t) for t in range(8)}}
+    given = window(tracks, range(8))
+    for t in range(4, 8):
+        y, x = right(t)
+        given.mask_logits[1, t, y : y + 3, x : x + 3] = 0.5
+    got = Relinker().relink(given, SIZE, ends=True)
+    assert got.track_ids.tolist() == [0, 1]
+    assert torch.equal(got.mask_logits, given.mask_logits)
+
+
+def test_a_mask_whose_pixels_all_belong_to_others_is_dropped():
+    """It is a part of another mask, so that it does not repeat it."""
+    given = window({0: {t: right(t) for t in range(5)}, 1: {}}, range(5))
+    given.mask_logits[1, 2, 1, 2:4] = 0.5
+    relinker = Relinker()
+    got = relinker.relink(given, SIZE, ends=True)
+    assert got.track_ids.tolist() == [0] and relinker.new_ids == [{0: 0}] * 5
+    given.mask_logits[1, 2, 1, 2:4] = 3
+    assert Relinker().relink(given, SIZE, ends=True).track_ids.tolist() == [0, 1]
+
+
 @pytest.mark.parametrize("cuts", [(4,), (1, 2, 3, 4, 5, 6, 7), (3, 6)])
 def test_scores_of_parts_of_a_window_are_those_of_the_frames_so_far(cuts: tuple[int, ...]):
     """The last part of the window has the scores of the whole window; the next window begins anew."""
@@ -143,9 +166,9 @@ def test_ids_do_not_depend_on_the_order_of_the_tracks():
     random = np.random.default_rng(0)
     starts = random.integers(0, 7, 4)
     tracks = {i: {t: (int(y), min(t + 4 * i % 13, 13)) for t in range(6)} for i, y in enumerate(starts)}
-    scores = torch.eye(4)
-    got = Relinker().relink(window(tracks, range(6), scores), SIZE, ends=True)
-    order = [2, 0, 3, 1]
-    moved = Relinker().relink(window({i: tracks[order[i]] for i in range(4)}, range(6), scores[order]), SIZE, ends=True)
+    given, order = window(tracks, range(6), torch.eye(4)), [2, 0, 3, 1]
+    got = Relinker().relink(given, SIZE, ends=True)
+    other = given._replace(class_scores=given.class_scores[order], mask_logits=given.mask_logits[order])
+    moved = Relinker().relink(other, SIZE, ends=True)
     masks, others = ({m.gt(0).numpy().tobytes() for m in r.mask_logits} for r in (got, moved))
     assert masks == others

@@ -12,7 +12,7 @@ from test_session import assert_same, pushed
 
 from mdqe import MDQE
 from mdqe.errors import InputError
-from mdqe.inference.session import load_session
+from mdqe.inference.session import VideoSession, load_session
 
 
 @pytest.fixture(scope="module")
@@ -177,6 +177,19 @@ def test_views_of_a_session_that_had_none_before(model, saved):
         resumed.push(frame)
     resumed.flush()
     assert [view.frame for view in views] == list(range(3, 9))
+
+
+def test_new_ids_of_a_resumed_session_are_reported(tmp_path):
+    model, video = small_model(relink=True), moving_squares(9, (60, 90))
+    reported, later = [], []
+    session = VideoSession(model, score_threshold=0.0, on_new_ids=lambda *ids: reported.append(ids))
+    for frame in video[:5]:
+        session.push(frame)
+    session.save(tmp_path / "saved")
+    before = len(reported)
+    list(pushed(load_session(model, tmp_path / "saved", on_new_ids=lambda *ids: later.append(ids)), video[5:]))
+    list(pushed(session, video[5:]))
+    assert 0 < before < len(reported) == len(video) and later == reported[before:]
 
 
 @pytest.mark.parametrize(
