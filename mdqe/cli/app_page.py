@@ -121,9 +121,9 @@ class Service:
     ) -> Response:
         model, folder = self.models[name], job.folder
         frames = WatchedVideo(path, on_frame, job.stop, ahead=model.config.window_length)
-        settings = {"score_threshold": score_threshold}
-        settings |= {"shorter_edge": model.config.test_shorter_edge, "relink": model.config.relink}
-        options = Job(score_threshold, notes=notes(frames.name, name, str(model.device), **settings))
+        settings = {"shorter_edge": model.config.test_shorter_edge, "relink": model.config.relink}
+        made = notes(frames.name, name, str(model.device), score_threshold=score_threshold, **settings)
+        options = Job(score_threshold, notes=made)
         outcome = segment_video(model, frames, folder, options)
         result = VideoInstances.load(folder / "instances.json")
         speed = f"{outcome.frames / outcome.seconds:.1f} frames/s"
