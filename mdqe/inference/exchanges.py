@@ -14,7 +14,7 @@ import numpy as np
 
 from mdqe.inference.frame_points import FramePoints
 from mdqe.inference.silhouettes import Links, Silhouettes
-from mdqe.inference.trajectories import BESIDE, CLEAR, CUT, costs
+from mdqe.inference.trajectories import BESIDE, CLEAR, CUT, costs, deviation
 
 MARGIN = 1.5  # least decrease of the cost
 SILHOUETTES, START = 0.7, 7.0  # weight of the cost by silhouettes, and such a cost of a detection that begins a track
@@ -26,6 +26,8 @@ STEP, GROWTH, GROWING = 1.0, 0.5, 10  # distance of places, relative to the size
 TOGETHER = 12  # frames within which exchanges are compared at once
 MOST = 4  # exchanges for each track
 UNSURE = 3  # two tracks of fewer observations each are not exchanged: any two false detections are a smooth motion
+EXCESS = 2.0  # noise that is assumed of edges, relative to the measured one: the errors of edges are not independent
+LEAST = 16  # third differences of edges from which noise is measured
 LABEL, LOOKS = 1.0, 4.0  # cost of an observation with another label; of embeddings, by their variance
 
 
@@ -69,23 +71,26 @@ def edge_kinds(frame: FramePoints) -> np.ndarray:
     return np.where(frame.cut, CUT, np.where(beside, BESIDE, CLEAR)[:, None]).astype(np.int8)
 
 
-def undo_exchanges(found: Observations, shape: tuple[int, int]) -> np.ndarray:
+def undo_exchanges(found: Observations, shape: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
     """The tracks (M,) of the observations, after exchanges have been undone, the surest one first.
 
     Args:
         found: the observations.
         shape: height and width of the grid.
+        size: height and width of the frames in pixels.
     """
     tracks, number = found.tracks.copy(), 1 + int(found.tracks.max(initial=-1))
     if number < 2 or _missed(found) > MISSED:
         return tracks
+    noise = _noise(found)
+    found = found._replace(edges=_cut_edges(found, noise, size))
     silhouettes = Silhouettes(found.points, found.frames, (found.edges == CLEAR).all(axis=1), shape)
     rows = np.split(np.argsort(tracks, kind="stable"), np.cumsum(np.bincount(tracks))[:-1])
     best: dict[tuple[int, int], tuple[float, _Exchange]] = {}
     changed, done = list(range(number)), set()
     for _ in range(MOST * number + 1):
         for a, b in _near_tracks(found, rows, changed):
-            gain, exchange = _best_exchange(found, silhouettes, rows[a], rows[b])
+            gain, exchange = _best_exchange(found, silhouettes, rows[a], rows[b], noise)
             best[a, b] = gain, exchange
         order = sorted((-gain, pair) for pair, (gain, _) in best.items() if gain > MARGIN)
         chosen = None
@@ -116,6 +121,31 @@ def _missed(found: Observations) -> float:
     return float((np.diff(frames)[follow] > 1).mean()) if follow.any() else 0.0
 
 
+def _noise(found: Observations) -> float:
+    """How much noisier edges are than those of exact masks, at least 1: from objects in full view in four frames."""
+    ratios = [np.zeros(0)]
+    for track in range(1 + int(found.tracks.max())):
+        rows = np.flatnonzero(found.tracks == track)
+        clear = rows[(found.edges[rows] == CLEAR).all(axis=1)]
+        if len(clear) > 3:
+            follow = found.frames[clear[3:]] - found.frames[clear[:-3]] == 3
+            third = np.abs(np.diff(found.boxes[clear], 3, axis=0)[follow]).ravel()
+            ratios.append(third / (np.sqrt(20.0) * deviation(_size(found, rows))))  # 1 + 9 + 9 + 1 variances
+    all_ratios = np.concatenate(ratios)
+    if len(all_ratios) < LEAST:
+        return 1.0
+    return max(1.0, EXCESS * float(np.median(all_ratios)) / 0.6745)  # of a normal distribution
+
+
+def _cut_edges(found: Observations, noise: float, size: tuple[int, int]) -> np.ndarray:
+    """The kinds (M, 4) of the edges, if noisy masks may end before the border of the frame at which they are cut."""
+    sizes = np.array([_size(found, np.flatnonzero(found.tracks == track)) for track in range(1 + found.tracks.max())])
+    reach = (noise - 1) * deviation(sizes)[found.tracks, None]
+    near = np.concatenate([found.boxes[:, :2] < reach, found.boxes[:, 2:] > np.array(size[::-1]) - reach], axis=1)
+    beside = near.any(axis=1, keepdims=True) & (found.edges == CLEAR)
+    return np.where(near, CUT, np.where(beside, BESIDE, found.edges))
+
+
 def _near_tracks(found: Observations, rows: list[np.ndarray], changed: list[int]) -> list[tuple[int, int]]:
     """The pairs of one of the `changed` tracks with another one that are near in time and space, ascending."""
     boxes, times = np.full((len(rows), 4), np.nan), np.full((len(rows), 2), np.nan)
@@ -143,7 +173,7 @@ def _size(found: Observations, rows: np.ndarray) -> float:
 
 
 def _best_exchange(
-    found: Observations, silhouettes: Silhouettes, a: np.ndarray, b: np.ndarray
+    found: Observations, silhouettes: Silhouettes, a: np.ndarray, b: np.ndarray, noise: float
 ) -> tuple[float, _Exchange]:
     """The exchange of two tracks with the largest decrease of the cost, and the decrease."""
     times = _ambiguous_times(found, a, b)
@@ -159,7 +189,7 @@ def _best_exchange(
         first = tried[0].begin
         some = [one for one in tried if one.begin <= first + TOGETHER]
         tried = tried[len(some) :]
-        gains = _gains(found, a, b, some, last) - [costs_of_links[one] for one in some]
+        gains = _gains(found, a, b, some, last, noise) - [costs_of_links[one] for one in some]
         place = int(gains.argmax())
         best = max(best, (float(gains[place]), some[place]), key=lambda one: one[0])
     return best
@@ -192,7 +222,9 @@ def _ambiguous_times(found: Observations, a: np.ndarray, b: np.ndarray) -> list[
     return times[possible & follows & unsure].tolist()
 
 
-def _gains(found: Observations, a: np.ndarray, b: np.ndarray, tried: list[_Exchange], last: int) -> np.ndarray:
+def _gains(
+    found: Observations, a: np.ndarray, b: np.ndarray, tried: list[_Exchange], last: int, noise: float
+) -> np.ndarray:
     """The decrease of the cost (K,) by each of K exchanges."""
     ends = [one.end for one in tried if one.end < last]
     first, final = tried[0].begin, max([one.begin for one in tried] + ends)
@@ -212,7 +244,7 @@ def _gains(found: Observations, a: np.ndarray, b: np.ndarray, tried: list[_Excha
     inside = np.array([(times >= one.begin) & (times < one.end) for one in tried])
     sets = np.concatenate([rows[None], np.where(inside[:, None], rows[::-1], rows)]).reshape(-1, len(times))
     present, size = sets >= 0, _size(found, rows[rows >= 0])
-    total = costs(found.boxes[sets], found.edges[sets], present, size) + _looks(found, sets, present)
+    total = costs(found.boxes[sets], found.edges[sets], present, size, noise) + _looks(found, sets, present)
     total = total.reshape(-1, 2).sum(axis=1)
     return np.asarray(total[0] - total[1:])
 

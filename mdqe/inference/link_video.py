@@ -127,11 +127,12 @@ class _Collected:
         values = np.array(self.values, np.float64).reshape(-1, 2)
         track_ids, tracks = np.unique(np.array(self.ids, np.int64), return_inverse=True)
         times, classes = np.array(self.frames, np.int64), values[:, 1].astype(np.int64)
+        assert linker.size is not None
         if self.rejoin and len(track_ids):
             boxes, areas, edges, vectors = (np.array(one) for one in zip(*self.measures, strict=True))
             points = np.fromiter(self.points, object, len(self.points))
             found = Observations(times, tracks, boxes, areas, edges, classes, vectors, points)
-            kept, tracks = np.unique(undo_exchanges(found, self.shape), return_inverse=True)
+            kept, tracks = np.unique(undo_exchanges(found, self.shape, linker.size), return_inverse=True)
             found, track_ids = found._replace(tracks=tracks), track_ids[kept]
             kept, tracks = np.unique(join(found)[tracks], return_inverse=True)
             track_ids = track_ids[kept]
@@ -141,5 +142,4 @@ class _Collected:
         rles = np.empty((len(track_ids), frames), object)
         for track, time, counts in zip(tracks, times, self.counts, strict=True):
             rles[track, time] = counts
-        assert linker.size is not None
         return VideoInstances(scores, labels.clip(0), track_ids, rles, linker.size, categories=categories, fps=fps)

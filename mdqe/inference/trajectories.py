@@ -10,6 +10,7 @@ repeatedly with other weights of the edges.
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from scipy.linalg import cho_solve_banded, cholesky_banded
@@ -25,7 +26,7 @@ ROUNDS = 6
 DIAGONALS = 8  # of the lower half: third differences of two edges
 
 
-def costs(boxes: np.ndarray, edges: np.ndarray, present: np.ndarray, size: float) -> np.ndarray:
+def costs(boxes: np.ndarray, edges: np.ndarray, present: np.ndarray, size: float, noise: float = 1.0) -> np.ndarray:
     """The cost (B,) of each of B sequences of T boxes; 0 for a sequence without boxes.
 
     Args:
@@ -33,21 +34,26 @@ def costs(boxes: np.ndarray, edges: np.ndarray, present: np.ndarray, size: float
         edges: (B, T, 4): CLEAR, BESIDE or CUT.
         present: (B, T) bool: whether there is a box.
         size: of the objects, in pixels.
+        noise: standard deviation of an edge, relative to that of exact masks.
     """
     number, total = len(boxes), np.zeros(len(boxes))
     if not present.any():
         return total
     both = [boxes[..., axis::2] - boxes[..., axis::2][present].mean() for axis in (0, 1)]
     kinds = np.concatenate([edges[..., axis::2] for axis in (0, 1)])
-    found = _axis_costs(np.concatenate(both), kinds, np.tile(present, (2, 1))[..., None], size)
+    found = _axis_costs(np.concatenate(both), kinds, np.tile(present, (2, 1))[..., None], size, noise * deviation(size))
     return np.where(present.any(axis=1), found[:number] + found[number:], 0.0)
 
 
-def _axis_costs(edges: np.ndarray, kinds: np.ndarray, present: np.ndarray, size: float) -> np.ndarray:
-    """The costs (B,) along one axis, of lower and upper edges (B, T, 2)."""
+def deviation(size: Any) -> Any:
+    """The standard deviation of an edge of an exact mask, for objects of a size in pixels."""
+    return np.sqrt(NOISE_PIXELS**2 + (NOISE * size) ** 2)
+
+
+def _axis_costs(edges: np.ndarray, kinds: np.ndarray, present: np.ndarray, size: float, noise: float) -> np.ndarray:
+    """The costs (B,) along one axis, of lower and upper edges (B, T, 2) with noise in pixels."""
     number, frames = edges.shape[:2]
     band, prior = _smoothness(frames)
-    noise = np.sqrt(NOISE_PIXELS**2 + (NOISE * size) ** 2)
     system = np.tile(band / size**2, (1, number))
     diagonal = system[0].copy()
     measured = np.where(present, edges, 0.0)

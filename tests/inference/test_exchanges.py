@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 import mdqe
 from mdqe.data.synthetic import draw_video
@@ -33,7 +34,7 @@ def points_in(boxes: np.ndarray) -> np.ndarray:
 
 
 def undone(found: Observations) -> np.ndarray:
-    return undo_exchanges(found, GRID)
+    return undo_exchanges(found, GRID, GRID)
 
 
 def crossing(exchanged: range, beside: range = range(12, 19)) -> tuple[Observations, np.ndarray]:
@@ -147,17 +148,18 @@ def test_edges_beside_other_masks():
     assert found.tolist() == [[BESIDE, BESIDE, CUT, BESIDE], [CUT, BESIDE, BESIDE, BESIDE], [CLEAR] * 4]
 
 
-def test_the_cost_is_that_of_a_dense_system():
+@pytest.mark.parametrize("factor", [1.0, 2.5])
+def test_the_cost_is_that_of_a_dense_system(factor):
     """Boxes that agree with a trajectory but for noise, so that all weights stay near those of the first turn."""
     random, frames, size = np.random.default_rng(0), 12, 20.0
     centres = np.arange(frames)[:, None] * (3.0, 2.0)
     boxes = np.concatenate([centres - 10, centres + 10], axis=1) + random.normal(0, 1e-3, (frames, 4))
     present = np.ones((1, frames), bool)
-    (cost,) = costs(boxes[None], np.zeros((1, frames, 4), int), present, size)
+    (cost,) = costs(boxes[None], np.zeros((1, frames, 4), int), present, size, factor)
     band, _ = _smoothness(frames)
     prior = sum(np.diag(row[: 2 * frames - i], -i) for i, row in enumerate(band))
     prior = (prior + np.tril(prior, -1).T) / size**2
-    noise = NOISE_PIXELS**2 + (NOISE * size) ** 2
+    noise = factor**2 * (NOISE_PIXELS**2 + (NOISE * size) ** 2)
     spread = np.linalg.slogdet(np.eye(2 * frames) / noise + prior)[1] - np.linalg.slogdet(prior)[1]
     expected = 0.0
     for axis in (0, 1):
@@ -168,7 +170,7 @@ def test_the_cost_is_that_of_a_dense_system():
     assert cost == pytest.approx(expected / 2, rel=1e-4)
     rough = boxes.copy()
     rough[6] += 3 * JERK * size + 2 * EXTENT * size
-    assert costs(rough[None], np.zeros((1, frames, 4), int), present, size)[0] > cost
+    assert costs(rough[None], np.zeros((1, frames, 4), int), present, size, factor)[0] > cost
     assert costs(boxes[None], np.zeros((1, frames, 4), int), ~present, size).tolist() == [0.0]
 
 
@@ -197,6 +199,33 @@ def test_exchanges_of_the_linker_are_undone(seed, index):
         }
         names.append(len(pairs))
     assert names == [len(drawing.masks) + 2, len(drawing.masks)]
+
+
+def jittered(mask: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """A mask moved by some pixels, 4 % of its size, and grown, shrunk, or neither, by one pixel."""
+    moved = ndimage.shift(mask, np.round(random.normal(0, 0.04 * np.sqrt(mask.sum()), 2)).astype(int), order=0)
+    change = (ndimage.binary_erosion, ndimage.binary_dilation, None)[random.integers(3)]
+    return moved if change is None or mask.sum() < 64 else change(moved)
+
+
+@pytest.mark.parametrize(("seed", "index"), [(1001, 2), (3003, 1)])
+def test_noisy_masks_do_not_cause_exchanges(seed, index):
+    """Objects pass the border, and noisy masks often end before it: their edges there are cut, too."""
+    drawing, random = draw_video(seed, index, frames=60, size=(144, 256)), np.random.default_rng(0)
+    frames, objects = [], []
+    for masks in drawing.masks.transpose(1, 0, 2, 3):
+        own = np.flatnonzero(masks.sum(axis=(1, 2)) >= 16)
+        frames.append(np.stack([jittered(masks[one], random) for one in own]))
+        objects.append(own)
+    result = mdqe.link(frames, rejoin=True)
+    pairs = {
+        (int(one), int(result.track_ids[row]))
+        for t, (masks, own) in enumerate(zip(frames, objects, strict=True))
+        for row in np.flatnonzero(result.present[:, t])
+        for mask, one in zip(masks, own, strict=True)
+        if np.array_equal(result.mask(row, t), mask)
+    }
+    assert len(pairs) == len({one for one, _ in pairs})
 
 
 def test_a_drawn_scene_keeps_its_masks():
