@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from scipy import ndimage
 from torch import Tensor
 
 from mdqe.errors import InputError
@@ -17,14 +18,18 @@ from mdqe.inference.saved_state import MOST, SavedTensors
 from mdqe.inference.tracker import WindowTracks
 from mdqe.modeling.mask_head import MASK_STRIDE
 
+OWN = 0.5  # share of the pixels of a mask that belong to it, below which it shows what another mask shows better
+SPECK = 0.1  # connected parts of a mask that are smaller than this share of the largest one are not of its object
+CONNECTED = np.stack([np.zeros((3, 3)), ndimage.generate_binary_structure(2, 1), np.zeros((3, 3))])  # in each mask
+
 
 class Relinker:
     """Passes the masks of final frames to a `Linker` and replaces the ids of the tracker by its ids.
 
     The linker gets masks alone, as sure detections: scores and labels of tracks change while more clips arrive, but the
-    ids of final frames must not. Masks of the tracker may overlap. For the linker, a pixel belongs to the mask with the
-    largest logit; a mask without such a pixel is dropped. The class scores of a new id are those of the tracks whose
-    masks it has, weighted by the number of frames.
+    ids of final frames must not. Masks of the tracker may overlap, but visible parts of objects do not: a pixel belongs
+    to the mask with the largest logit, and masks to which less than half of their pixels belong are dropped. The class
+    scores of a new id are those of the tracks whose masks it has, weighted by the number of frames.
 
     Attributes:
         new_ids: for each of the frames that were relinked last, the new ids by track.
@@ -55,15 +60,15 @@ class Relinker:
         """
         logits, device = window.mask_logits, window.mask_logits.device
         height, width = (-(-edge // MASK_STRIDE) for edge in size)
-        masks = _disjoint(logits[..., :height, :width]).cpu().numpy()  # (M, frames, h, w)
+        values: np.ndarray = logits[..., :height, :width].cpu().numpy()  # (M, frames, h, w)
         tracks = window.track_ids.numpy()
-        ids = np.full(masks.shape[:2], -1)
-        for frame in range(masks.shape[1]):
-            shown = masks[:, frame].any(axis=(1, 2))  # without the empty ones, whose number must not matter
-            ids[shown, frame] = self._linker.push(masks[shown, frame])
+        ids = np.full(values.shape[:2], -1)
+        for frame in range(values.shape[1]):
+            shown = _best_masks(values[:, frame])
+            ids[shown, frame] = self._linker.push(_without_specks(values[shown, frame] > 0))
         rows, columns = np.nonzero(ids >= 0)
         linked, places = np.unique(ids[rows, columns], return_inverse=True)
-        self.new_ids = [{} for _ in range(masks.shape[1])]
+        self.new_ids = [{} for _ in range(values.shape[1])]
         for frame, new, track in zip(columns.tolist(), ids[rows, columns].tolist(), tracks[rows].tolist(), strict=True):
             self.new_ids[frame][track] = new
             self._frames[new, track] = self._frames.get((new, track), 0) + 1
@@ -110,9 +115,39 @@ class Relinker:
         self._frames = {(one, track): number for one, track, number in frames.tolist()}
 
 
-def _disjoint(logits: Tensor) -> Tensor:
-    """Masks (M, …) bool of logits (M, …): a pixel belongs to the largest logit alone, the first of equal ones."""
-    if not len(logits):
-        return logits > 0
-    rows = torch.arange(len(logits), device=logits.device)
-    return (logits > 0) & (logits.argmax(dim=0) == rows.reshape(-1, *[1] * (logits.dim() - 1)))
+def _best_masks(logits: np.ndarray) -> np.ndarray:
+    """The rows, ascending, of those of the masks of a frame, logits (M, h, w), that own at least half of their pixels.
+
+    A pixel belongs to the largest logit, the first of equal ones. As long as a mask owns less than half, the one with
+    the smallest share is dropped, and its pixels belong to the others.
+    """
+    masks = logits > 0
+    areas = masks.sum(axis=(1, 2))
+    rows = np.flatnonzero(areas)  # not the empty ones: their number must not matter
+    while len(rows) > 1:
+        place = logits[rows].argmax(axis=0)  # (h, w), in rows
+        shown = masks[rows].any(axis=0)
+        shares = np.bincount(place[shown], minlength=len(rows)) / areas[rows]
+        worst = int(shares.argmin())
+        if shares[worst] >= OWN:
+            break
+        rows = np.delete(rows, worst)
+    return rows
+
+
+def _without_specks(masks: np.ndarray) -> np.ndarray:
+    """Masks (M, h, w) without connected parts that are much smaller than the largest one.
+
+    A few pixels far from the object would move the edges of its box, and so its measured place.
+    """
+    if not len(masks):
+        return masks
+    parts, number = ndimage.label(masks, CONNECTED)  # (M, h, w), from 1; a part belongs to one mask
+    areas = np.bincount(parts.ravel(), minlength=number + 1)
+    areas[0] = 0  # background
+    owner = np.zeros(number + 1, np.int64)
+    owner[parts.ravel()] = np.repeat(np.arange(len(masks)), masks[0].size)
+    largest = np.zeros(len(masks), np.int64)
+    np.maximum.at(largest, owner, areas)
+    kept = (areas >= SPECK * largest[owner]) & (areas > 0)
+    return np.asarray(kept[parts])

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mdqe.errors import InputError
-from mdqe.inference.relink import Relinker
+from mdqe.inference.relink import Relinker, _without_specks
 from mdqe.inference.saved_state import SavedTensors
 from mdqe.inference.tracker import WindowTracks
 
@@ -66,16 +66,49 @@ def test_a_repeated_mask_is_dropped():
     assert got.track_ids.tolist() == [0] and (got.mask_logits > 0).sum() == 5 * 9
 
 
-def test_the_largest_logit_decides_whose_mask_a_pixel_is():
-    """Track 2 also covers the object of track 0, less surely; both masks leave as they are."""
-    tracks = {0: {t: right(t) for t in range(8)}, 2: {t: left(t) for t in range(8)}}
-    given = window(tracks, range(8))
-    for t in range(4, 8):
-        y, x = right(t)
-        given.mask_logits[1, t, y : y + 3, x : x + 3] = 0.5
+@pytest.mark.parametrize(("others", "dropped"), [(3, False), (4, False), (5, True), (8, True)])
+def test_a_mask_that_owns_less_than_half_of_its_pixels_is_dropped(others: int, dropped: bool):
+    """So many of eight pixels have a larger logit in the mask of the other track, which leaves whole."""
+    given = window({0: {}, 1: {}}, range(4))
+    given.mask_logits[:] = -1
+    given.mask_logits[0, :, 1:9, :8] = 2
+    given.mask_logits[1, :, 4, 8 - others : 16 - others] = 1
     got = Relinker().relink(given, SIZE, ends=True)
-    assert got.track_ids.tolist() == [0, 1]
-    assert torch.equal(got.mask_logits, given.mask_logits)
+    assert got.track_ids.tolist() == ([0] if dropped else [0, 1])
+    assert torch.equal(got.mask_logits, given.mask_logits[: len(got.track_ids)])
+
+
+def test_one_of_several_masks_of_an_object_stays():
+    """Each of three equal masks owns a third of the pixels. One after the other is dropped, so that one owns all."""
+    given = window({i: {0: (0, 0)} for i in range(3)}, range(1))
+    given.mask_logits[:] = -1
+    given.mask_logits[:, 0, 2:5, 2:11] = torch.eye(3)[:, :, None] + 1
+    given.mask_logits[1, 0, 3, 2] = 0.5  # of 27 pixels, track 1 has 8, and the others 9 and 10
+    given.mask_logits[0, 0, 3, 2] = 3
+    relinker = Relinker()
+    got = relinker.relink(given, SIZE, ends=True)
+    assert relinker.new_ids == [{0: 0}] and torch.equal(got.mask_logits, given.mask_logits[:1])
+
+
+def test_a_speck_does_not_move_an_object():
+    """An object comes in from the left; its left edge is cut. In frame 1 there is a pixel far to the right."""
+    logits = torch.full((1, 8, 40, 64), -1.0)
+    for t in range(8):
+        logits[0, t, 10:26, : 10 + 3 * t] = 1
+    logits[0, 1, 12, 50] = 1
+    got = Relinker().relink(WindowTracks(0, SCORES[:1], torch.tensor([0]), logits), (160, 256), ends=True)
+    assert got.track_ids.tolist() == [0] and torch.equal(got.mask_logits, logits)  # the speck stays in the mask
+
+
+@pytest.mark.parametrize(("area", "counts"), [(2, False), (3, True), (5, True)])
+def test_a_large_part_of_a_mask_is_no_speck(area: int, counts: bool):
+    """A tenth of the largest part, of 30 pixels, is enough; parts of several masks are independent."""
+    masks = np.zeros((3, 10, 16), bool)
+    masks[:2, :3, :10] = True
+    masks[0, 8, 10 : 10 + area] = masks[2, 8, :2] = True
+    cleaned = _without_specks(masks)
+    np.testing.assert_array_equal(cleaned[1:], masks[1:])
+    assert cleaned[0, :3, :10].all() and cleaned[0].sum() == 30 + area * counts
 
 
 def test_a_mask_whose_pixels_all_belong_to_others_is_dropped():
