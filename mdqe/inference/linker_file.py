@@ -84,6 +84,8 @@ def read_tracks(saved: SavedTensors, num_frames: int, num_tracks: int) -> Linked
     tracks.labels, tracks.votes = (saved.integers(x, -1, MOST, number).numpy().copy() for x in ("labels", "votes"))
     tracks.embeddings = saved.floats("embeddings", number, None).double().numpy().copy()
     tracks.areas, tracks.seen = (saved.floats(x, number).double().numpy().copy() for x in ("areas", "seen"))
+    if (least := tracks.areas.min(initial=1)) <= 0:
+        raise InputError(f"the tensor {saved.prefix + 'areas'!r} has the value {least:g}, expected above 0")
     for name, columns in _FLOATS.items():
         home = tracks.motion if name.startswith("motion.") else tracks
         setattr(home, name.removeprefix("motion."), saved.floats(name, number, columns).double().numpy().copy())

@@ -12,10 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.fft import irfft2, next_fast_len, rfft2
 
-EDGE, CHANGE = (
-    2.0,
-    0.5,
-)  # points by which a silhouette differs by chance; times the root of its points and of the frames
+# Points by which a silhouette differs by chance; more, times the root of its points and of the frames between.
+EDGE, CHANGE = 2.0, 0.5
 SPREAD = 0.12  # standard deviation of a predicted place, relative to the size, for each frame from the last one
 FIRST_SPREAD = 0.5  # the same without a known velocity
 FARTHEST = 10  # most frames for which a motion is continued
@@ -134,10 +132,8 @@ class Silhouettes:
         shown = before.points.astype(np.int64)
         origin = shown.min(axis=0)
         extent = shown.max(axis=0) + 1 - origin
-        first, last = (
-            low - extent + 1,
-            high + extent - 1,
-        )  # of the points that the silhouette may cover, columns and rows
+        # Columns and rows of the points that the silhouette may cover.
+        first, last = low - extent + 1, high + extent - 1
         region = np.zeros(tuple(last - first)[::-1], np.float32)  # 1 where nothing is, 0 where it may be hidden
         (x0, y0), (x1, y1) = np.maximum(first, 0), np.minimum(last, self._shape[::-1])
         part = region[y0 - first[1] : y1 - first[1], x0 - first[0] : x1 - first[0]]

@@ -238,17 +238,26 @@ def test_forged_files_are_one_error(tmp_path):
             assert "forged" in str(caught.value) and "\n" not in str(caught.value), name
 
 
-def test_a_track_without_points_is_one_error(tmp_path):
+def test_a_track_without_points_or_area_is_one_error(tmp_path):
     """Its shape cannot be compared with anything."""
     linker = mdqe.Linker()
     linker.push(squares((5, 5), (40, 40)))
     linker.save(tmp_path / "state")
     state = read_state(tmp_path / "state", FORMAT, VERSION, "linker")
-    counts = state.tensors["num_points"]
-    forged = {"num_points": torch.tensor([0, int(counts.sum())])}
-    write_state(tmp_path / "forged", state._replace(tensors={**state.tensors, **forged}))
-    with pytest.raises(InputError, match=r"'num_points' is from 0 to \d+, expected 1 to"):
-        mdqe.Linker.resume(tmp_path / "forged")
+    total = int(state.tensors["num_points"].sum())
+    area = float(state.tensors["areas"][0])
+    for name, forged, message in (
+        ("num_points", torch.tensor([0, total]), r"'num_points' is from 0 to \d+, expected 1 to"),
+        (
+            "areas",
+            torch.tensor([area, 0.0], dtype=state.tensors["areas"].dtype),
+            "'areas' has the value 0, expected above",
+        ),
+        ("areas", torch.tensor([-1.0, area], dtype=state.tensors["areas"].dtype), "'areas' has the value -1, expected"),
+    ):
+        write_state(tmp_path / "forged", state._replace(tensors={**state.tensors, name: forged}))
+        with pytest.raises(InputError, match=message):
+            mdqe.Linker.resume(tmp_path / "forged")
 
 
 ONE = squares((5, 5))
