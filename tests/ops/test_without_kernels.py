@@ -67,6 +67,7 @@ def test_compiled_kernels_need_no_word():
 
 @pytest.mark.slow
 def test_the_command_of_the_message_builds_the_kernels(unpacked, tmp_path):
+    """It is an editable installation."""
     source = Path(shutil.copytree(unpacked, tmp_path / "source"))
     environment = Environment(tmp_path / "v")
     command = [environment.python, "-c", "import mdqe.ops.kernels"]
@@ -77,3 +78,6 @@ def test_the_command_of_the_message_builds_the_kernels(unpacked, tmp_path):
     environment.install(*found.groups(), MDQE_BUILD_EXT="cpu")
     done = subprocess.run(command, cwd=source, env=variables, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+    report = environment.report()
+    assert report["result"] == [1.0, 1.0] and report["compiled"] == ["cpu"]
+    assert Path(report["package"]) == source / "mdqe"
