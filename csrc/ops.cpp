@@ -165,6 +165,9 @@ MDQE_EXPORT const char* mdqe_limit_cpu_kernels(const char* limit) {
   return mdqe_cpu_kernels();
 }
 
+// Returns whether the operator conv3x3 has a kernel for the instruction set in use.
+MDQE_EXPORT int mdqe_has_conv3x3() { return mdqe::kernels_in_use().convolve != nullptr; }
+
 STABLE_TORCH_LIBRARY(mdqe, m) {
   m.def("deform_attn(Tensor value, SymInt[] levels, Tensor locations, Tensor weights) -> Tensor");
   m.def(

@@ -36,6 +36,19 @@ using PackKernel = bool (*)(const float* values, int64_t n, uint64_t* words);
 // Counts the bits that n words have in common.
 using SharedKernel = int64_t (*)(const uint64_t* a, const uint64_t* b, int64_t n);
 
+// A 3x3 convolution with stride 1 and padding 1 of float32 maps, channels last. C and O are multiples of these constants.
+constexpr int64_t kConvolutionInputs = 8, kConvolutionOutputs = 16, kConvolutionTiles = 48;
+struct Convolution {
+  const float *input, *weight, *bias;  // (B, H, W, C) with item_step numbers from item to item; (O, C, 3, 3); (O)
+  float *filters, *output;             // the transformed weights, 16 * O * C numbers; (B, H, W, O)
+  int64_t item_step, height, width, inputs, outputs;
+};
+inline int64_t convolution_scratch(const Convolution& p) {  // in numbers
+  return 16 * kConvolutionTiles * (p.inputs + kConvolutionOutputs) + p.inputs;
+}
+using FilterKernel = void (*)(const Convolution&, int64_t begin, int64_t end);
+using ConvolutionKernel = void (*)(const Convolution&, int64_t begin, int64_t end, float* scratch);
+
 struct KernelTable {
   const char* name;
   ForwardKernel forward_f32, forward_bf16;                    // positions and scores are float
@@ -44,6 +57,8 @@ struct KernelTable {
   BackwardKernel fused_backward_f32, fused_backward_bf16;
   PackKernel pack_signs;
   SharedKernel count_shared;
+  FilterKernel transform_filters = nullptr;  // see winograd.inl; these two are for AVX2 alone
+  ConvolutionKernel convolve = nullptr;
 };
 
 const KernelTable& kernels_in_use();

@@ -80,6 +80,7 @@ def count_segment(model: MDQE, frames: int, batch: int, size: tuple[int, int]) -
         "mdqe.modeling.layers.MAX_HIDDEN_NUMBERS": 2**62,
         "mdqe.inference.association.reads_in_place": lambda _: False,
         "mdqe.inference.mask_iou._COMPILED": False,
+        "mdqe.ops.kernels._HAS_CONV3X3": False,
     }
     with ExitStack() as stack:
         for name, value in accelerator.items():

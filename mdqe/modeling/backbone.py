@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from torchvision.ops import FrozenBatchNorm2d
 
 from mdqe.errors import InputError
+from mdqe.modeling.layers import Conv2d
 
 STRIDES = (8, 16, 32)
 
@@ -83,7 +84,7 @@ class Backbone(nn.Module):
         self.body = freeze_batch_norm_2d(self.body)  # the norms that do not directly follow a convolution
 
 
-class FrozenNormConv2d(nn.Conv2d):
+class FrozenNormConv2d(Conv2d):
     """A convolution and the frozen batch norm after it, in one pass over the frames.
 
     The norm is a constant scale and shift per channel. Scaling the few weights in every call costs much less than

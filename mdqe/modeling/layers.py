@@ -1,4 +1,4 @@
-"""What several parts of the network share: the multi-layer perceptron, dropout, and a warning about slow bfloat16."""
+"""What several parts of the network share: MLP, convolution, dropout, and a warning about slow bfloat16."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from mdqe.ops.convolution import can_convolve, conv3x3
 
 _STEPS = 1 << 16  # dropout rates are multiples of 1 / _STEPS
 # A CPU computes at most this many numbers of a hidden layer per thread, for at most this many threads, in one part.
@@ -45,6 +47,16 @@ class MLP(nn.Module):
         for layer in self.layers[:-1]:
             x = self.dropout(F.gelu(layer(x)))
         return self.layers[-1](x)
+
+
+class Conv2d(nn.Conv2d):
+    """As `nn.Conv2d`, but faster for inference where `mdqe.ops.convolution` has a kernel: 3×3, stride 1, padding 1."""
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        shape = self.kernel_size, self.stride, self.padding, self.dilation, self.groups, self.padding_mode
+        if shape == ((3, 3), (1, 1), (1, 1), (1, 1), 1, "zeros") and can_convolve(input, weight, bias):
+            return conv3x3(input, weight, cast(Tensor, bias))
+        return super()._conv_forward(input, weight, bias)
 
 
 class Dropout(nn.Module):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mdqe.modeling.encoder import SpatialShapes
+from mdqe.modeling.layers import Conv2d
 from mdqe.ops.reference import widen
 
 MASK_STRIDE = 4
@@ -66,8 +67,7 @@ class MaskHead(nn.Module):
     def __init__(self, dim: int = 256, mask_dim: int = 32) -> None:
         super().__init__()
         self.fuse = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(dim, dim, kernel_size=3, padding=1), nn.GroupNorm(8, dim), nn.GELU())
-            for _ in range(3)
+            nn.Sequential(Conv2d(dim, dim, kernel_size=3, padding=1), nn.GroupNorm(8, dim), nn.GELU()) for _ in range(3)
         )
         self.lateral = nn.ModuleList(nn.Conv2d(dim, dim, kernel_size=1) for _ in range(2))
         self.refine = _Separable(dim, dim)

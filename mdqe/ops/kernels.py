@@ -119,6 +119,11 @@ def has_operator(name: str) -> bool:
     return "cpu" in _status.compiled and hasattr(torch.ops.mdqe, name)
 
 
+def has_conv3x3() -> bool:
+    """Return whether the CPU library has a kernel of `mdqe.ops.convolution` for the instruction set in use."""
+    return _HAS_CONV3X3 and bool(_handle.mdqe_has_conv3x3())  # type: ignore[union-attr]
+
+
 def compiled_for(value: Tensor) -> bool:
     """Return whether a compiled kernel supports the device, type and size of this value (…, N, H, D)."""
     device = value.device.type
@@ -227,6 +232,7 @@ def _register() -> Library:
 
 
 _handle, _status = _load_all()
+_HAS_CONV3X3 = hasattr(_handle, "mdqe_has_conv3x3")  # a library of another version may lack it
 if _handle is not None:
     _registrations = _register()  # must live as long as the module, or PyTorch drops the rules
     _name = limit_cpu(os.environ.get("ATEN_CPU_CAPABILITY"))

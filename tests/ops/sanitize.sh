@@ -16,6 +16,7 @@ tests=$PWD/tests
 cd "$out"  # otherwise Python would import the package beside the tests
 "$python" -c "from mdqe.ops import kernels; print(kernels.PACKAGE, kernels.kernel_status())"
 "$python" -m pytest -p no:cacheprovider "$tests/ops/test_attention_kernels.py" \
-    "$tests/ops/test_attention_registration.py" "$tests/inference/test_mask_iou.py" -k "not compile"
+    "$tests/ops/test_attention_registration.py" "$tests/ops/test_convolution.py" "$tests/inference/test_mask_iou.py" \
+    -k "not compile and not for_others"
 "$python" -m pytest -p no:cacheprovider "$tests/evaluation/test_overlap.py" "$tests/results/test_rle.py" \
     "$tests/inference/test_linker_compiled.py" -k "not well_under_a_second"
