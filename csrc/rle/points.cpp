@@ -1,6 +1,5 @@
 // The masks of a frame at the points of a grid, as mdqe.Linker compares them: samples of run lengths, the points and the
-// contacts of masks, what moved masks share with them, and the edges of boxes. The results are those of NumPy: numbers are
-// whole, or come from the same operations in the same order, which the compiler must not fuse. Plain C++ without PyTorch.
+// contacts of masks, and what moved masks share with them. The results are those of NumPy. Plain C++ without PyTorch.
 
 #include <algorithm>
 #include <cmath>
@@ -32,18 +31,22 @@ struct Size {
 
 int64_t half(int64_t value) { return (value - (value < 0)) / 2; }  // rounded down
 
+// Twice the centre of a box along the axis of its edges `edge[0]` and `edge[2]`, in points, as `doubled_centres`.
+int64_t doubled_centre(const double* edge, int64_t step) {
+  return int64_t(std::nearbyint((edge[0] + edge[2]) / double(step) - 1));
+}
+
 // Whether all bytes are 0.
 bool is_empty(const uint8_t* bytes, int64_t length) {
+  uint64_t any = 0;
   int64_t i = 0;
-  for (; i + kLine <= length; i += kLine) {
-    uint64_t words[kLine / 8], any = 0;
-    std::memcpy(words, bytes + i, kLine);
-    for (const uint64_t word : words) any |= word;
-    if (any) return false;
+  for (; i + 8 <= length; i += 8) {
+    uint64_t word;
+    std::memcpy(&word, bytes + i, 8);
+    any |= word;
   }
-  for (; i < length; ++i)
-    if (bytes[i]) return false;
-  return true;
+  for (; i < length; ++i) any |= bytes[i];
+  return !any;
 }
 
 // Smallest number k from 0 to `most` for which first + k * step is at least `value`.
@@ -71,16 +74,16 @@ void for_each_point(const uint8_t* mask, Size size, Add add) {
 // they are fetched in advance. Most rows are empty: if their pixels are near each other, all of them are read in words.
 MDQE_EXPORT void mdqe_sample(const uint8_t* masks, const int64_t* strides, int64_t number, int64_t rows, int64_t columns,
                              uint8_t* grid) {
-  const int64_t length = columns * strides[2], next = std::max<int64_t>(kLine, strides[2]);
+  const int64_t stride = strides[2], length = (columns - 1) * stride + 1, next = std::max<int64_t>(kLine, stride);
   for (int64_t i = 0; i < number * rows; ++i, grid += columns) {
     const auto row = [&](int64_t index) { return masks + index / rows * strides[0] + index % rows * strides[1]; };
     if (i + kAhead < number * rows)
       for (int64_t byte = 0; byte < length; byte += next) prefetch(row(i + kAhead) + byte);
     const uint8_t* from = row(i);
-    if (strides[2] <= kDense && is_empty(from, length - strides[2] + 1))
+    if (stride <= kDense && is_empty(from, length))
       std::memset(grid, 0, columns);
     else
-      for (int64_t x = 0; x < columns; ++x) grid[x] = from[x * strides[2]] != 0;
+      for (int64_t x = 0; x < columns; ++x) grid[x] = from[x * stride] != 0;
   }
 }
 
@@ -217,56 +220,37 @@ MDQE_EXPORT void mdqe_count_visible(const double* points, const double* moves, c
   }
 }
 
-// Counts how many of the S points of outlines are in masks: outlines (N, S, 2) and centres (P, 2) are doubled; pair p lays
-// outline rows[p] over the mask columns[p] of the grid, centre on centre. shared (P).
-MDQE_EXPORT void mdqe_count_outlines(const int16_t* outlines, const int64_t* rows, const int64_t* columns,
-                                     const int64_t* centres, int64_t pairs, int64_t samples, int64_t height, int64_t width,
-                                     const uint8_t* grid, int64_t* shared) {
-  const Size size{height, width};
-  for (int64_t p = 0; p < pairs; ++p) {
-    const int16_t* point = outlines + rows[p] * samples * 2;
-    const uint8_t* mask = grid + columns[p] * height * width;
-    shared[p] = 0;
-    for (int64_t s = 0; s < samples; ++s, point += 2) {
-      const int64_t x = half(point[0] + centres[2 * p]), y = half(point[1] + centres[2 * p + 1]);
-      shared[p] += size.contains(x, y) && mask[y * width + x];
+// Takes the outlines `rows` (M) from the masks `columns` (M): S of their points, relative to the doubled centres of the boxes
+// (D, 4). ends and positions are those of mdqe_list_points; outlines (N, S, 2).
+MDQE_EXPORT void mdqe_take_outlines(const int64_t* rows, const int64_t* columns, int64_t number, int64_t samples,
+                                    const int64_t* ends, const int16_t* positions, const double* boxes, int64_t step,
+                                    int16_t* outlines) {
+  for (int64_t m = 0; m < number; ++m) {
+    const int64_t column = columns[m], begin = ends[column], length = ends[column + 1] - begin;
+    const int64_t x = doubled_centre(boxes + 4 * column, step), y = doubled_centre(boxes + 4 * column + 1, step);
+    int16_t* point = outlines + rows[m] * samples * 2;
+    for (int64_t s = 0; s < samples; ++s) {
+      const int16_t* position = positions + 2 * (begin + s * length / samples);
+      *point++ = int16_t(2 * position[0] - x), *point++ = int16_t(2 * position[1] - y);
     }
   }
 }
 
-// Compares the boxes of tracks with those of detections, as `compare_edges` of mdqe/inference/frame_scores.py explains, with
-// the same operations.
-//
-// rows, columns (P): tracks and detections; centres, extents (N, 2) and areas (N) of tracks; boxes (D, 4), cut (D, 4) and
-// sizes (D) of detections; constants: SAME, HIDDEN, ONE_EDGE, NARROW, NO_EDGE. offsets, distances, doubt (P, 2); partial (P).
-MDQE_EXPORT void mdqe_compare_edges(const int64_t* rows, const int64_t* columns, int64_t pairs, const double* centres,
-                                    const double* extents, const double* areas, const double* boxes, const uint8_t* cut,
-                                    const double* sizes, int64_t step, const double* constants, double* offsets,
-                                    double* distances, double* doubt, uint8_t* partial) {
+// Counts how many of the S points of outlines (N, S, 2) are in masks: pair p lays outline rows[p] over the mask columns[p] of
+// the grid, centre on centre. shared (P).
+MDQE_EXPORT void mdqe_count_outlines(const int16_t* outlines, const int64_t* rows, const int64_t* columns,
+                                     const double* boxes, int64_t step, int64_t pairs, int64_t samples, int64_t height,
+                                     int64_t width, const uint8_t* grid, int64_t* shared) {
+  const Size size{height, width};
   for (int64_t p = 0; p < pairs; ++p) {
-    const int64_t row = rows[p], column = columns[p];
-    const uint8_t* edges = cut + 4 * column;
-    const bool any = edges[0] || edges[1] || edges[2] || edges[3];
-    const bool shrunk = sizes[column] < constants[1] * areas[row];
-    partial[p] = 0;
-    for (int axis = 0; axis < 2; ++axis) {
-      const double extent = extents[2 * row + axis], centre = centres[2 * row + axis];
-      const double lower = boxes[4 * column + axis] - (centre - extent / 2);
-      const double upper = boxes[4 * column + 2 + axis] - (centre + extent / 2);
-      const double longer = upper - lower, middle = (lower + upper) / 2;
-      const bool same = std::abs(longer) <= constants[0] * extent + double(step);
-      const bool cut_lower = edges[axis] && !same, cut_upper = edges[2 + axis] && !same, is_cut = cut_lower || cut_upper;
-      const bool narrow = any && !is_cut && !same && longer < 0;
-      const double smaller = lower * upper > 0 ? middle : std::abs(lower) < std::abs(upper) ? lower : upper;
-      double free = lower;
-      if ((cut_lower && cut_upper) || narrow)
-        free = std::min(std::max(0.0, std::min(lower, upper)), std::max(lower, upper));
-      else if (cut_lower)
-        free = upper;
-      offsets[2 * p + axis] = is_cut ? free : shrunk && !same && !narrow ? smaller : middle;
-      distances[2 * p + axis] = is_cut || narrow ? std::abs(free) : (std::abs(smaller) + std::abs(middle)) / 2;
-      doubt[2 * p + axis] = cut_lower && cut_upper ? constants[4] : narrow ? constants[3] : is_cut || shrunk ? constants[2] : 1;
-      partial[p] |= (is_cut || narrow) && longer < 0;
+    const double* box = boxes + 4 * columns[p];
+    const int64_t centre_x = doubled_centre(box, step), centre_y = doubled_centre(box + 1, step);
+    const int16_t* point = outlines + rows[p] * samples * 2;
+    const uint8_t* mask = grid + columns[p] * height * width;
+    shared[p] = 0;
+    for (int64_t s = 0; s < samples; ++s, point += 2) {
+      const int64_t x = half(point[0] + centre_x), y = half(point[1] + centre_y);
+      shared[p] += size.contains(x, y) && mask[y * width + x];
     }
   }
 }

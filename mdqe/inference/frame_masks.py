@@ -19,6 +19,7 @@ from mdqe.results import rle
 from mdqe.results.foreign_call import call
 
 MOST_DETECTIONS = 10_000
+_OBJECT = np.dtype(object)
 
 Size = tuple[int, int]
 
@@ -125,7 +126,7 @@ def read_masks(masks: Any, size: Size | None = None, *, logits: bool = False) ->
         raise InputError(f"masks are of the type {type(masks).__name__}, expected an array (D, H, W) or run lengths")
     if number > MOST_DETECTIONS:
         raise InputError(f"masks has {number} detections, expected at most {MOST_DETECTIONS} in a frame")
-    if str(getattr(masks, "dtype", "object")) == "object":
+    if getattr(masks, "dtype", _OBJECT) == _OBJECT:
         first = masks[0] if number else None
         if not hasattr(first, "ndim") or getattr(first, "ndim", 0) < 2:
             return _read_runs(masks, size)
@@ -149,9 +150,9 @@ def read_masks(masks: Any, size: Size | None = None, *, logits: bool = False) ->
 
 def _binary(masks: Any, logits: bool) -> Any:
     """(D, H, W) bool on the same device."""
-    kind = str(masks.dtype).removeprefix("torch.")
-    if kind == "bool":
+    if masks.dtype in (bool, torch.bool):
         return masks.detach() if isinstance(masks, torch.Tensor) else masks
+    kind = str(masks.dtype).removeprefix("torch.")
     if isinstance(masks, torch.Tensor):
         masks = masks.detach()
         low, high = (float(x) for x in torch.aminmax(masks))

@@ -18,6 +18,9 @@ from mdqe.results.foreign_call import call
 GRID = 128  # most points of a frame along each side
 FEW = 16  # points; a mask with fewer is measured by its pixels
 NEAR = 2  # points between two masks that touch, for outlines that are not exact
+_SIDES = np.array([1, 1, -1, -1])  # signs of edges that point inwards: left, upper, right, lower
+_INSIDE = np.array([1, 1, 2, 2])  # the last point is one before the right or lower edge
+_NONE = 2**31 - 1
 
 
 class FramePoints(NamedTuple):
@@ -85,7 +88,7 @@ def collect_points(points: np.ndarray, step: int, pixels_of: Callable[[int], np.
     """
     number, height, width = points.shape
     listed = _list_points(points, np.zeros(number, bool))
-    areas = (listed.ends[1:] - listed.ends[:-1]).astype(np.float64)
+    areas = np.subtract(listed.ends[1:], listed.ends[:-1], dtype=np.float64)
     small = areas < FEW if step > 1 else np.zeros(number, bool)
     areas *= step**2
     exact = {}
@@ -101,10 +104,10 @@ def collect_points(points: np.ndarray, step: int, pixels_of: Callable[[int], np.
     boxes = listed.boxes * float(step)
     for i, box in exact.items():
         boxes[i] = box
-    # In points: boxes at the border, or with a contact at most one point inside.
-    lower, upper = boxes[:, :2] // step, -(-boxes[:, 2:] // step)
-    first, last = listed.contacts[:, :2], listed.contacts[:, 2:]
-    cut = [(lower <= 0) | (first <= lower + 1), (upper >= (width, height)) | (last >= upper - 2)]
+    # Edges in points, with the signs of both sides: at the border, or with a contact at most one point inside.
+    edges = _SIDES * boxes // step
+    contacts = _SIDES * listed.contacts
+    cut = (edges <= (0, 0, -width, -height)) | (contacts <= edges + _INSIDE)
     return FramePoints(
         shape=(height, width),
         starts=listed.starts,
@@ -116,8 +119,8 @@ def collect_points(points: np.ndarray, step: int, pixels_of: Callable[[int], np.
         sizes=np.maximum(areas / step**2, 1),
         boxes=boxes,
         grid=points.reshape(number, -1),
-        cut=np.concatenate(cut, axis=1),
-        touched=(first <= width + height).any(axis=1) | (last >= 0).any(axis=1),
+        cut=cut,
+        touched=(contacts < _NONE).any(axis=1),
     )
 
 
@@ -133,8 +136,8 @@ class _Listed(NamedTuple):
     boxes: np.ndarray
     """(D, 4) xyxy in points; 0 for an empty mask."""
     contacts: np.ndarray
-    """(D, 4): the least column and row where the mask begins behind another one, a large number for none; and the
-    largest column and row where it ends before another one, a low number for none."""
+    """(D, 4): the least column and row where the mask begins behind another one, 2³¹ − 1 for none; and the largest
+    column and row where it ends before another one, −2³¹ for none."""
 
 
 def _list_points(points: np.ndarray, small: np.ndarray) -> _Listed:
@@ -186,7 +189,7 @@ def _boxes(places: np.ndarray, ends: np.ndarray, width: int) -> np.ndarray:
 
 def _contacts(labels: np.ndarray, width: int, number: int) -> np.ndarray:
     """Where masks touch others: see `_Listed`. `labels` (h · w,) are the masks of the points, −1 for none."""
-    first, last = np.full((number, 2), 2**31 - 1), np.full((number, 2), -(2**31))
+    first, last = np.full((number, 2), _NONE), np.full((number, 2), -(2**31))
     for axis, stride in ((0, 1), (1, width)):
         for gap in range(1, NEAR + 1):
             before, after = labels[: -gap * stride], labels[gap * stride :]

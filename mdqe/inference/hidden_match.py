@@ -10,8 +10,9 @@ import numpy as np
 
 from mdqe.inference.association import match_pairs
 from mdqe.inference.frame_points import FramePoints
-from mdqe.inference.frame_scores import BLOCK, DOUBT, LEAST_LOOKS, OTHER_LABEL, Detections, compare_edges, place_reach
+from mdqe.inference.frame_scores import BLOCK, DOUBT, LEAST_LOOKS, OTHER_LABEL, Detections
 from mdqe.inference.linked_tracks import SAMPLES, LinkedTracks
+from mdqe.inference.pair_places import compare_edges, place_reach
 from mdqe.results import rle
 from mdqe.results.foreign_call import call
 

@@ -10,6 +10,8 @@ import numpy as np
 
 from mdqe.inference.frame_points import GRID, FramePoints
 from mdqe.inference.motion import Motion
+from mdqe.results import rle
+from mdqe.results.foreign_call import call
 
 SAME = 0.15  # difference of two lengths, relative to the length, up to which they are equal
 SAMPLES = 64  # points of a mask that are compared in other places
@@ -110,7 +112,7 @@ class LinkedTracks:
         """Add tracks for `detections` (M,), without labels and embeddings."""
         number, rows = len(ids), len(self) + np.arange(len(ids))
         boxes = frame.boxes[detections]
-        self.motion.start((boxes[:, :2] + boxes[:, 2:]) / 2, np.sqrt(frame.areas[detections]).clip(4))
+        self.motion.start((boxes[:, :2] + boxes[:, 2:]) / 2, np.maximum(np.sqrt(frame.areas[detections]), 4))
         none = np.full(number, -1)
         self.ids, self.labels = np.concatenate([self.ids, ids]), np.concatenate([self.labels, none])
         self.last_seen = np.concatenate([self.last_seen, np.full(number, time)])
@@ -129,6 +131,10 @@ class LinkedTracks:
         self.seen[:] = 0
         self.seen[rows] = frame.sizes[detections]
         ends = frame.own[1]
+        if (library := rle.compiled_library()) is not None:
+            found = (ends, frame.positions, frame.boxes)
+            call(library.mdqe_take_outlines, rows, detections, len(rows), SAMPLES, *found, step, self.outlines)
+            return
         begin, length = ends[detections], ends[detections + 1] - ends[detections]
         some = frame.positions[begin[:, None] + (np.arange(SAMPLES) * length[:, None]) // SAMPLES]
         self.outlines[rows] = some * 2 - doubled_centres(frame, detections, step)[:, None]

@@ -19,10 +19,11 @@ from mdqe.errors import InputError
 from mdqe.inference.association import match_pairs
 from mdqe.inference.frame_masks import FrameMasks, grid_step, read_masks
 from mdqe.inference.frame_points import FramePoints
-from mdqe.inference.frame_scores import BLOCK, HIDDEN, YOUNG, Detections, FrameScores, compare_edges, score_frame
+from mdqe.inference.frame_scores import BLOCK, YOUNG, Detections, FrameScores, score_frame
 from mdqe.inference.hidden_match import match_hidden
 from mdqe.inference.linked_tracks import LinkedTracks
 from mdqe.inference.linker_file import COUNTS, ENTRIES, read_linker, read_tracks, track_tensors, write_linker
+from mdqe.inference.pair_places import HIDDEN, compare_edges
 from mdqe.inference.saved_state import MOST, SavedTensors, is_whole
 
 DUPLICATE = 0.5  # IoU with a matched detection of the same frame, above which a detection starts no track
@@ -123,15 +124,16 @@ class Linker:
         vectors = read_embeddings(embeddings, number, known)
         tracks = self._tracks or LinkedTracks(vectors.shape[1])
         size = self.size or masks.size
+        step = grid_step(size) if size else 1
         for passed in range(max(self.num_frames, time - self.max_absence), time + 1):
-            tracks.motion.predict(np.sqrt(tracks.areas).clip(2) * self._step(masks), tracks.last_seen < passed - 1)
+            tracks.motion.predict(np.maximum(np.sqrt(tracks.areas), 2) * step, tracks.last_seen < passed - 1)
             if size is not None:
                 tracks.motion.wait_at_border(tracks.extents / 2, size)
         self._forget(tracks, time)
         ids, sampled = np.full(number, -1), None
         if number:
             sampled = masks.sample()
-            found = Detections(sampled, confidence, classes.astype(np.int64), vectors, self._step(masks))
+            found = Detections(sampled, confidence, classes.astype(np.int64), vectors, step)
             ids = self._link(tracks, found, time)
             self._tracks = tracks
         else:
@@ -192,10 +194,6 @@ class Linker:
         if self._ended:
             raise InputError("the linker has ended with flush(): create another for the next video")
 
-    def _step(self, masks: FrameMasks) -> int:
-        size = self.size or masks.size
-        return grid_step(size) if size else 1
-
     def _link(self, tracks: LinkedTracks, detections: Detections, time: int) -> np.ndarray:
         """Assign detections to tracks, update these, and start others. Returns ids (D,)."""
         frame, scores, labels, embeddings, step = detections
@@ -250,7 +248,7 @@ class Linker:
         ratio = frame.sizes[columns] / areas
         merged = (found.contents[columns] > 1) & (ratio > MERGED)
         doubt = doubt * np.where(merged, MERGED_VARIANCE, 1.0)[:, None]
-        tracks.motion.correct(rows, offsets, np.sqrt(areas).clip(2) * step, doubt)
+        tracks.motion.correct(rows, offsets, np.maximum(np.sqrt(areas), 2) * step, doubt)
         hidden = found.inside[rows] - shared > COVERED * areas
         covered = ~cut & (ratio < HIDDEN) & hidden
         taken = ~(merged | covered | cut & (ratio < SLIVER))

@@ -8,7 +8,8 @@ import numpy as np
 
 from mdqe.inference.association import match
 from mdqe.inference.exchanges import Observations
-from mdqe.inference.frame_scores import LARGER, OTHER_LABEL
+from mdqe.inference.frame_scores import OTHER_LABEL
+from mdqe.inference.pair_places import LARGER
 
 JOIN = 0.4  # least score of two tracks that are joined
 ENDS = 5  # frames at the end and the beginning of tracks from which the motion is measured

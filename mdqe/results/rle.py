@@ -329,9 +329,9 @@ def compiled_library() -> ctypes.CDLL | None:
     try:
         library = ctypes.CDLL(str(found[0]))
         library.mdqe_overlap.restype = ctypes.c_int64
-        library.mdqe_run_lengths.restype = ctypes.c_int64
+        library.mdqe_run_lengths.restype = library.mdqe_near_pairs.restype = ctypes.c_int64
         names = "encode sample sample_runs list_points count_shared count_visible count_outlines compare_edges"
-        for name in names.split():
+        for name in (*names.split(), "take_outlines", "score_places"):
             getattr(library, f"mdqe_{name}").restype = None
     except (OSError, AttributeError):  # built for another machine or another version of this package
         return None

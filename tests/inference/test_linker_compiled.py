@@ -5,9 +5,9 @@ import pytest
 import torch
 
 import mdqe
-from mdqe.inference import frame_scores, hidden_match
+from mdqe.inference import frame_scores, hidden_match, pair_places
 from mdqe.inference.frame_masks import FrameMasks, grid_step
-from mdqe.inference.frame_scores import _NearPairs, score_frame
+from mdqe.inference.frame_scores import score_frame
 from mdqe.results import rle
 
 needs_library = pytest.mark.skipif(rle.compiled_library() is None, reason="the library _C_rle was not built")
@@ -124,29 +124,48 @@ def test_ids_are_those_of_numpy(seed, monkeypatch):
     assert linkers[0].num_tracks > 25
 
 
+def measure(kind: str, tracks, detections) -> tuple:
+    """A compiled function on all tracks and detections, also those far away or out of frame; or on blocks of tracks."""
+    points, step = detections.points, detections.step
+    shape = (len(tracks), len(points.areas))
+    rows, columns = np.nonzero(np.ones(shape, bool))  # not contiguous
+    if kind == "edges":
+        return pair_places.compare_edges(tracks, points, rows, columns, step)
+    rows, columns = rows.copy(), columns.copy()
+    if kind == "near":
+        halves = slice(0, shape[0] // 2), slice(shape[0] // 2, shape[0])
+        shared = np.arange(shape[0] * shape[1]).reshape(shape) % 97 == 0
+        return sum((pair_places.near_pairs(tracks, points, x, shared[x].astype(np.int64), step) for x in halves), ())
+    if kind == "places":
+        edges = pair_places.compare_edges(tracks, points, rows, columns, step)
+        counts = rows * 7 % 50, np.arange(shape[0]) * 11 % 60, np.arange(shape[0]) * 5 % 40
+        return pair_places.score_places(tracks, points, (rows, columns), counts, edges, step)
+    filled = np.flatnonzero(points.areas > 0)
+    seen = np.arange(0, shape[0], 2)
+    tracks.see(seen, points, filled[seen % len(filled)], step)
+    return tracks.outlines.copy(), frame_scores._count_outlines(tracks, points, rows, columns, step)
+
+
 @needs_library
-@pytest.mark.parametrize("kind", ["edges", "outlines"])
+@pytest.mark.parametrize("kind", ["edges", "near", "places", "outlines"])
 def test_pairs_are_measured_as_by_numpy(kind, monkeypatch):
-    """All tracks against all detections, also those far away or out of frame."""
     linker, number = mdqe.Linker(), [0]
-    measure = {"edges": frame_scores.compare_edges, "outlines": frame_scores._count_outlines}[kind]
 
     def scored(tracks, detections):
-        points = detections.points
-        rows, columns = np.nonzero(np.ones((len(tracks), len(points.areas)), bool))  # not contiguous
-        rows, columns = (rows, columns) if kind == "edges" else (rows.copy(), columns.copy())
-        compiled = measure(tracks, points, rows, columns, detections.step)
+        before = tracks.seen.copy(), tracks.outlines.copy()
+        compiled = measure(kind, tracks, detections)
         with monkeypatch.context() as patch:
             patch.setattr(rle, "compiled_library", lambda: None)
-            expected = measure(tracks, points, rows, columns, detections.step)
-        assert_equal(compiled if kind == "edges" else (compiled,), expected if kind == "edges" else (expected,))
-        number[0] += len(rows)
+            tracks.outlines[:] = before[1]
+            assert_equal(compiled, measure(kind, tracks, detections))
+        tracks.seen, tracks.outlines = before
+        number[0] += len(compiled[-1])
         return score_frame(tracks, detections)
 
     monkeypatch.setattr("mdqe.inference.linker.score_frame", scored)
     for frame in crowd(3):
         linker.push(*frame[:2])
-    assert number[0] > 5000
+    assert number[0] > 2000
 
 
 @needs_library
@@ -168,19 +187,19 @@ def test_pairs_that_are_not_compared_cannot_match(seed, values, monkeypatch):
     linker, number = mdqe.Linker(start_score=0.2), [0, 0]
     limits = [2**18] if values == 4 else [200, 2**18]  # the last bit of products of embeddings depends on the block
 
+    def all_pairs(tracks, frame, block, shared, step):
+        number[0] += len(pair_places.near_pairs(tracks, frame, block, shared, step)[0])
+        number[1] += shared.size
+        row, column = np.nonzero(np.repeat([frame.areas > 0], len(shared), axis=0))
+        return row + block.start, column.copy()  # contiguous
+
     def scored(tracks, detections):
         expected = score_frame(tracks, detections)
-        filled = detections.points.areas > 0
         for limit in limits:
             with monkeypatch.context() as patch:
                 patch.setattr(frame_scores, "BLOCK", limit)
-                patch.setattr(
-                    _NearPairs, "of", lambda pairs, block: np.repeat([filled], len(tracks.ids[block]), axis=0)
-                )
+                patch.setattr(frame_scores, "near_pairs", all_pairs)
                 assert_equal(score_frame(tracks, detections), expected)
-        near = _NearPairs(tracks, detections.points, detections.step).of(slice(0, len(tracks)))
-        number[0] += near.sum()
-        number[1] += near.size
         return expected
 
     monkeypatch.setattr("mdqe.inference.linker.score_frame", scored)
