@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.library import Library, register_autograd, register_fake
 
 from mdqe.ops.reference import OFFSET_SCALE, at_least_float32
@@ -122,6 +123,11 @@ def has_operator(name: str) -> bool:
 def has_conv3x3() -> bool:
     """Return whether the CPU library has a kernel of `mdqe.ops.convolution` for the instruction set in use."""
     return _HAS_CONV3X3 and bool(_handle.mdqe_has_conv3x3())  # type: ignore[union-attr]
+
+
+def in_forward_mode() -> bool:
+    """Return whether derivatives are computed in forward mode (`torch.func.jvp`), which compiled kernels would lose."""
+    return forward_ad._current_level >= 0
 
 
 def compiled_for(value: Tensor) -> bool:

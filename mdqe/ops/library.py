@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch._subclasses import FakeTensor
+from torch.autograd import forward_ad
 
-from mdqe.ops.kernels import compiled_for
+from mdqe.ops.kernels import compiled_for, in_forward_mode
 from mdqe.ops.reference import at_least_float32, deform_attn_gather, deform_attn_reference, locations_and_weights
 
 Shapes = Sequence[tuple[int, int]]
@@ -31,7 +32,7 @@ def deform_attn(
 
     A sample at (x, y) of a level of w x h pixels is the bilinear interpolation at (x * w - 1/2, y * h - 1/2), zero
     outside the map. A point whose location is not finite adds nothing. The function is differentiable, once, with
-    respect to `value`, `locations` and `weights`.
+    respect to `value`, `locations` and `weights`, in reverse mode.
 
     Args:
         value: (B, N, H, D), float64, float32, bfloat16 or float16: the pixels of the levels, row by row. Or
@@ -50,6 +51,7 @@ def deform_attn(
     Raises:
         TypeError: an argument is not a tensor, or `shapes` or `starts` do not hold integers; names it.
         ValueError: shapes, types or devices do not fit together, or a level exceeds the N rows; names the argument.
+        NotImplementedError: an argument has a derivative in forward mode; names it.
     """
     _check_kinds(value=value, locations=locations, weights=weights)
     table, rows = _check_levels(value, shapes, starts)
@@ -85,7 +87,7 @@ def deform_attn_fused(
         (B, Q, H * D) in the type of `value`.
 
     Raises:
-        TypeError, ValueError: as in `deform_attn`.
+        TypeError, ValueError, NotImplementedError: as in `deform_attn`.
     """
     _check_kinds(value=value, centers=centers, offsets=offsets, logits=logits)
     table, rows = _check_levels(value, shapes, starts)
@@ -128,7 +130,7 @@ def ms_deform_attn(
         (B, Q, H * D).
 
     Raises:
-        TypeError, ValueError: as in `deform_attn`.
+        TypeError, ValueError, NotImplementedError: as in `deform_attn`.
     """
     del im2col_step
     points = {"sampling_locations": sampling_locations, "attention_weights": attention_weights}
@@ -165,13 +167,18 @@ def _size(tensor: Tensor) -> str:
 
 
 def _check_kinds(**arguments: Tensor) -> None:
-    """Check that all arguments are dense tensors, and that `value` has four or five axes."""
+    """Check that all arguments are dense tensors, not differentiated in forward mode, and the axes of `value`."""
     for name, tensor in arguments.items():
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
         if tensor.layout != torch.strided or tensor.is_nested:
             kind = "a nested tensor" if tensor.is_nested else str(tensor.layout)
             raise ValueError(f"{name} must be a dense tensor, got {kind}")
+        if in_forward_mode() and forward_ad.unpack_dual(tensor).tangent is not None:  # PyTorch would lose it silently
+            raise NotImplementedError(
+                f"{name} has a derivative in forward mode (torch.func.jvp, jacfwd), which this operator does not "
+                "support; use reverse mode, such as torch.func.vjp"
+            )
     if arguments["value"].dim() not in (4, 5):
         raise ValueError(f"value must be (B, N, H, D) or (clips, frames, N, H, D), got {_size(arguments['value'])}")
 

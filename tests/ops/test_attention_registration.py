@@ -1,5 +1,7 @@
 """The operators in PyTorch: gradients, compilation, export, autocast."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from attention_problems import ENCODER_SHAPES, TOLERANCE, Problem, error, make_problem
@@ -44,6 +46,24 @@ def test_gradcheck(fused: bool, shared: bool) -> None:
     problem = smooth_problem(fused, shared)
     inputs = [tensor.requires_grad_() for tensor in problem.tensors()]
     assert torch.autograd.gradcheck(lambda *tensors: problem.with_tensors(list(tensors)).run(), inputs)
+
+
+@pytest.mark.parametrize("name", ["value", "locations", "weights", "centers", "offsets", "logits"])
+@pytest.mark.parametrize("derivative", [torch.func.jacfwd, lambda f: lambda x: torch.func.jvp(f, (x,), (x,))[1]])
+def test_forward_mode_is_an_error_instead_of_zeros(name: str, derivative: Callable) -> None:
+    for names in (["value", "locations", "weights"], ["value", "centers", "offsets", "logits"]):
+        if name not in names:
+            continue
+        place, problem = names.index(name), smooth_problem(len(names) == 4)
+
+        def call(tensor: Tensor, place: int = place, problem: Problem = problem) -> Tensor:
+            tensors = problem.tensors()
+            tensors[place] = tensor
+            return problem.with_tensors(tensors).run()
+
+        for mode in (torch.enable_grad, torch.no_grad):
+            with mode(), pytest.raises(NotImplementedError, match=f"{name} has a derivative in forward mode"):
+                derivative(call)(problem.tensors()[place])
 
 
 @pytest.mark.parametrize("fused", [False, True])

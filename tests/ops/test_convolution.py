@@ -164,6 +164,15 @@ def test_not_used_where_pytorch_must_see_the_convolution():
         assert not can_convolve(x, weight, bias)
 
 
+def test_derivatives_in_forward_mode():
+    x, weight, bias = random(1, 8, 4, 6, 16)
+    layer = Conv2d(8, 16, 3, padding=1)
+    layer.load_state_dict({"weight": weight, "bias": bias})
+    with torch.no_grad():
+        _, derivative = torch.func.jvp(layer, (x,), (x,))
+    assert torch.equal(derivative, F.conv2d(x, weight, padding=1))
+
+
 class Counted(Exception):
     """The kernel was called."""
 
