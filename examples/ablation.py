@@ -189,7 +189,7 @@ def evaluate(
 
 def interval(values: list[float]) -> str:
     """Mean and half of the 95 % confidence interval, which needs at least two values."""
-    mean = np.mean(values)
+    mean = np.mean(values).round(1) + 0.0  # not −0.0
     if len(values) < 2:
         return f"{mean:.1f}"
     half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
