@@ -14,9 +14,9 @@ def can_convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     It takes plain float32 tensors on a CPU, channels last, without derivatives, autocast, compilation or tracing. It
     has a kernel for processors with AVX2 and without AVX-512, where it is up to 1.8 times as fast as PyTorch.
     """
-    if torch.is_grad_enabled() or in_forward_mode() or bias is None or x.dim() != 4 or not has_conv3x3():
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.is_autocast_enabled("cpu"):
+    if in_forward_mode() or torch.is_autocast_enabled("cpu") or bias is None or x.dim() != 4 or not has_conv3x3():
         return False
     if any(type(tensor) not in (Tensor, nn.Parameter) for tensor in (x, weight, bias)):  # such as a FakeTensor
         return False
