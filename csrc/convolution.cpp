@@ -9,6 +9,8 @@
 namespace mdqe {
 namespace {
 
+constexpr size_t kLine = 16;  // numbers in a line of the cache
+
 void check(const Tensor& tensor, const char* name, const char* axes, int64_t dim) {
   require(tensor.is_cpu() && tensor.scalar_type() == ScalarType::Float && tensor.dim() == dim, name, " must be ", axes,
           " float32 on the CPU, got ", size_of(tensor), " ", name_of(tensor.scalar_type()));
@@ -43,9 +45,10 @@ Tensor conv3x3(Tensor input, Tensor weight, Tensor bias) {
                               [&](int64_t begin, int64_t end) { kernels.transform_filters(p, begin, end); });
   const int64_t tiles = batch * ((height + 1) / 2) * ((width + 1) / 2);
   torch::stable::parallel_for(0, tiles, 12, [&](int64_t begin, int64_t end) {
-    const std::unique_ptr<float[]> scratch(new float[size_t(convolution_scratch(p))]);
+    const std::unique_ptr<float[]> memory(new float[size_t(convolution_scratch(p)) + kLine]);
+    float* scratch = memory.get() + (kLine - uintptr_t(memory.get()) / sizeof(float) % kLine);  // a line of the cache
     for (int64_t tile = begin; tile < end; tile += kConvolutionTiles)
-      kernels.convolve(p, tile, std::min(tile + kConvolutionTiles, end), scratch.get());
+      kernels.convolve(p, tile, std::min(tile + kConvolutionTiles, end), scratch);
   });
   return output;
 }

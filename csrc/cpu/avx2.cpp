@@ -90,17 +90,12 @@ struct Native {
 };
 
 #include "vector_kernels.inl"
-#include "winograd.inl"
 
 }  // namespace
 }  // namespace avx2
 
 const KernelTable& avx2_kernels() {
-  static const KernelTable table = [] {
-    KernelTable kernels = avx2::table("AVX2");
-    kernels.transform_filters = avx2::transform_filters, kernels.convolve = avx2::convolve;
-    return kernels;
-  }();
+  static const KernelTable table = avx2::table("AVX2");
   return table;
 }
 

@@ -57,7 +57,7 @@ struct KernelTable {
   BackwardKernel fused_backward_f32, fused_backward_bf16;
   PackKernel pack_signs;
   SharedKernel count_shared;
-  FilterKernel transform_filters = nullptr;  // see winograd.inl; these two are for AVX2 alone
+  FilterKernel transform_filters = nullptr;  // see winograd.inl; none for a processor without AVX2
   ConvolutionKernel convolve = nullptr;
 };
 

@@ -13,6 +13,7 @@
 #include "forward.inl"
 #include "gradients.inl"
 #include "signs.inl"
+#include "winograd.inl"
 
 inline KernelTable table(const char* name) {
   using BF = BFloat16;
@@ -21,5 +22,6 @@ inline KernelTable table(const char* name) {
           forward<float, float, true>, forward<BF, float, true>, forward<BF, BF, true>,
           backward<float, false>, backward<BF, false>,
           backward<float, true>, backward<BF, true>,
-          pack_signs, count_shared};
+          pack_signs, count_shared,
+          transform_filters, convolve};
 }

@@ -8,14 +8,14 @@
 #ifdef __clang__
 #define MDQE_UNROLL _Pragma("unroll")
 #else
-#define MDQE_UNROLL _Pragma("GCC unroll 8")
+#define MDQE_UNROLL _Pragma("GCC unroll 16")
 #endif
 
-constexpr int64_t kColumns = 2 * kWidth;  // the sums of kColumns outputs of kRows tiles are in registers together
-constexpr int kRows = 6;
+constexpr int64_t kColumns = kConvolutionOutputs;  // the sums of kColumns outputs of kRows tiles are in registers together
+constexpr int kVectors = kColumns / kWidth, kRows = 12 / kVectors;
 constexpr int64_t kTiles = kConvolutionTiles;  // most tiles of a block
-static_assert(kRows * 2 + 3 <= Vec::kRegisters && kTiles % kRows == 0 && kWidth == kConvolutionInputs &&
-              kColumns == kConvolutionOutputs, "");
+static_assert(kVectors * kWidth == kColumns && kRows * kVectors + kVectors + 1 <= Vec::kRegisters && kTiles % kRows == 0 &&
+              (kWidth == kConvolutionInputs || kWidth == 2 * kConvolutionInputs), "");
 
 inline void transform_filter(F a, F b, F c, F* out) {
   const F half = Vec::set(0.5f);
@@ -46,32 +46,40 @@ void transform_filters(const Convolution& p, int64_t begin, int64_t end) {
     }
 }
 
-// Transforms the inputs of a tile, 4x4 pixels, to 16 rows that are `step` numbers apart.
-inline void transform_tile(const float* const (&pixels)[16], int64_t inputs, float* out, int64_t step) {
-  for (int64_t c = 0; c < inputs; c += kWidth) {
-    F columns[4][4], row[4];
-    MDQE_UNROLL for (int j = 0; j < 4; ++j)
-      transform_input(Vec::load(pixels[j] + c), Vec::load(pixels[4 + j] + c), Vec::load(pixels[8 + j] + c),
-                      Vec::load(pixels[12 + j] + c), columns[j]);
-    MDQE_UNROLL for (int i = 0; i < 4; ++i) {
-      transform_input(columns[0][i], columns[1][i], columns[2][i], columns[3][i], row);
-      MDQE_UNROLL for (int j = 0; j < 4; ++j) Vec::store(out + (i * 4 + j) * step + c, row[j]);
+// Transforms kWidth inputs of a tile, or half of them: 4x4 pixels, to 16 numbers that are `step` apart.
+template <bool half>
+inline void transform_inputs(const float* const (&pixels)[16], int64_t c, float* out, int64_t step) {
+  const auto load = [&](int k) { return half ? Vec::load_half(pixels[k] + c) : Vec::load(pixels[k] + c); };
+  F columns[4][4], row[4];
+  MDQE_UNROLL for (int j = 0; j < 4; ++j) transform_input(load(j), load(4 + j), load(8 + j), load(12 + j), columns[j]);
+  MDQE_UNROLL for (int i = 0; i < 4; ++i) {
+    transform_input(columns[0][i], columns[1][i], columns[2][i], columns[3][i], row);
+    MDQE_UNROLL for (int j = 0; j < 4; ++j) {
+      float* place = out + (i * 4 + j) * step + c;
+      half ? Vec::store_half(place, row[j]) : Vec::store(place, row[j]);
     }
   }
 }
 
+// Transforms all inputs of a tile.
+inline void transform_tile(const float* const (&pixels)[16], int64_t inputs, float* out, int64_t step) {
+  int64_t c = 0;
+  for (; c + kWidth <= inputs; c += kWidth) transform_inputs<false>(pixels, c, out, step);
+  if (c < inputs) transform_inputs<true>(pixels, c, out, step);
+}
+
 // (kRows, inputs) times (inputs, kColumns) -> (kRows, kColumns)
 inline void multiply(const float* a, const float* b, int64_t inputs, float* out) {
-  F low[kRows] = {}, high[kRows] = {};
+  F sums[kRows][kVectors] = {}, weights[kVectors];
   for (int64_t c = 0; c < inputs; ++c) {
-    const F first = Vec::load(b + c * kColumns), second = Vec::load(b + c * kColumns + kWidth);
+    MDQE_UNROLL for (int v = 0; v < kVectors; ++v) weights[v] = Vec::load(b + c * kColumns + v * kWidth);
     MDQE_UNROLL for (int r = 0; r < kRows; ++r) {
       const F x = Vec::set(a[r * inputs + c]);
-      low[r] = Vec::fma(x, first, low[r]), high[r] = Vec::fma(x, second, high[r]);
+      MDQE_UNROLL for (int v = 0; v < kVectors; ++v) sums[r][v] = Vec::fma(x, weights[v], sums[r][v]);
     }
   }
   MDQE_UNROLL for (int r = 0; r < kRows; ++r)
-    Vec::store(out + r * kColumns, low[r]), Vec::store(out + r * kColumns + kWidth, high[r]);
+    MDQE_UNROLL for (int v = 0; v < kVectors; ++v) Vec::store(out + r * kColumns + v * kWidth, sums[r][v]);
 }
 
 // Computes tiles [begin, end), at most kTiles, from transformed weights. Tiles are numbered row by row. `scratch` has the

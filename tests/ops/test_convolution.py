@@ -24,19 +24,21 @@ SHAPES = [
     (1, 16, 2, 1, 32),
     (3, 24, 5, 7, 48),
     (2, 64, 13, 14, 16),
+    (1, 56, 6, 7, 16),  # three and a half vectors of inputs with AVX-512
     (1, 32, 12, 16, 32),  # a whole block of tiles
     (5, 40, 10, 10, 16),
     (1, 136, 3, 200, 32),
 ]
 
 
-@pytest.fixture(autouse=True)
-def kernel() -> Iterator[None]:
-    """The kernel, also on processors with AVX-512, where it is not used by default."""
-    limit_cpu("avx2")
-    if not has_conv3x3():
+@pytest.fixture(autouse=True, params=["AVX2", "AVX-512"])
+def kernel(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Each kernel that this processor can run."""
+    name = limit_cpu(request.param.lower().replace("-", ""))
+    if name != request.param:
         limit_cpu(None)
-        pytest.skip("the kernels were not built, or this processor has no AVX2")
+        pytest.skip(f"the kernels were not built, or this processor has no {request.param}")
+    assert has_conv3x3()
     yield
     limit_cpu(None)
 
