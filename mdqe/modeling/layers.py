@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mdqe.ops.convolution import can_convolve, conv3x3
+from mdqe.ops.convolution import can_convolve, conv3x3, is_bfloat16_slow
 
 _STEPS = 1 << 16  # dropout rates are multiples of 1 / _STEPS
 # A CPU computes at most this many numbers of a hidden layer per thread, for at most this many threads, in one part.
@@ -108,8 +108,7 @@ def warn_if_bfloat16_is_slow(device: torch.device, dtype: torch.dtype) -> None:
     On a CPU with AVX2 only, a training step of a small model took 25 s with bfloat16 autocast and 2.6 s in float32.
     There is no warning if PyTorch does not say what it supports.
     """
-    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)  # the check that PyTorch itself uses
-    if dtype != torch.bfloat16 or device.type != "cpu" or supported is None or supported():
+    if dtype != torch.bfloat16 or device.type != "cpu" or not is_bfloat16_slow():
         return
     message = (
         "bfloat16 is several times slower than float32 on this CPU, which lacks vector instructions for it "

@@ -8,19 +8,32 @@ from mdqe.ops.kernels import has_conv3x3, in_forward_mode
 INPUTS, OUTPUTS = 8, 16  # the kernel needs multiples of these
 
 
+def is_plain_inference(*tensors: Tensor) -> bool:
+    """Whether only numbers on a CPU are wanted: no derivatives, `vmap`, autocast, compilation or tracing."""
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
+    transformed = torch._C._functorch.peek_interpreter_stack() is not None
+    if transformed or in_forward_mode() or torch.is_autocast_enabled("cpu"):
+        return False
+    plain = all(type(tensor) in (Tensor, nn.Parameter) for tensor in tensors)  # not a FakeTensor, for example
+    return plain and all(tensor.device.type == "cpu" for tensor in tensors)
+
+
+def is_bfloat16_slow() -> bool:
+    """Whether PyTorch has only plain loops for bfloat16 on this CPU; False if it does not say."""
+    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)  # the check that PyTorch itself uses
+    return supported is not None and not supported()
+
+
 def can_convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     """Whether `conv3x3` takes these tensors here; otherwise they are convolved by PyTorch.
 
-    It takes plain float32 tensors on a CPU, channels last, without derivatives, autocast, compilation or tracing. It
-    has kernels for processors with AVX2 or AVX-512, up to 1.9 times as fast as PyTorch.
+    It takes float32 tensors, channels last, in plain inference on a CPU. It has kernels for processors with AVX2 or
+    AVX-512, up to 1.9 times as fast as PyTorch.
     """
-    if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if bias is None or x.dim() != 4 or not is_plain_inference(x, weight, bias) or not has_conv3x3():
         return False
-    if in_forward_mode() or torch.is_autocast_enabled("cpu") or bias is None or x.dim() != 4 or not has_conv3x3():
-        return False
-    if any(type(tensor) not in (Tensor, nn.Parameter) for tensor in (x, weight, bias)):  # such as a FakeTensor
-        return False
-    if any(tensor.dtype != torch.float32 or tensor.device.type != "cpu" for tensor in (x, weight, bias)):
+    if any(tensor.dtype != torch.float32 for tensor in (x, weight, bias)):
         return False
     outputs, inputs = weight.shape[:2]
     return not (outputs % OUTPUTS or inputs % INPUTS) and x.stride()[1:] == (1, x.shape[3] * inputs, inputs)

@@ -175,6 +175,15 @@ def test_derivatives_in_forward_mode():
     assert torch.equal(derivative, F.conv2d(x, weight, padding=1))
 
 
+def test_vmap_sees_a_convolution_of_pytorch():
+    """PyTorch knows how to batch its own convolution; it would call the kernel once for each item."""
+    x, weight, bias = random(2, 8, 4, 6, 16)
+    with torch.no_grad():
+        used = []
+        torch.vmap(lambda one: used.append(can_convolve(one[None], weight, bias)) or one)(x)
+    assert used == [False]
+
+
 class Counted(Exception):
     """The kernel was called."""
 

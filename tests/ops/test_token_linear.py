@@ -1,0 +1,126 @@
+"""TokenLinear: an `nn.Linear` for everyone, computed as a convolution only where nothing else can notice."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from mdqe.ops import convolution
+from mdqe.ops.attention import MANY_TOKENS, TokenLinear
+
+CALL = "mkldnn_convolution"
+
+
+@pytest.fixture
+def layers() -> tuple[TokenLinear, nn.Linear]:
+    """The layer and a plain one with the same weights."""
+    torch.manual_seed(0)
+    layer, plain = TokenLinear(24, 40), nn.Linear(24, 40)
+    plain.load_state_dict(layer.state_dict(), strict=True)
+    return layer, plain
+
+
+@pytest.fixture
+def calls(monkeypatch) -> list[int]:
+    """A number for each convolution."""
+    found, original = [], torch.mkldnn_convolution
+
+    def counted(*args):
+        found.append(1)
+        return original(*args)
+
+    monkeypatch.setattr(torch, CALL, counted)
+    return found
+
+
+@pytest.mark.parametrize("shape", [(MANY_TOKENS, 24), (2, 2, MANY_TOKENS // 4 + 1, 24)])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_equals_a_linear_layer(layers, calls, shape, threads):
+    layer, plain = layers
+    x, before = torch.randn(shape), torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        with torch.no_grad():
+            found = layer(x)
+            apart = layer(x.expand(2, *shape)[:, ..., :].transpose(0, 1))  # other strides
+    finally:
+        torch.set_num_threads(before)
+    assert len(calls) == 2
+    assert found.is_contiguous()
+    expected = plain.double()(x.double())
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=2e-6)
+    torch.testing.assert_close(apart[:, 1].double(), expected, rtol=0, atol=2e-6)
+
+
+def test_bfloat16(layers, calls):
+    layer, plain = (one.bfloat16() for one in layers)
+    x = torch.randn(MANY_TOKENS, 24, dtype=torch.bfloat16)
+    with torch.no_grad():
+        found = layer(x)
+    assert len(calls) == (not convolution.is_bfloat16_slow())
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.double(), plain.double()(x.double()), rtol=2**-8, atol=1e-3)
+
+
+def test_not_where_pytorch_must_see_the_layer(layers, calls):
+    layer, plain = layers
+    x = torch.randn(MANY_TOKENS, 24)
+    layer(x).sum().backward()  # gradients
+    plain(x).sum().backward()
+    assert torch.equal(layer.weight.grad, plain.weight.grad)
+    with torch.no_grad():
+        layer(x[1:])  # few tokens
+        layer(x[:0])
+        with torch.autocast("cpu", torch.bfloat16):
+            assert layer(x).dtype == torch.bfloat16
+        with torch.backends.mkldnn.flags(enabled=False):
+            layer(x)
+        assert torch.equal(torch.vmap(layer)(x[None]), plain(x)[None])
+        _, derivative = torch.func.jvp(layer, (x,), (x,))
+        torch.testing.assert_close(derivative, x @ plain.weight.T)
+        copy.deepcopy(layer).double()(x.double())
+        layer.to("meta")(x.to("meta"))
+    assert not calls
+
+
+def test_programs_have_a_linear_layer(layers, calls):
+    layer, _ = layers
+    x = torch.randn(MANY_TOKENS, 24)
+    with torch.no_grad():
+        assert "linear" in str(torch.export.export(layer, (x,)).graph)
+    assert not calls
+
+
+def test_no_bias(calls):
+    layer = TokenLinear(24, 40, bias=False)
+    x = torch.randn(MANY_TOKENS, 24)
+    with torch.no_grad():
+        assert torch.equal(layer(x), x @ layer.weight.T)
+    assert not calls
+
+
+def test_wrong_input_has_the_message_of_a_linear_layer(layers, calls):
+    layer, plain = layers
+    x = torch.randn(MANY_TOKENS, 23)
+    with torch.no_grad():
+        for one in (layer, plain):
+            with pytest.raises(RuntimeError, match="cannot be multiplied"):
+                one(x)
+    assert not calls
+
+
+def test_hooks_copies_and_pickles(layers, calls):
+    layer, _ = layers
+    x = torch.randn(MANY_TOKENS, 24)
+    with torch.no_grad():
+        expected = layer(x)
+        for one in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+            assert torch.equal(one(x), expected)
+        seen = []
+        layer.register_forward_hook(lambda module, arguments, output: seen.append(output))
+        assert layer(x) is seen[0]
+        layer.weight.data.zero_()  # changed weights count at once
+        assert torch.equal(layer(x), layer.bias.expand(MANY_TOKENS, 40))
+    assert len(calls) == 5
