@@ -22,7 +22,6 @@ import argparse
 import csv
 import dataclasses
 import json
-import os
 import sys
 import warnings
 from contextlib import redirect_stdout
@@ -43,6 +42,11 @@ from mdqe.data.synthetic import Drawing
 from mdqe.data.synthetic_files import document_of
 from mdqe.training import synthetic_validation
 from mdqe.training.validation import Validation
+
+try:
+    import fcntl
+except ImportError:  # Windows: train one row at a time
+    fcntl = None  # type: ignore[assignment]
 
 TRAINED_PARTS = ("backbone.", "encoder.")
 VALIDATION_SEED = 2026  # not used for training
@@ -266,11 +270,14 @@ def read_scores(folder: Path) -> dict[str, Any]:
 
 def add_scores(folder: Path, name: str, seed: int, found: dict[str, Any]) -> None:
     """Add one run to the scores of a folder. They are read again: another process may train other rows."""
-    scores = read_scores(folder)
-    scores.setdefault(name, {})[str(seed)] = found
-    partial = folder / f"scores.{os.getpid()}.partial"
-    partial.write_text(json.dumps(scores, indent=1) + "\n")
-    partial.replace(folder / "scores.json")
+    with (folder / "scale.json").open() as lock:
+        if fcntl:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        scores = read_scores(folder)
+        scores.setdefault(name, {})[str(seed)] = found
+        partial = folder / "scores.json.partial"
+        partial.write_text(json.dumps(scores, indent=1) + "\n")
+        partial.replace(folder / "scores.json")
 
 
 def report(folder: Path) -> str:

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -43,6 +44,27 @@ def test_ablation_trains_scores_and_goes_on(tmp_path):
     assert exact.returncode == 0 and json.loads((tmp_path / "scores.json").read_text())["full"]["3"]["amp"] == "none"
     other = run("ablation.py", "-o", tmp_path, "--steps", 3, "--rows", "full")
     assert other.returncode == 1 and "steps is 2" in other.stderr and "Traceback" not in other.stderr
+
+
+WRITER = """
+import ablation, pathlib, sys, time
+folder, row = pathlib.Path("."), sys.argv[1]
+(folder / row).touch()
+while len(list(folder.glob("row *"))) < 2:  # both begin together
+    time.sleep(0.001)
+for number in range(100):
+    ablation.add_scores(folder, row, number, {})
+"""
+
+
+def test_ablation_keeps_the_scores_of_processes_that_end_together(tmp_path):
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(EXAMPLES), *sys.path])}
+    command, rows = [sys.executable, "-c", WRITER], ("row a", "row b")
+    (tmp_path / "scale.json").write_text("{}")
+    both = [subprocess.Popen([*command, row], cwd=tmp_path, env=environment) for row in rows]
+    assert [process.wait(timeout=200) for process in both] == [0, 0]
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert {row: len(runs) for row, runs in scores.items()} == dict.fromkeys(rows, 100)
 
 
 def test_differences_are_paired_by_seed(monkeypatch):

@@ -20,10 +20,16 @@ def _buffer(array: np.ndarray) -> Any:
     memory: Any = array
     try:
         return _Bytes.from_buffer(memory)
-    except (BufferError, TypeError, ValueError):  # read-only, or a view with strides
+    except (BufferError, TypeError, ValueError):  # read-only, or in the order of columns
         return pointer(array)
 
 
 def pointer(array: np.ndarray) -> ctypes.c_void_p:
-    """The address of a contiguous array."""
+    """The address of a contiguous array, in the order of rows or of columns.
+
+    Raises:
+        ValueError: the array has gaps, which the library would read as numbers.
+    """
+    if not array.flags.forc:
+        raise ValueError(f"the array must be contiguous, got shape {array.shape} with strides {array.strides}")
     return ctypes.c_void_p(array.ctypes.data)

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from mdqe.results import rle
+from mdqe.results.foreign_call import pointer
 
 META = torch.ones(1, 6, dtype=torch.int64, device="meta")
 SIZES = (
@@ -64,3 +65,12 @@ def test_invalid_json_objects(size):
 def test_numpy_sizes_and_counts_are_valid():
     assert rle.decode(np.array([[2, 4]]), np.array([2, 3])).sum() == 4
     assert rle.decode([torch.tensor([2, 4])], (np.int32(2), 3)).sum() == 4
+
+
+def test_the_library_reads_no_array_with_gaps():
+    whole = np.arange(24).reshape(4, 6)
+    for array in (whole, whole.T, whole[1:3], whole[:0, ::2]):
+        assert pointer(array).value == array.ctypes.data
+    for array in (whole[:, ::2], whole[::2], whole.T[:2], whole[:, :1], np.broadcast_to(whole[:1], (3, 6))):
+        with pytest.raises(ValueError, match=r"contiguous, got shape .* with strides"):
+            pointer(array)
