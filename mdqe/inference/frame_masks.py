@@ -16,7 +16,7 @@ from mdqe.annotations.records import MOST_PIXELS
 from mdqe.errors import InputError
 from mdqe.inference.frame_points import GRID, FramePoints, collect_points
 from mdqe.results import rle
-from mdqe.results.foreign_call import call
+from mdqe.results.foreign_call import call, pointer
 
 MOST_DETECTIONS = 10_000
 _OBJECT = np.dtype(object)
@@ -86,7 +86,7 @@ def _copy(points: np.ndarray) -> np.ndarray:
     if library is None or min(points.strides) < 0:
         return np.array(points, bool, order="C")
     grid = np.empty(points.shape, bool)
-    call(library.mdqe_sample, points, np.array(points.strides), *points.shape, grid)
+    call(library.mdqe_sample, pointer(points, gaps=True), np.array(points.strides), *points.shape, grid)
     return grid
 
 

@@ -24,12 +24,15 @@ def _buffer(array: np.ndarray) -> Any:
         return pointer(array)
 
 
-def pointer(array: np.ndarray) -> ctypes.c_void_p:
-    """The address of a contiguous array, in the order of rows or of columns.
+def pointer(array: np.ndarray, *, gaps: bool = False) -> ctypes.c_void_p:
+    """The address of an array.
+
+    Args:
+        gaps: the function knows the strides, so the array need not be contiguous, in the order of rows or of columns.
 
     Raises:
-        ValueError: the array has gaps, which the library would read as numbers.
+        ValueError: the array has gaps, which the function would read as numbers.
     """
-    if not array.flags.forc:
+    if not (gaps or array.flags.forc):
         raise ValueError(f"the array must be contiguous, got shape {array.shape} with strides {array.strides}")
     return ctypes.c_void_p(array.ctypes.data)

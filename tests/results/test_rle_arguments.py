@@ -74,3 +74,4 @@ def test_the_library_reads_no_array_with_gaps():
     for array in (whole[:, ::2], whole[::2], whole.T[:2], whole[:, :1], np.broadcast_to(whole[:1], (3, 6))):
         with pytest.raises(ValueError, match=r"contiguous, got shape .* with strides"):
             pointer(array)
+        assert pointer(array, gaps=True).value == array.ctypes.data
