@@ -30,7 +30,8 @@ class TokenLinear(nn.Linear):
             return super().forward(input)
         pixels = input.reshape(1, -1, 1, self.in_features).permute(0, 3, 1, 2)  # channels last
         kernel = self.weight[..., None, None]
-        found = torch.mkldnn_convolution(pixels, kernel, self.bias, (0, 0), (1, 1), (1, 1), 1)
+        bias = self.bias.contiguous()  # oneDNN would ignore its stride
+        found = torch.mkldnn_convolution(pixels, kernel, bias, (0, 0), (1, 1), (1, 1), 1)
         return found.permute(0, 2, 3, 1).reshape(*input.shape[:-1], self.out_features)
 
     def _is_convolved(self, input: Tensor) -> bool:
@@ -39,7 +40,9 @@ class TokenLinear(nn.Linear):
             return False
         types = {tensor.dtype for tensor in tensors}
         fast = types == {torch.float32} or (types == {torch.bfloat16} and not is_bfloat16_slow())
-        return fast and input.shape[-1] == self.in_features and torch.backends.mkldnn.enabled
+        # A PyTorch that was built without oneDNN reports it as enabled.
+        available = torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
+        return fast and available and input.shape[-1] == self.in_features
 
 
 def rays(num_heads: int, num_levels: int, num_points: int) -> Tensor:

@@ -9,14 +9,19 @@ INPUTS, OUTPUTS = 8, 16  # the kernel needs multiples of these
 
 
 def is_plain_inference(*tensors: Tensor) -> bool:
-    """Whether only numbers on a CPU are wanted: no derivatives, `vmap`, autocast, compilation or tracing."""
+    """Whether only numbers on a CPU are wanted: no derivatives, `vmap`, autocast, compilation or tracing.
+
+    Nor does a dispatch mode see the operators, such as PyTorch's `FlopCounterMode`. The tensors are dense.
+    """
     if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
+    if torch._C._len_torch_dispatch_stack():
         return False
     transformed = torch._C._functorch.peek_interpreter_stack() is not None
     if transformed or in_forward_mode() or torch.is_autocast_enabled("cpu"):
         return False
     plain = all(type(tensor) in (Tensor, nn.Parameter) for tensor in tensors)  # not a FakeTensor, for example
-    return plain and all(tensor.device.type == "cpu" for tensor in tensors)
+    return plain and all(tensor.device.type == "cpu" and tensor.layout == torch.strided for tensor in tensors)
 
 
 def is_bfloat16_slow() -> bool:

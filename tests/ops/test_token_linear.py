@@ -6,6 +6,7 @@ import pickle
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from mdqe.ops import convolution
 from mdqe.ops.attention import MANY_TOKENS, TokenLinear
@@ -82,6 +83,45 @@ def test_not_where_pytorch_must_see_the_layer(layers, calls):
         torch.testing.assert_close(derivative, x @ plain.weight.T)
         copy.deepcopy(layer).double()(x.double())
         layer.to("meta")(x.to("meta"))
+    assert not calls
+
+
+def test_flops_are_those_of_a_linear_layer(layers, calls):
+    layer, _ = layers
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        layer(torch.randn(MANY_TOKENS, 24))
+    assert counter.get_total_flops() == 2 * MANY_TOKENS * 24 * 40
+    assert not calls
+
+
+def test_pytorch_without_onednn(layers, calls, monkeypatch):
+    """Such a PyTorch reports oneDNN as enabled, but its convolution raises an error."""
+    layer, plain = layers
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert torch.backends.mkldnn.enabled
+    x = torch.randn(MANY_TOKENS, 24)
+    with torch.no_grad():
+        assert torch.equal(layer(x), plain(x))
+    assert not calls
+
+
+def test_parameters_with_gaps(layers, calls):
+    layer, _ = layers
+    weight, bias, x = torch.randn(40, 48), torch.randn(80), torch.randn(MANY_TOKENS, 24)
+    layer.weight, layer.bias = nn.Parameter(weight[:, ::2]), nn.Parameter(bias[::2])
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), x @ weight[:, ::2].T + bias[::2], rtol=0, atol=1e-4)
+    assert len(calls) == 1
+
+
+def test_tensors_that_are_not_dense(layers, calls):
+    layer, plain = layers
+    x = torch.randn(MANY_TOKENS, 24)
+    with torch.no_grad():
+        expected = plain(x)
+        torch.testing.assert_close(layer(x.to_sparse()), expected, rtol=0, atol=1e-5)
+        layer.weight = nn.Parameter(layer.weight.to_sparse_csr())
+        torch.testing.assert_close(layer(x), expected, rtol=0, atol=1e-5)
     assert not calls
 
 
