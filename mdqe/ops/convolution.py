@@ -34,7 +34,7 @@ def can_convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     """Whether `conv3x3` takes these tensors here; otherwise they are convolved by PyTorch.
 
     It takes float32 tensors, channels last, in plain inference on a CPU. It has kernels for processors with AVX2 or
-    AVX-512, up to 1.9 times as fast as PyTorch.
+    AVX-512, up to 1.8 times as fast as PyTorch.
     """
     if bias is None or x.dim() != 4 or not is_plain_inference(x, weight, bias) or not has_conv3x3():
         return False
