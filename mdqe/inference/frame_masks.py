@@ -6,6 +6,7 @@ proportion to the points, or to the runs of a run-length encoding, not to the pi
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,8 @@ from mdqe.results.foreign_call import call, pointer
 
 MOST_DETECTIONS = 10_000
 _OBJECT = np.dtype(object)
+_NUMBERS = re.compile(r"u?int\d+|b?float\d+")
+_FEW_OPERATORS = ("uint16", "uint32", "uint64")  # of tensors: PyTorch finds no minimum of these
 
 Size = tuple[int, int]
 
@@ -68,6 +71,16 @@ class FrameMasks:
         begins, lengths = (np.cumsum(lengths) - lengths)[1::2], lengths[1::2]
         places = np.repeat(begins - (np.cumsum(lengths) - lengths), lengths) + np.arange(lengths.sum())
         return np.array(np.divmod(places, self.size[0])[::-1])
+
+
+def whole_size(size: Any) -> Size | None:
+    """The height and width that two whole numbers of any type are; None for anything else."""
+    try:
+        height, width = size
+        found = int(height), int(width)
+        return found if found == (height, width) else None
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 def grid_step(size: Size) -> int:
@@ -121,7 +134,8 @@ def read_masks(masks: Any, size: Size | None = None, *, logits: bool = False) ->
     Raises:
         InputError: another form, too many masks, NaN, or probabilities out of range.
     """
-    number = len(masks) if hasattr(masks, "__len__") and not isinstance(masks, str | bytes | Mapping) else None
+    counted = hasattr(masks, "__len__") and getattr(masks, "ndim", 1) and not isinstance(masks, str | bytes | Mapping)
+    number = len(masks) if counted else None
     if number is None:
         raise InputError(f"masks are of the type {type(masks).__name__}, expected an array (D, H, W) or run lengths")
     if number > MOST_DETECTIONS:
@@ -130,10 +144,7 @@ def read_masks(masks: Any, size: Size | None = None, *, logits: bool = False) ->
         first = masks[0] if number else None
         if not hasattr(first, "ndim") or getattr(first, "ndim", 0) < 2:
             return _read_runs(masks, size)
-        shapes = sorted({tuple(one.shape) for one in masks})
-        if len(shapes) > 1:
-            raise InputError(f"masks have the shapes {shapes[0]} and {shapes[1]}, expected one size (H, W)")
-        masks = torch.stack(list(masks)) if isinstance(first, torch.Tensor) else np.stack(list(masks))
+        masks = _stack(list(masks))
     if masks.ndim == 4 and masks.shape[1] == 1:
         masks = masks[:, 0]
     if masks.ndim == 1 and not number:
@@ -148,13 +159,33 @@ def read_masks(masks: Any, size: Size | None = None, *, logits: bool = False) ->
     return FrameMasks(_binary(masks, logits), None, shape)
 
 
+def _stack(masks: list[Any]) -> Any:
+    """D masks (H, W), an array or a tensor each, as one."""
+    tensors = isinstance(masks[0], torch.Tensor)
+    for i, one in enumerate(masks):
+        if not hasattr(one, "shape") or (tensors and not isinstance(one, torch.Tensor)):
+            kinds = type(one).__name__, type(masks[0]).__name__
+            raise InputError(f"mask {i} is of the type {kinds[0]}, expected {kinds[1]} as mask 0")
+    shapes = sorted({tuple(one.shape) for one in masks})
+    if len(shapes) > 1:
+        raise InputError(f"masks have the shapes {shapes[0]} and {shapes[1]}, expected one size (H, W)")
+    return torch.stack(masks) if tensors else np.stack(masks)
+
+
 def _binary(masks: Any, logits: bool) -> Any:
     """(D, H, W) bool on the same device."""
-    if masks.dtype in (bool, torch.bool):
-        return masks.detach() if isinstance(masks, torch.Tensor) else masks
     kind = str(masks.dtype).removeprefix("torch.")
     if isinstance(masks, torch.Tensor):
+        if masks.layout != torch.strided or masks.device.type == "meta":
+            kind = "on the meta device" if masks.device.type == "meta" else str(masks.layout)
+            raise InputError(f"masks are {kind}, expected a dense tensor")
         masks = masks.detach()
+    if kind == "bool":
+        return masks
+    if not _NUMBERS.fullmatch(kind):
+        raise InputError(f"masks are {kind}, expected bool, integers or floating point")
+    if isinstance(masks, torch.Tensor):
+        masks = masks.long() if kind in _FEW_OPERATORS else masks
         low, high = (float(x) for x in torch.aminmax(masks))
     else:
         low, high = float(masks.min()), float(masks.max())
@@ -178,10 +209,8 @@ def _read_runs(masks: Sequence[Any], size: Size | None) -> FrameMasks:
         if isinstance(one, Mapping):
             if not {"size", "counts"} <= one.keys():
                 raise InputError(f'mask {i} has the entries {sorted(map(str, one))[:4]}, expected "size" and "counts"')
-            try:
-                own = (int(one["size"][0]), int(one["size"][1]))
-            except (TypeError, ValueError, IndexError, KeyError):
-                raise InputError(f"the size of mask {i} is {str(one['size'])[:40]}, expected [height, width]") from None
+            if (own := whole_size(one["size"])) is None:
+                raise InputError(f"the size of mask {i} is {str(one['size'])[:40]}, expected [height, width]")
             if size is not None and own != tuple(size):
                 raise InputError(f"mask {i} is {own[1]}x{own[0]}, expected {size[1]}x{size[0]} as before")
             size, one = own, one["counts"]

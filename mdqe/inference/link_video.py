@@ -47,8 +47,8 @@ def link(
         fps: frames per second, for the result.
 
     Returns:
-        One row per id, with the mean score and the most frequent label of its detections. Without labels, all labels
-        are 0.
+        One row per id, with the mean score of its detections and the most frequent of their known labels; 0 if none is
+        known.
 
     Raises:
         InputError: as `Linker.push`, with the number of the frame; no frame, or other numbers of frames.

@@ -17,7 +17,7 @@ from torch import Tensor
 from mdqe.annotations.records import is_finite
 from mdqe.errors import InputError
 from mdqe.inference.association import match_pairs
-from mdqe.inference.frame_masks import FrameMasks, grid_step, read_masks
+from mdqe.inference.frame_masks import FrameMasks, grid_step, read_masks, whole_size
 from mdqe.inference.frame_points import FramePoints
 from mdqe.inference.frame_scores import BLOCK, YOUNG, Detections, FrameScores, score_frame
 from mdqe.inference.hidden_match import match_hidden
@@ -281,10 +281,7 @@ def _repeat(frame: FramePoints, new: np.ndarray, matched: np.ndarray) -> np.ndar
 
 def _read_size(size: Any) -> tuple[int, int]:
     """(height, width) as Python's numbers."""
-    try:
-        height, width = (int(edge) for edge in size)
-    except (TypeError, ValueError):
-        height = width = 0
+    height, width = whole_size(size) or (0, 0)
     if not (is_whole(height, 1, MOST_EDGE) and is_whole(width, 1, MOST_EDGE)):
         raise InputError(f"size is {str(size)[:40]}, expected (height, width) of the masks")
     return height, width
@@ -342,7 +339,7 @@ def read_embeddings(embeddings: Any, number: int, known: int | None) -> np.ndarr
 
 def _array(values: Any, name: str) -> np.ndarray:
     try:
-        values = values.detach().cpu().float().numpy() if hasattr(values, "detach") else values
+        values = values.detach().cpu().double().numpy() if hasattr(values, "detach") else values
         return np.asarray(values, np.float64)
     except (TypeError, ValueError):
         raise InputError(f"{name} are {str(values)[:40]}, expected numbers") from None

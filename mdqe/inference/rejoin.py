@@ -94,8 +94,9 @@ def _score(before: _Ends, after: _Ends, gap: int) -> float:
 
 
 def most_frequent(tracks: np.ndarray, labels: np.ndarray, number: int) -> np.ndarray:
-    """The most frequent label (N,) of each track; the smallest one of several."""
+    """The most frequent known label (N,) of each track, the smallest one of several; −1 if all are unknown."""
     values, places = np.unique(labels, return_inverse=True)
     votes = np.zeros((number, max(len(values), 1)), np.int64)
     np.add.at(votes, (tracks, places), 1)
+    votes[:, : np.count_nonzero(values < 0)] = 0
     return values[votes.argmax(axis=1)] if len(values) else np.zeros(number, np.int64)

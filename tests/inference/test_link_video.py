@@ -68,6 +68,13 @@ def test_scores_and_labels_of_a_result():
     assert np.array_equal(result.masks[0], np.concatenate(frames))
 
 
+def test_known_labels_count_more_than_frames_without():
+    frames = [np.stack([square(10 + t, 10)]) for t in range(5)]
+    for rejoin in (False, True):
+        assert mdqe.link(frames, labels=[None, None, None, [2], None], rejoin=rejoin).labels.tolist() == [2]
+    assert mdqe.link(frames, labels=[None] * 5).labels.tolist() == [0]
+
+
 def test_the_ids_are_those_of_the_stream():
     drawing = draw_video(11, 2, frames=30, size=(72, 128), difficulty="hard")
     linker = mdqe.Linker()

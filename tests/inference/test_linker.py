@@ -46,6 +46,7 @@ def forms(masks: np.ndarray) -> dict:
         "bool": (masks, {}),
         "tensor": (torch.from_numpy(masks), {}),
         "numbers": (masks.astype(np.uint8), {}),
+        "16 bits": (torch.from_numpy(masks.astype(np.uint16)), {}),
         "probabilities": (masks.astype(np.float32), {}),
         "soft": (torch.from_numpy(masks * 0.6 + 0.2), {}),
         "torchvision": (torch.from_numpy(masks[:, None]).float() * 0.9, {}),
@@ -145,6 +146,13 @@ def test_labels_and_embeddings_separate_what_masks_cannot():
             assert linker.push(squares(*places), **extra).tolist() == [0, 1]
         turned = {name: value[::-1] if isinstance(value, list) else value[[1, 0]] for name, value in extra.items()}
         assert linker.push(squares(*places), **turned).tolist() == [1, 0], extra
+
+
+def test_large_labels_of_tensors_are_exact():
+    """float32 holds no odd number above 2²⁴."""
+    label = 2**24 + 1
+    results = [mdqe.link([squares((5, 5))], labels=[form([label])]) for form in (torch.tensor, np.array)]
+    assert [result.labels.tolist() for result in results] == [[label], [label]]
 
 
 def test_scores_decide_what_starts_a_track():
@@ -274,6 +282,16 @@ ONE = squares((5, 5))
         (ONE * np.uint8(255), {}, "uint8 with values from 0 to 255, expected 0 and 1"),
         (ONE[0], {}, r"the shape \(60, 100\), expected \(D, H, W\)"),
         (3, {}, "of the type int"),
+        (np.array(True), {}, "of the type ndarray"),
+        (ONE.astype("U5"), {}, "masks are <U5, expected bool, integers or floating point"),
+        (ONE * 1j, {}, "masks are complex128, expected bool"),
+        (torch.from_numpy(ONE * 1j), {}, "masks are complex128, expected bool"),
+        (torch.from_numpy(ONE).to_sparse(), {}, "masks are torch.sparse_coo, expected a dense tensor"),
+        (torch.zeros(ONE.shape, device="meta"), {}, "masks are on the meta device, expected a dense tensor"),
+        ([ONE[0], None], {}, "mask 1 is of the type NoneType, expected ndarray as mask 0"),
+        ([torch.from_numpy(ONE[0]), ONE[0]], {}, "mask 1 is of the type ndarray, expected Tensor as mask 0"),
+        ([{"size": [30.5, 40], "counts": [1200]}], {}, r"the size of mask 0 is \[30.5, 40\], expected"),
+        ([{"size": [math.inf, 40], "counts": [1200]}], {}, r"the size of mask 0 is \[inf, 40\], expected \[height"),
         (["xyz"], {}, "counts of mask 0"),
         ([{"counts": "x"}], {}, '"size" and "counts"'),
         ([{"size": [30, 40], "counts": [1200]}], {}, "mask 0 is 40x30, expected 100x60 as before"),
@@ -309,8 +327,9 @@ def test_forged_sizes_need_no_memory():
 
 
 def test_bad_arguments():
+    sizes = ({"size": size} for size in ((5, 6, 7), (5.5, 6), (math.inf, 6)))
     bad = ({"max_absence": 0}, {"max_absence": 1.5}, {"start_score": 2}, {"start_score": "x"})
-    for options in (*bad, {"size": "ab"}, {"size": 5}, {"size": (0, 5)}, {"size": (5, 6, 7)}):
+    for options in (*bad, {"size": "ab"}, {"size": 5}, {"size": (0, 5)}, *sizes):
         with pytest.raises(InputError, match=next(iter(options))):
             mdqe.Linker(**options)
     with pytest.raises(InputError, match="masks are 0x0, expected pixels"):
