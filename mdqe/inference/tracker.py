@@ -78,18 +78,17 @@ class ClipTracker:
         memory_frames: int = 15,
         short_memory_frames: int = 5,
     ) -> None:
-        if test_clip_length < 1:
-            raise ValueError(f"test_clip_length must be at least 1, got {test_clip_length}")
-        if clip_stride < 1:
-            raise ValueError(f"clip_stride must be at least 1, got {clip_stride}")
+        frames = {"test_clip_length": test_clip_length, "clip_stride": clip_stride, "window_length": window_length}
+        frames |= {"memory_frames": memory_frames, "short_memory_frames": short_memory_frames}
+        for name, number in frames.items():
+            if not isinstance(number, int | np.integer) or isinstance(number, bool) or number < 1:
+                raise ValueError(f"{name} must be a whole number, at least 1, got {number!r}")
         if window_length < clip_stride:
             raise ValueError(f"window_length must be at least the clip_stride of {clip_stride}, got {window_length}")
         if not 0 <= score_threshold <= 1:
             raise ValueError(f"score_threshold must lie in [0, 1], got {score_threshold}")
         if not (0 <= iou_weight < math.inf and 0 <= similarity_weight < math.inf):
             raise ValueError(f"weights must be finite and not negative, got {iou_weight=}, {similarity_weight=}")
-        if memory_frames < 1 or short_memory_frames < 1:
-            raise ValueError(f"memories must be at least 1 frame, got {memory_frames=}, {short_memory_frames=}")
         self.test_clip_length, self.clip_stride, self.window_length = test_clip_length, clip_stride, window_length
         self.score_threshold = score_threshold
         self.iou_weight, self.similarity_weight = iou_weight, similarity_weight
@@ -156,11 +155,11 @@ class ClipTracker:
             Track ids (D,) int64 on the device of `class_scores`; -1 for dropped detections.
 
         Raises:
-            ValueError: wrong shapes, non-finite values, or frames out of order or outside the window. The state of the
-                tracker does not change.
+            TypeError, ValueError: no tensors, wrong shapes, non-finite values, or frames out of order or outside the
+                window. The state of the tracker does not change.
         """
         frames = [int(frame) for frame in frame_indices]
-        embeddings = class_scores.new_zeros(len(class_scores), 0) if embeddings is None else embeddings
+        embeddings = class_scores[..., :0] if embeddings is None else embeddings
         self._check_frames(frames)
         _check_clip(len(frames), class_scores, mask_logits, embeddings, self.formats)
         device = class_scores.device
@@ -329,6 +328,8 @@ def _check_clip(
     )
     number, device = len(class_scores), class_scores.device
     for name, axes, x in given:
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{name} must be a tensor {axes}, got {type(x).__name__}")
         empty = 0 in x.shape[1:] and name != "embeddings"
         if x.dim() != axes.count(",") + 1 or not x.is_floating_point() or empty:
             raise ValueError(f"{name} must be {axes} floating point, got {tuple(x.shape)} {x.dtype}")

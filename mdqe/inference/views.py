@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from mdqe.inference.frame_buffer import EncodedFrames
 from mdqe.inference.postprocess import DUPLICATE_SIMILARITY, ClipDetections
+from mdqe.ops.reference import widen
 
 
 class FrameView(NamedTuple):
@@ -39,7 +40,9 @@ def frame_views(
         found: the D detections among them.
         track_ids: (D,) of the detections, −1 where dropped.
     """
-    similarity = F.normalize(embeddings, dim=1) @ F.normalize(found.embeddings, dim=1).T  # (Q, D)
+    queries, kept = (F.normalize(widen(x), dim=1) for x in (embeddings, found.embeddings))  # as in `filter_clips`
+    with torch.autocast(embeddings.device.type, enabled=False):
+        similarity = queries @ kept.T  # (Q, D)
     tracks = torch.full((len(embeddings),), -1, device=embeddings.device)
     if len(track_ids):
         best, nearest = similarity.max(1)
@@ -52,4 +55,5 @@ def frame_views(
         if clip.queries.activation is not None:
             activation = clip.queries.activation[0, t, :, :h, :w].float().sigmoid().amax(0)
         points = (coords[t] * scale).cpu().numpy()
-        yield FrameView(frame, points, tracks.cpu().numpy(), activation.cpu().numpy())
+        ids = tracks.cpu().numpy().copy()  # the caller may change it, and other frames have the same tracks
+        yield FrameView(frame, points, ids, activation.cpu().numpy())

@@ -1,5 +1,6 @@
 """The tracker between clips: frames taken before their window ends, a state for another tracker, invalid calls."""
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load, save
@@ -144,6 +145,24 @@ def test_invalid_clips_are_rejected_and_change_nothing(change, message):
     assert scores.shape == (1, 2) and (masks == 5).all() and masks.shape[1] == 3
 
 
+@pytest.mark.parametrize("name", ["class_scores", "mask_logits", "embeddings"])
+def test_arrays_are_rejected(name):
+    tracker = ClipTracker()
+    clip = dict(zip(("class_scores", "mask_logits", "embeddings"), one(2), strict=True))
+    with pytest.raises(TypeError, match=rf"{name} must be a tensor \(.*\), got ndarray"):
+        tracker.update([0, 1], **clip | {name: clip[name].numpy()})
+    if name == "class_scores":
+        with pytest.raises(TypeError, match=name):
+            tracker.update([0, 1], clip[name].numpy(), clip["mask_logits"])
+    assert tracker.num_clips == 0
+
+
+def test_numbers_of_numpy_are_arguments():
+    tracker = ClipTracker(test_clip_length=np.int64(2), window_length=np.int32(4))
+    tracker.update([0, 1], *one(2))
+    assert tracker.flush(last=True)[1].shape[1] == 2
+
+
 def test_calls_in_the_wrong_order_are_rejected():
     tracker = ClipTracker(test_clip_length=2, window_length=4)
     with pytest.raises(ValueError, match="no clip was given"):
@@ -161,14 +180,18 @@ def test_calls_in_the_wrong_order_are_rejected():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"test_clip_length": 0}, "test_clip_length must be at least 1, got 0"),
-        ({"clip_stride": 0}, "clip_stride must be at least 1, got 0"),
+        ({"test_clip_length": 0}, "test_clip_length must be a whole number, at least 1, got 0"),
+        ({"test_clip_length": 4.0}, "test_clip_length must be a whole number, at least 1, got 4.0"),
+        ({"test_clip_length": True}, "test_clip_length must be a whole number, at least 1, got True"),
+        ({"clip_stride": 0}, "clip_stride must be a whole number, at least 1, got 0"),
+        ({"clip_stride": "1"}, "clip_stride must be a whole number, at least 1, got '1'"),
+        ({"window_length": float("inf")}, "window_length must be a whole number, at least 1, got inf"),
         ({"clip_stride": 5, "window_length": 4}, "window_length must be at least the clip_stride of 5, got 4"),
         ({"score_threshold": 1.5}, r"score_threshold must lie in \[0, 1\], got 1.5"),
         ({"iou_weight": -1.0}, "iou_weight=-1.0"),
         ({"similarity_weight": float("nan")}, "similarity_weight=nan"),
-        ({"memory_frames": 0}, "memory_frames=0"),
-        ({"short_memory_frames": -1}, "short_memory_frames=-1"),
+        ({"memory_frames": 0}, "memory_frames must be .* got 0"),
+        ({"short_memory_frames": -1}, "short_memory_frames must be .* got -1"),
     ],
 )
 def test_invalid_arguments_are_rejected(arguments, message):

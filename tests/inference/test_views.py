@@ -1,5 +1,6 @@
 """Views of frames: initial query positions, activation and tracks, once for every frame."""
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -8,8 +9,10 @@ import torch
 from small_models import moving_squares, small_model
 
 from mdqe import ClipTracker
+from mdqe.inference.frame_buffer import encode_frames
+from mdqe.inference.postprocess import ClipDetections
 from mdqe.inference.session import VideoSession
-from mdqe.inference.views import FrameView
+from mdqe.inference.views import FrameView, frame_views
 
 
 class Watched(ClipTracker):
@@ -61,6 +64,27 @@ def test_views_of_learned_queries():
     np.testing.assert_allclose(views[0].points, model.query_init.points.detach().sigmoid(), rtol=1e-9)
     assert not any(view.activation.any() for view in views)
     assert {view.activation.shape for view in views} == {(8, 12)}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_near_duplicates_are_those_of_the_filter_in_any_type(dtype, autocast):
+    """In bfloat16, similarities are multiples of 1/256, and 0.9886 would become 0.992."""
+    found = torch.tensor([[1.0, 0.0]], dtype=dtype)
+    embeddings = torch.tensor([[1.0, 0.0], [1.0, 0.125], [1.0, 39 / 256]], dtype=dtype)  # 1, 0.992, 0.9886
+    model = small_model(query_initialization=False)
+    with torch.inference_mode():
+        encoded = encode_frames(model, moving_squares(1).permute(0, 3, 1, 2), 0)
+        detections = ClipDetections(torch.ones(1, 3), torch.ones(1, 1, 16, 24), found)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            (view,) = frame_views(encoded, range(1), torch.zeros(1, 3, 2), embeddings, detections, torch.tensor([5]))
+    assert view.track_ids.tolist() == [5, 5, -1]
+
+
+def test_views_share_no_memory():
+    views: list[FrameView] = []
+    list(VideoSession(small_model(clip_stride=4), on_frame=views.append).run(moving_squares(5)))
+    assert not any(np.shares_memory(a.track_ids, b.track_ids) for a, b in pairwise(views))
 
 
 @pytest.mark.parametrize("by_window", [False, True])
