@@ -134,10 +134,10 @@ def read_masks(masks: Any, size: Size | None = None, *, logits: bool = False) ->
     Raises:
         InputError: another form, too many masks, NaN, or probabilities out of range.
     """
-    counted = hasattr(masks, "__len__") and getattr(masks, "ndim", 1) and not isinstance(masks, str | bytes | Mapping)
-    number = len(masks) if counted else None
-    if number is None:
+    counted = hasattr(masks, "__len__") and getattr(masks, "ndim", None) != 0
+    if not counted or isinstance(masks, str | bytes | Mapping):
         raise InputError(f"masks are of the type {type(masks).__name__}, expected an array (D, H, W) or run lengths")
+    number = len(masks)
     if number > MOST_DETECTIONS:
         raise InputError(f"masks has {number} detections, expected at most {MOST_DETECTIONS} in a frame")
     if getattr(masks, "dtype", _OBJECT) == _OBJECT:

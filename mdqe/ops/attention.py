@@ -42,7 +42,7 @@ class TokenLinear(nn.Linear):
         fast = types == {torch.float32} or (types == {torch.bfloat16} and not is_bfloat16_slow())
         # A PyTorch that was built without oneDNN reports it as enabled.
         available = torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
-        return fast and available and input.shape[-1] == self.in_features
+        return fast and bool(available) and input.shape[-1] == self.in_features
 
 
 def rays(num_heads: int, num_levels: int, num_points: int) -> Tensor:

@@ -8,8 +8,8 @@ import numpy as np
 _Bytes = ctypes.c_char * 0  # an array in C, passed by its address
 
 
-def call(function: Any, *values: np.ndarray | bytes | int) -> Any:
-    """Call a function of the compiled library with contiguous arrays, bytes and whole numbers."""
+def call(function: Any, *values: np.ndarray | bytes | int | ctypes.c_void_p) -> Any:
+    """Call a function of the compiled library with contiguous arrays, bytes, whole numbers and addresses."""
     return function(
         *[_buffer(x) if isinstance(x, np.ndarray) else ctypes.c_int64(x) if isinstance(x, int) else x for x in values]
     )
