@@ -1,6 +1,7 @@
 """`mdqe link`: give persistent identities to the detections of single frames."""
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,7 +97,9 @@ def run(args: argparse.Namespace) -> int:
 
 def folder_name(video: str, source: Path) -> str:
     """The folder of a video's results; the name of the source for files that are in no folder."""
-    return video.replace("/", "_") if video.strip(".") else source.stem
+    if video.strip("."):
+        return video.replace("/", "_")
+    return Path(os.path.abspath(source)).stem or "video"  # also of "." and ".."; links keep their names
 
 
 def link_frames(video: "Video", args: argparse.Namespace) -> "tuple[VideoInstances, list[str]]":

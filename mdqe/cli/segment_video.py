@@ -19,6 +19,7 @@ import numpy as np
 
 from mdqe import __version__
 from mdqe.cli import Progress, progress, say
+from mdqe.errors import InputError
 from mdqe.files import partial_path
 from mdqe.video import overlay
 from mdqe.video.images import ImageFrames
@@ -174,7 +175,7 @@ def render(
     """Write overlay.mp4 or overlay.png, if the job asks for an overlay, and sheet.png into a folder.
 
     Args:
-        frames: the frames of the result; larger ones are cropped to its size.
+        frames: the frames of the result; a padded row or column is cut off.
         result: the instances.
         folder: an existing folder.
         job: what to draw.
@@ -186,6 +187,7 @@ def render(
 
     Raises:
         OSError: a file cannot be written.
+        InputError: frames of another size than the masks.
     """
     chosen = overlay.choose_frames(result.num_frames) if job.sheet is None else job.sheet
     video = job.overlay and not is_picture(frames, result)
@@ -296,6 +298,11 @@ def _drawn(
                 return
             if i not in wanted:
                 continue
+            found = frame.image.shape[:2]
+            # Videos with odd edges are padded by a row or a column when they are encoded.
+            if not (height <= found[0] <= height + 1 and width <= found[1] <= width + 1):
+                given, expected = f"{found[1]}x{found[0]}", f"{width}x{height}"
+                raise InputError(f"{frames.name}: frame {i} is {given}, expected {expected}, the size of the masks")
             image = frame.image[:height, :width]
             if "activation" in job.show:
                 image = overlay.draw_activation(image, views[i].activation / np.float32(255))

@@ -1,6 +1,7 @@
 """`mdqe link`: from the detections of single frames in every form to identities, an overlay and a page."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from PIL import Image
 
 from mdqe import VideoInstances
+from mdqe.cli.link import folder_name
 from mdqe.data.synthetic import CATEGORIES, draw_video
 from mdqe.results import rle
 
@@ -231,6 +233,28 @@ def test_videos_have_folders_of_their_own_inside_the_output(run, tmp_path, drawi
         assert status == (2 if message else 0) and message in err, err
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["in"]
     assert sorted(path.name for path in (tmp_path / "out" / "in").iterdir()) == ["coco", "x"]
+
+
+@pytest.mark.parametrize(
+    ("source", "name"), [(".", "inner"), ("..", "street"), ("../", "street"), ("x/..", "inner"), ("/", "video")]
+)
+def test_every_source_names_a_folder_inside_the_output(tmp_path, monkeypatch, source, name):
+    """A detector's video has the name of the source, which is empty for "."."""
+    (tmp_path / "street" / "inner").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "street" / "inner")
+    assert folder_name(Path(source).stem, Path(source)) == name
+
+
+@pytest.mark.parametrize(("size", "fits"), [((32, 40), False), ((96, 128), False), ((49, 65), True)])
+def test_the_overlay_needs_frames_of_the_size_of_the_masks(run, tmp_path, drawing, size, fits):
+    """Masks would be in wrong places otherwise. Padding to even edges is cut off."""
+    source, folder = write_detectron2(tmp_path, drawing), tmp_path / "others"
+    folder.mkdir()
+    for t in range(FRAMES):
+        Image.new("RGB", size[::-1]).save(folder / f"{t:04d}.png")
+    status, _, err = run("link", source, "--frames", folder, "-o", tmp_path / "out")
+    message = f"folder {folder}: frame 0 is {size[1]}x{size[0]}, expected 64x48, the size of the masks"
+    assert status == (0 if fits else 2) and (message in err) != fits, err
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
