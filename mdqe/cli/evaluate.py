@@ -7,7 +7,7 @@ from typing import Any
 
 from mdqe.cli import say
 from mdqe.cli.evaluate_thresholds import SWEEP, thresholds
-from mdqe.cli.options import add_model_arguments, option, output_path, whole
+from mdqe.cli.options import add_model_arguments, given_path, option, whole
 from mdqe.errors import InputError
 
 BENCHMARKS = ("ytvis", "ovis", "coco", "lvvis", "hqvis", "burst", "mots")
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "and report.html with the best and worst videos; with a model also results.json, and a file per video or "
         "image, from which an interrupted run continues"
     )
-    option(parser, "-o --output", "DIR", output_path, output)
+    option(parser, "-o --output", "DIR", given_path, output)
     names = (
         "the benchmark whose rules are used: " + ", ".join(BENCHMARKS) + "; by default, it is recognised from the data"
     )

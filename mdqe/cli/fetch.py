@@ -3,7 +3,7 @@
 import argparse
 
 from mdqe.cli import say
-from mdqe.cli.options import flag, option, output_path
+from mdqe.cli.options import flag, given_path, option
 
 HELP = "download published models of the authors and convert them, so that they load offline"
 EXAMPLE = "mdqe fetch r50_ovis_360 r50_ytvis21 -o models"
@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     names = "published models such as r50_ovis_360; for the list: mdqe info --models"
     parser.add_argument("names", metavar="NAME", nargs="+", type=_name, help=names)
     output = "folder in which each model gets a folder (default: the cache, where mdqe:NAME finds it)"
-    option(parser, "-o --output", "FOLDER", output_path, output)
+    option(parser, "-o --output", "FOLDER", given_path, output)
     flag(parser, "--force-download", "download the models even if they are in the cache, and accept files that changed")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mdqe.cli import progress, say
-from mdqe.cli.options import add_device, add_output, add_score_threshold, flag, number, option, whole
+from mdqe.cli.options import add_device, add_output, add_score_threshold, flag, given_path, number, option, whole
 from mdqe.errors import InputError
 
 if TYPE_CHECKING:
@@ -27,13 +27,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from mdqe.importing.detections import DETECTION_FORMATS
 
     source = "detections in one of the formats, or with --detector a video file or a folder of images"
-    parser.add_argument("source", metavar="INPUT", type=Path, help=source)
+    parser.add_argument("source", metavar="INPUT", type=given_path, help=source)
     add_output(parser, "DIR", "output folder, in which each video gets a folder with its results")
     formats = "; ".join(f"{name} ({meaning})" for name, meaning in DETECTION_FORMATS.items())
     parser.add_argument(
         "--format", metavar="NAME", choices=DETECTION_FORMATS, help=f"{formats} (default: recognised from INPUT)"
     )
-    option(parser, "--images", "DIR", Path, "the folder of the frames (default: the standard folder of the format)")
+    option(
+        parser, "--images", "DIR", given_path, "the folder of the frames (default: the standard folder of the format)"
+    )
     frames = "the frames under the overlay: a video file or a folder of images (default: the images of INPUT, if any)"
     option(parser, "--frames", "DIR|VIDEO", str, frames)
     group = parser.add_argument_group("detector")

@@ -110,7 +110,7 @@ def frame_size(text: str) -> tuple[int, int]:
     return int(found[2]), int(found[1])
 
 
-def output_path(text: str) -> Path:
+def given_path(text: str) -> Path:
     """A path; an empty text, as of an empty shell variable, would be the current folder."""
     if not text:
         raise argparse.ArgumentTypeError("'' is not a path")
@@ -134,7 +134,7 @@ def seed(text: str) -> int:
 
 def add_output(parser: Options, metavar: str, help: str, default: Path | None = None) -> None:
     """Add `-o`, which is required unless it has a default."""
-    option(parser, "-o --output", metavar, output_path, help, default=default, required=default is None)
+    option(parser, "-o --output", metavar, given_path, help, default=default, required=default is None)
 
 
 def add_score_threshold(parser: Options, help: str) -> None:

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from mdqe.cli import say
-from mdqe.cli.options import flag, option, output_path
+from mdqe.cli.options import flag, given_path, option
 from mdqe.errors import InputError
 
 HELP = "check results and pack them in the official form of YouTube-VIS and OVIS"
@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("results", metavar="RESULTS", type=Path, help="results in the format of YouTube-VIS")
     data = "the videos and categories of the set, with or without annotations"
     option(parser, "--data", "FILE|FOLDER", str, data, required=True)
-    option(parser, "-o --output", "ZIP", output_path, "the archive to write; without it, the results are only checked")
+    option(parser, "-o --output", "ZIP", given_path, "the archive to write; without it, the results are only checked")
     flag(parser, "--allow-missing", "accept videos without any result")
 
 

@@ -59,6 +59,8 @@ def open_frames(
             raise VideoError(f"video is {type(source).__name__}; expected {SOURCE}{single}")
         return ArrayFrames(source, **selection)
     text, path = str(source), Path(source)
+    if not text:  # as of an empty shell variable; its path is the current folder
+        raise VideoError("video is '', expected a path, a URL or a camera number")
     if is_address(text):
         return LiveStream(text, text, **selection)
     if path.is_dir():

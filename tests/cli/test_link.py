@@ -211,6 +211,14 @@ def test_bad_files(run, tmp_path, text, message):
     assert (status, out) == (2, "") and message in err and err.count("\n") <= 2
 
 
+@pytest.mark.parametrize("arguments", [("",), ("masks", "--images", ""), ("masks", "--images", ".", "--frames", "")])
+def test_empty_names_are_not_the_current_folder(run, tmp_path, drawing, frames, monkeypatch, arguments):
+    write_png(frames, drawing)
+    monkeypatch.chdir(frames)
+    status, _, err = run("link", *arguments, "-o", tmp_path / "out")
+    assert status == 2 and ("'' is not a path" in err or "video is '', expected" in err), err
+
+
 def test_frames_without_detections_have_a_result_without_instances(run, tmp_path, drawing, frames):
     source = write_coco(tmp_path, drawing)
     document = json.loads(source.read_text())

@@ -198,6 +198,7 @@ def test_a_camera_is_drawn_from_a_recording(segment, make_clip, tmp_path, monkey
     [
         (("none.mp4", "-o", "out"), "no such file: none.mp4"),
         (("*.avi", "-o", "out"), "no file matches *.avi"),
+        (("", "-o", "out"), "video is '', expected a path"),
         (("text.mp4", "-o", "out"), "text.mp4 is not a video"),
         (("text.txt", "-o", "out"), "text.txt is not a video"),
         (("bare.mkv", "-o", "out"), "bare.mkv holds no frames"),
