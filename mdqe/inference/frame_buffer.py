@@ -176,12 +176,13 @@ class FrameEncoder:
         self.buffer = FrameBuffer(self.model.config.test_clip_length, self.batch_size)
 
     def add(self, frame: np.ndarray | Tensor) -> None:
-        """Take the next frame, (H, W, 3) uint8, and copy it.
+        """Take the next frame, (H, W, 3) uint8 on any device, and copy it to the host.
 
         Raises:
             InputError: another type or shape, or another size than the first frame.
         """
-        frame = as_frame(frame, self.num_frames, self.frame_size)
+        # A saved session continues on the host, and only memory of the host can be pinned.
+        frame = as_frame(frame, self.num_frames, self.frame_size).cpu()
         if self.frame_size is None:
             self.begin((frame.shape[0], frame.shape[1]))
         if self.overlap is not None and tuple(frame.shape[:2]) != self.size:

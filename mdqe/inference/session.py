@@ -120,7 +120,8 @@ class VideoSession:
     def push(self, frame: np.ndarray | Tensor) -> list[VideoInstances]:
         """Take the next frame, (H, W, 3) uint8 RGB; return the results that became final.
 
-        This is usually one result; the first frames return none. The frame is copied, so its array may be reused.
+        This is usually one result; the first frames return none. The frame is copied, so its array may be reused. It
+        may be on any device.
 
         Raises:
             InputError: the frame has another type or shape, or another size than the first one; the session does not

@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
 from small_models import moving_squares, small_model
 from torch import Tensor
 
@@ -134,6 +135,24 @@ def test_the_array_of_a_frame_may_be_reused(model, batch_size):
     chunks += session.flush()
     for a, b in zip(chunks, model.start(score_threshold=0, encoder_batch_size=batch_size).run(video), strict=True):
         assert_same(a, b)
+
+
+class Elsewhere(Tensor):
+    """A frame that stands for one on a GPU: only `cpu` makes it a plain tensor."""
+
+    def cpu(self):
+        return self.as_subclass(Tensor)
+
+
+def test_frames_of_a_decoder_on_a_gpu(model):
+    """They come to the host, where memory can be pinned, and where the frames of a saved session are."""
+    video, sessions = moving_squares(6), [model.start(score_threshold=0) for _ in range(2)]
+    for frame in video:
+        one = frame.cuda() if torch.cuda.is_available() else frame.as_subclass(Elsewhere)
+        for a, b in zip(sessions[0].push(frame), sessions[1].push(one), strict=True):
+            assert_same(a, b)
+        assert all(type(x) is Tensor and x.is_cpu for x in sessions[1]._encoder.resized())
+    assert_same(*(session.flush()[0] for session in sessions))
 
 
 def test_an_invalid_frame_does_not_change_the_session(model):
