@@ -51,14 +51,15 @@ def link(
         known.
 
     Raises:
-        InputError: as `Linker.push`, with the number of the frame; no frame, or other numbers of frames.
+        InputError: as `Linker.push`, with the number of the frame; no frame, other numbers of frames, or a label
+            without a category.
     """
     linker = Linker(max_absence=max_absence, start_score=start_score, logits=logits, size=size)
-    collected = _Collected(rejoin)
+    collected = _Collected(rejoin, len(categories))
     given = {"scores": scores, "labels": labels, "embeddings": embeddings}
-    others = {name: iter(values) for name, values in given.items() if values is not None}
+    others = {name: _iterator(name, values) for name, values in given.items() if values is not None}
     frame = -1
-    for frame, one in enumerate(masks):
+    for frame, one in enumerate(_iterator("masks", masks)):
         values = {name: _next(name, rest, frame) for name, rest in others.items()}
         try:
             collected.add(frame, linker, one, **values)
@@ -74,6 +75,13 @@ def link(
     return collected.result(frame + 1, linker, tuple(categories), fps)
 
 
+def _iterator(name: str, values: Any) -> Any:
+    try:
+        return iter(values)
+    except TypeError:
+        raise InputError(f"{name} is {str(values)[:40]}, expected an entry for each frame") from None
+
+
 def _next(name: str, values: Any, frame: int) -> Any:
     end = object()
     value = next(values, end)
@@ -87,10 +95,11 @@ class _Collected:
 
     Args:
         rejoin: whether their ids are corrected afterwards.
+        categories: their number; 0 if labels are without names.
     """
 
-    def __init__(self, rejoin: bool) -> None:
-        self.rejoin = rejoin
+    def __init__(self, rejoin: bool, categories: int) -> None:
+        self.rejoin, self.categories = rejoin, categories
         self.frames: list[int] = []
         self.ids: list[int] = []
         self.counts: list[str] = []
@@ -110,6 +119,8 @@ class _Collected:
         if sampled is None or not len(kept):
             return
         confidence, classes = (read_values(x, "", len(ids), d) for x, d in ((scores, 1.0), (labels, -1.0)))
+        if self.categories and classes.max() >= self.categories:
+            raise InputError(f"a label is {int(classes.max())}, expected less than {self.categories}, the categories")
         counts = read.encode()
         for d in kept:
             self.frames.append(frame)

@@ -9,6 +9,7 @@ the video. The tracker does not depend on the model: it works with any clip-leve
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from operator import index
 from typing import NamedTuple
 
 import numpy as np
@@ -155,10 +156,10 @@ class ClipTracker:
             Track ids (D,) int64 on the device of `class_scores`; -1 for dropped detections.
 
         Raises:
-            TypeError, ValueError: no tensors, wrong shapes, non-finite values, or frames out of order or outside the
-                window. The state of the tracker does not change.
+            TypeError, ValueError: no tensors, wrong shapes, non-finite values, or frames that are no whole numbers, out
+                of order or outside the window. The state of the tracker does not change.
         """
-        frames = [int(frame) for frame in frame_indices]
+        frames = [index(frame) for frame in frame_indices]  # "'float' object cannot be interpreted as an integer"
         embeddings = class_scores[..., :0] if embeddings is None else embeddings
         self._check_frames(frames)
         _check_clip(len(frames), class_scores, mask_logits, embeddings, self.formats)

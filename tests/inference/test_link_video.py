@@ -106,6 +106,12 @@ def test_errors_name_the_frame():
         mdqe.link(frames, scores=[[1], [1]])
     with pytest.raises(InputError, match="labels has more frames than masks, which has 3"):
         mdqe.link(frames, labels=[[1]] * 4)
+    with pytest.raises(InputError, match=r"scores is 0.5, expected an entry for each frame"):
+        mdqe.link(frames, scores=0.5)
+    with pytest.raises(InputError, match=r"masks is 7, expected an entry for each frame"):
+        mdqe.link(7)
+    with pytest.raises(InputError, match=r"frame 1: a label is 2, expected less than 2, the categories"):
+        mdqe.link(iter(frames[:2]), labels=[[1], [2]], categories=("cat", "dog"))
 
 
 @pytest.mark.slow

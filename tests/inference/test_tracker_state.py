@@ -157,6 +157,13 @@ def test_arrays_are_rejected(name):
     assert tracker.num_clips == 0
 
 
+def test_parts_of_frames_are_rejected():
+    tracker = ClipTracker()
+    with pytest.raises(TypeError, match="float"):
+        tracker.update([0, 1.5], *one(2))
+    assert tracker.num_clips == 0
+
+
 def test_numbers_of_numpy_are_arguments():
     tracker = ClipTracker(test_clip_length=np.int64(2), window_length=np.int32(4))
     tracker.update([0, 1], *one(2))
