@@ -13,9 +13,9 @@ frozen, frames are smaller and steps are fewer.
 
 FOLDER/scores.json has all scores, rows.md and findings.md the tables, findings.png the plot (with matplotlib). A
 finding is the difference between two rows, paired by seed, with a 95 % confidence interval (Student's t). A row and
-seed that scores.json already has is neither trained nor scored again, so FOLDER may be shared without its models.
-"clip AP" and "clip AP_ho" take every four frames as a video of their own, so that the tracker plays no part.
-`--amp none` trains in float32 where the folder has runs with autocast. Runs of different precision are not paired.
+seed that scores.json has is neither trained nor scored again, so FOLDER may be shared without its models. "clip AP"
+and "clip AP_ho" take every four frames as a video of their own, so that the tracker plays no part. `--amp none` trains
+in float32 where the folder has runs with autocast. Runs of different precision are not paired.
 """
 
 import argparse
@@ -234,30 +234,28 @@ def findings_table(scores: dict[str, Any], difficulty: str) -> str:
 
 
 def plot(scores: dict[str, Any], path: Path) -> None:
-    """The gains in AP with their intervals, beside the paper's."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    """The gains in AP and in clip AP with their intervals, beside the paper's gains in AP."""
+    from matplotlib.figure import Figure
 
     shown = [finding for finding in FINDINGS if differences(scores, finding, DIFFICULTIES[0], "AP")]
-    figure, axes = plt.subplots(figsize=(7, 1 + 0.5 * len(shown)), layout="constrained")
+    figure = Figure(figsize=(10, 1 + 0.5 * len(shown)), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
     places = np.arange(len(shown), dtype=float)
     paper = [finding.paper_ap[1] - finding.paper_ap[0] for finding in shown]
-    axes.plot(paper, places, "D", color="black", markersize=5, label="paper (OVIS, ResNet-50)")
-    for number, difficulty in enumerate(DIFFICULTIES, 1):
-        values = [differences(scores, finding, difficulty, "AP") for finding in shown]
-        means = [np.mean(one) for one in values]
-        halves = [stats.t.ppf(0.975, len(one) - 1) * stats.sem(one) if len(one) > 1 else 0.0 for one in values]
-        axes.errorbar(means, places + 0.18 * number, xerr=halves, fmt="o", markersize=4, capsize=3,
-                      label=f"here, {difficulty} scenes")  # fmt: skip
-    axes.axvline(0, color="0.6", linewidth=0.8)
-    axes.set(yticks=places + 0.18, xlabel="gain in AP, points")
-    axes.set_yticklabels([finding.part for finding in shown])
-    axes.invert_yaxis()
-    axes.legend(fontsize="small")
+    for axes, column in zip(panels, ("AP", "clip AP"), strict=True):
+        axes.plot(paper, places, "D", color="black", markersize=5, label="paper: AP (OVIS, ResNet-50)")
+        for number, difficulty in enumerate(DIFFICULTIES, 1):
+            values = [differences(scores, finding, difficulty, column) or [np.nan] for finding in shown]
+            means = [np.mean(one) for one in values]
+            halves = [stats.t.ppf(0.975, len(one) - 1) * stats.sem(one) if len(one) > 1 else 0.0 for one in values]
+            axes.errorbar(means, places + 0.18 * number, xerr=halves, fmt="o", markersize=4, capsize=3,
+                          label=f"here, {difficulty} scenes")  # fmt: skip
+        axes.axvline(0, color="0.6", linewidth=0.8)
+        axes.set_xlabel(f"gain in {column}, points")
+    panels[0].set_yticks(places + 0.18, [finding.part for finding in shown])
+    panels[0].invert_yaxis()
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     figure.savefig(path, dpi=130)
-    plt.close(figure)
 
 
 def read_scores(folder: Path) -> dict[str, Any]:
