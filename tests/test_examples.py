@@ -98,11 +98,12 @@ def test_clips_have_the_objects_of_their_frames(monkeypatch):
 def test_scores_of_rows_of_another_version_are_kept(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(EXAMPLES)
     ablation = importlib.import_module("ablation")
+    (tmp_path / "scale.json").write_text("{}")
     (tmp_path / "scores.json").write_text('{"a newer row": {"1": {}}, "plain mask loss": {"2": {}}}')
     ablation.add_scores(tmp_path, "full", 1, {"standard": {"AP": 0.5}})
     found = ablation.read_scores(tmp_path)
     assert list(found) == ["full", "plain mask loss", "a newer row"] and found["full"]["1"]["standard"] == {"AP": 0.5}
-    assert [path.name for path in tmp_path.iterdir()] == ["scores.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["scale.json", "scores.json"]
 
 
 def test_association_is_counted_for_objects_that_both_frames_show(monkeypatch):
