@@ -99,14 +99,15 @@ def main() -> None:
     parser.add_argument("--difficulty", choices=DIFFICULTIES, default="occluded", help="default: %(default)s")
     parser.add_argument("--videos", type=int, default=20, help="number of scenes (default: %(default)s)")
     parser.add_argument("--frames", type=int, default=40, help="frames of a scene (default: %(default)s)")
+    parser.add_argument("--size", default="384x256", help="width and height in pixels (default: %(default)s)")
     parser.add_argument("--clip-lengths", type=int, nargs="+", default=[3, 5, 7], help="default: 3 5 7")
     parser.add_argument("--windows", type=float, nargs="+", default=[0, 3, 5, 7, 1000],
                         help="cells per frame, both sides together (default: 0 3 5 7 1000)")  # fmt: skip
     args = parser.parse_args()
     model = MDQE.from_pretrained(args.model, dtype=torch.float32).eval()
-    drawings = [
-        draw_video(SEED, i, frames=args.frames, size=(256, 384), difficulty=args.difficulty) for i in range(args.videos)
-    ]
+    width, height = map(int, args.size.split("x"))
+    scene = {"frames": args.frames, "size": (height, width), "difficulty": args.difficulty}
+    drawings = [draw_video(SEED, i, **scene) for i in range(args.videos)]
     totals = measure(model, drawings, args.clip_lengths, args.windows)
     print("| clip length | window | queries | correct | of hidden objects | correct |\n|---|---|---|---|---|---|")
     for (length, window), (right, counted, right_severe, severe) in totals.items():
