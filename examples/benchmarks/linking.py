@@ -5,8 +5,9 @@
 
 Every method gets the same detections: the true masks with noise. Each detection is missed with a probability of 10 %;
 masks are shifted, grown or shrunk; a pair of touching objects, one of which is partly hidden, is one detection with a
-probability of 25 %; and false detections appear. Labels and embeddings are not given. HOTA, IDF1 and switches compare
-the visible masks, without classes. Without the package `trackers`, its rows are left out.
+probability of 25 %; and false detections appear. HOTA, IDF1 and switches compare the visible masks, without classes.
+Embeddings are not given. Labels are given to the methods "with labels" only; with noise, 10 % of them are random.
+Without the package `trackers`, its rows are left out.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,13 +23,14 @@ from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 
 import mdqe
-from mdqe.data.synthetic import draw_video
+from mdqe.data.synthetic import CATEGORIES, Drawing, draw_video
 from mdqe.evaluation.identity import IdentityCounts, compare_identities
 from mdqe.results import rle
 
 SEED = 271_828  # of the reported scenes
 MISSED, MERGED, FALSE = 0.10, 0.25, 0.3  # probabilities; and the mean number of false detections in a frame
 SHIFT = 0.04  # standard deviation of a mask's place, relative to the square root of its area
+WRONG = 0.10  # probability of a random label
 LEAST = 16  # pixels; smaller visible parts are never detected
 
 
@@ -36,6 +39,7 @@ class Noisy(NamedTuple):
 
     masks: np.ndarray
     scores: np.ndarray
+    labels: np.ndarray
     ious: np.ndarray
 
 
@@ -59,13 +63,14 @@ def samples(
         drawing = draw_video(seed, index, frames=frames, size=(144, 256), difficulty=difficulty)
         drawn = []
         for noisy in noise:
-            random = np.random.default_rng([seed, index])
-            found = [_detect(drawing.masks[:, t], drawing.hidden[:, t], random, noisy) for t in range(frames)]
+            random, wrong = np.random.default_rng([seed, index]), np.random.default_rng([seed, index, 1])
+            found = [_detect(drawing, t, random, wrong, noisy) for t in range(frames)]
             drawn.append(Sample(found, drawing.masks.sum(axis=(2, 3)), drawing.hidden))
         yield drawn
 
 
-def _detect(truth: np.ndarray, hidden: np.ndarray, random: np.random.Generator, noise: bool) -> Noisy:
+def _detect(drawing: Drawing, t: int, random: np.random.Generator, wrong: np.random.Generator, noise: bool) -> Noisy:
+    truth, hidden = drawing.masks[:, t], drawing.hidden[:, t]
     areas = truth.sum(axis=(1, 2))
     visible = np.flatnonzero(areas >= (LEAST if noise else 1)).tolist()
     parts = [[i] for i in visible]
@@ -89,7 +94,12 @@ def _detect(truth: np.ndarray, hidden: np.ndarray, random: np.random.Generator, 
     order = random.permutation(len(masks)) if noise else np.arange(len(masks))
     order = [i for i in order if masks[i].any()]
     stacked = np.stack([masks[i] for i in order]) if len(order) else np.zeros((0, *truth.shape[1:]), bool)
-    return Noisy(stacked, np.clip([scores[i] for i in order], 0.05, 0.99), _ious(truth, stacked))
+    ious = _ious(truth, stacked)
+    labels = drawing.labels[ious.argmax(axis=0)]
+    if noise:
+        unknown = (wrong.random(len(labels)) < WRONG) | ~ious.any(axis=0)
+        labels = np.where(unknown, wrong.integers(len(CATEGORIES), size=len(labels)), labels)
+    return Noisy(stacked, np.clip([scores[i] for i in order], 0.05, 0.99), labels, ious)
 
 
 def _jitter(mask: np.ndarray, random: np.random.Generator) -> np.ndarray:
@@ -171,15 +181,17 @@ def by_iou(frames: list[Noisy], least: float = 0.3, memory: int = 30) -> list[np
     return ids
 
 
-def online(frames: list[Noisy]) -> list[np.ndarray]:
+def online(frames: list[Noisy], *, labels: bool = False) -> list[np.ndarray]:
     """`mdqe.Linker` with its defaults."""
     linker = mdqe.Linker()
-    return [linker.push(frame.masks, frame.scores) for frame in frames]
+    return [linker.push(frame.masks, frame.scores, frame.labels if labels else None) for frame in frames]
 
 
-def offline(frames: list[Noisy]) -> list[np.ndarray]:
+def offline(frames: list[Noisy], *, labels: bool = False) -> list[np.ndarray]:
     """`mdqe.link` with `rejoin`."""
-    result = mdqe.link([frame.masks for frame in frames], scores=[frame.scores for frame in frames], rejoin=True)
+    given = {"scores": [frame.scores for frame in frames]}
+    given |= {"labels": [frame.labels for frame in frames]} if labels else {}
+    result = mdqe.link([frame.masks for frame in frames], **given, rejoin=True)
     ids = []
     for t, frame in enumerate(frames):
         own = np.full(len(frame.masks), -1)
@@ -231,7 +243,17 @@ def methods() -> dict[str, Assign]:
         )
     except ImportError as error:
         print(f"the package trackers is left out: {error}", file=sys.stderr)
-    return found | {"mdqe.Linker": online, "mdqe.link(rejoin=True)": offline}
+    return found | linkers()
+
+
+def linkers() -> dict[str, Assign]:
+    """The methods of this library by name."""
+    return {
+        "mdqe.Linker": online,
+        "mdqe.Linker, with labels": partial(online, labels=True),
+        "mdqe.link(rejoin=True)": offline,
+        "mdqe.link(rejoin=True), with labels": partial(offline, labels=True),
+    }
 
 
 def speed(objects: int = 20, size: tuple[int, int] = (480, 854), frames: int = 60) -> dict[str, float]:
@@ -276,6 +298,16 @@ def memory(frames: int) -> tuple[int, int]:
     return peaks[0], peaks[1]
 
 
+def print_kinds(seed: int, scenes: int, frames: int) -> None:
+    """Print the switches of the linker on perfect detections of standard scenes, by their kind."""
+    found: dict[str, Counter[str]] = {name: Counter() for name in linkers()}
+    for (scene,) in samples(seed, scenes, "standard", noise=(False,), frames=frames):
+        for total, assign in zip(found.values(), linkers().values(), strict=True):
+            total.update(kinds(scene, assign(scene.frames)))
+    for name, total in found.items():
+        print(f"{name}: {total.total()}", *(f"{number:4d}  {kind}" for kind, number in total.most_common()), sep="\n")
+
+
 def main() -> None:
     """Print a table for each difficulty, the switches on perfect detections, the speed and the memory."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -286,12 +318,7 @@ def main() -> None:
     parser.add_argument("--kinds", action="store_true", help="only count the switches of the linker by their kind")
     args = parser.parse_args()
     if args.kinds:
-        found: dict[str, Counter[str]] = {"mdqe.Linker": Counter(), "mdqe.link(rejoin=True)": Counter()}
-        for (scene,) in samples(args.seed, args.scenes, "standard", noise=(False,), frames=args.frames):
-            for total, assign in zip(found.values(), (online, offline), strict=True):
-                total.update(kinds(scene, assign(scene.frames)))
-        for name, total in found.items():
-            print(name, *(f"{number:4d}  {kind}" for kind, number in total.most_common()), sep="\n")
+        print_kinds(args.seed, args.scenes, args.frames)
         return
     for difficulty in ("hard", "standard"):
         totals: dict[tuple[str, bool], IdentityCounts] = {}

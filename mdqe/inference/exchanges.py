@@ -28,7 +28,7 @@ MOST = 4  # exchanges for each track
 UNSURE = 3  # two tracks of fewer observations each are not exchanged: any two false detections are a smooth motion
 EXCESS = 2.0  # noise that is assumed of edges, relative to the measured one: the errors of edges are not independent
 LEAST = 16  # third differences of edges from which noise is measured
-LABEL, LOOKS = 1.0, 4.0  # cost of an observation with another label; of embeddings, by their variance
+LABEL, LOOKS = 1.0, 4.0  # least cost of an observation with another label; cost of embeddings, by their variance
 
 
 class Observations(NamedTuple):
@@ -82,7 +82,7 @@ def undo_exchanges(found: Observations, shape: tuple[int, int], size: tuple[int,
     tracks, number = found.tracks.copy(), 1 + int(found.tracks.max(initial=-1))
     if number < 2 or _missed(found) > MISSED:
         return tracks
-    noise = _noise(found)
+    noise, label = _noise(found), _label_cost(found)
     found = found._replace(edges=_cut_edges(found, noise, size))
     silhouettes = Silhouettes(found.points, found.frames, (found.edges == CLEAR).all(axis=1), shape)
     rows = np.split(np.argsort(tracks, kind="stable"), np.cumsum(np.bincount(tracks))[:-1])
@@ -90,7 +90,7 @@ def undo_exchanges(found: Observations, shape: tuple[int, int], size: tuple[int,
     changed, done = list(range(number)), set()
     for _ in range(MOST * number + 1):
         for a, b in _near_tracks(found, rows, changed):
-            gain, exchange = _best_exchange(found, silhouettes, rows[a], rows[b], noise)
+            gain, exchange = _best_exchange(found, silhouettes, rows[a], rows[b], noise, label)
             best[a, b] = gain, exchange
         order = sorted((-gain, pair) for pair, (gain, _) in best.items() if gain > MARGIN)
         chosen = None
@@ -137,6 +137,16 @@ def _noise(found: Observations) -> float:
     return max(1.0, EXCESS * float(np.median(all_ratios)) / 0.6745)  # of a normal distribution
 
 
+def _label_cost(found: Observations) -> float:
+    """What an observation with another label than its track costs: the surer, the more rarely labels change."""
+    order = np.lexsort((found.frames, found.tracks))
+    labels, tracks = found.labels[order], found.tracks[order]
+    follow = (tracks[1:] == tracks[:-1]) & (labels[1:] >= 0) & (labels[:-1] >= 0)
+    changes = np.count_nonzero(labels[1:][follow] != labels[:-1][follow])
+    wrong = (changes + 1) / (2 * np.count_nonzero(follow) + 2)  # a wrong label is two changes
+    return max(LABEL, float(np.log((1 - wrong) / wrong)))
+
+
 def _cut_edges(found: Observations, noise: float, size: tuple[int, int]) -> np.ndarray:
     """The kinds (M, 4) of the edges, if noisy masks may end before the border of the frame at which they are cut."""
     sizes = np.array([_size(found, np.flatnonzero(found.tracks == track)) for track in range(1 + found.tracks.max())])
@@ -173,7 +183,7 @@ def _size(found: Observations, rows: np.ndarray) -> float:
 
 
 def _best_exchange(
-    found: Observations, silhouettes: Silhouettes, a: np.ndarray, b: np.ndarray, noise: float
+    found: Observations, silhouettes: Silhouettes, a: np.ndarray, b: np.ndarray, noise: float, label: float
 ) -> tuple[float, _Exchange]:
     """The exchange of two tracks with the largest decrease of the cost, and the decrease."""
     times = _ambiguous_times(found, a, b)
@@ -189,7 +199,7 @@ def _best_exchange(
         first = tried[0].begin
         some = [one for one in tried if one.begin <= first + TOGETHER]
         tried = tried[len(some) :]
-        gains = _gains(found, a, b, some, last, noise) - [costs_of_links[one] for one in some]
+        gains = _gains(found, a, b, some, last, noise, label) - [costs_of_links[one] for one in some]
         place = int(gains.argmax())
         best = max(best, (float(gains[place]), some[place]), key=lambda one: one[0])
     return best
@@ -223,7 +233,7 @@ def _ambiguous_times(found: Observations, a: np.ndarray, b: np.ndarray) -> list[
 
 
 def _gains(
-    found: Observations, a: np.ndarray, b: np.ndarray, tried: list[_Exchange], last: int, noise: float
+    found: Observations, a: np.ndarray, b: np.ndarray, tried: list[_Exchange], last: int, noise: float, label: float
 ) -> np.ndarray:
     """The decrease of the cost (K,) by each of K exchanges."""
     ends = [one.end for one in tried if one.end < last]
@@ -244,19 +254,19 @@ def _gains(
     inside = np.array([(times >= one.begin) & (times < one.end) for one in tried])
     sets = np.concatenate([rows[None], np.where(inside[:, None], rows[::-1], rows)]).reshape(-1, len(times))
     present, size = sets >= 0, _size(found, rows[rows >= 0])
-    total = costs(found.boxes[sets], found.edges[sets], present, size, noise) + _looks(found, sets, present)
+    total = costs(found.boxes[sets], found.edges[sets], present, size, noise) + _looks(found, sets, present, label)
     total = total.reshape(-1, 2).sum(axis=1)
     return np.asarray(total[0] - total[1:])
 
 
-def _looks(found: Observations, sets: np.ndarray, present: np.ndarray) -> np.ndarray:
+def _looks(found: Observations, sets: np.ndarray, present: np.ndarray, label: float) -> np.ndarray:
     """What different labels and embeddings in each of B sets of observations (B, T) cost, (B,)."""
     cost, number = np.zeros(len(sets)), present.sum(axis=1)
     labels = np.where(present, found.labels[sets], -1)
     names = np.unique(labels[labels >= 0])
     if len(names) > 1:
         votes = np.stack([(labels == name).sum(axis=1) for name in names])
-        cost += LABEL * (votes.sum(axis=0) - votes.max(axis=0))
+        cost += label * (votes.sum(axis=0) - votes.max(axis=0))
     if found.embeddings.shape[1]:
         sums = np.array([found.embeddings[one[own]].sum(axis=0) for one, own in zip(sets, present, strict=True)])
         cost += LOOKS * (number - (sums**2).sum(axis=1) / number.clip(1))

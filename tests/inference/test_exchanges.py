@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage
 
 import mdqe
-from mdqe.data.synthetic import draw_video
+from mdqe.data.synthetic import Drawing, draw_video
 from mdqe.inference.exchanges import Observations, edge_kinds, undo_exchanges
 from mdqe.inference.frame_masks import read_masks
 from mdqe.inference.trajectories import BESIDE, CLEAR, CUT, EXTENT, JERK, NOISE, NOISE_PIXELS, _smoothness, costs
@@ -186,19 +186,36 @@ def test_exchanges_of_the_linker_are_undone(seed, index):
     In the last two, the boxes do not show it clearly enough: the exchanges are at the border of the frame.
     """
     drawing = draw_video(seed, index, frames=60, size=(144, 256))
-    frames = [masks[masks.any(axis=(1, 2))] for masks in drawing.masks.transpose(1, 0, 2, 3)]
-    names = []
-    for rejoin in (False, True):
-        result = mdqe.link(frames, rejoin=rejoin)
-        pairs = {
-            (one, int(track))
-            for t in range(60)
-            for row, track in enumerate(result.track_ids)
-            for one in range(len(drawing.masks))
-            if result.present[row, t] and np.array_equal(result.mask(row, t), drawing.masks[one, t])
-        }
-        names.append(len(pairs))
+    frames, _ = visible(drawing)
+    names = [len(ids_of_objects(drawing, mdqe.link(frames, rejoin=rejoin))) for rejoin in (False, True)]
     assert names == [len(drawing.masks) + 2, len(drawing.masks)]
+
+
+def visible(drawing: Drawing) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """The masks of the visible objects of each frame, and their labels."""
+    frames = drawing.masks.transpose(1, 0, 2, 3)
+    rows = [masks.any(axis=(1, 2)) for masks in frames]
+    return [masks[own] for masks, own in zip(frames, rows, strict=True)], [drawing.labels[own] for own in rows]
+
+
+def ids_of_objects(drawing: Drawing, result: mdqe.VideoInstances) -> set[tuple[int, int]]:
+    """All pairs of an object and an id that it has in some frame."""
+    return {
+        (one, int(track))
+        for t in range(drawing.masks.shape[1])
+        for row, track in enumerate(result.track_ids)
+        for one in range(len(drawing.masks))
+        if result.present[row, t] and np.array_equal(result.mask(row, t), drawing.masks[one, t])
+    }
+
+
+@pytest.mark.parametrize(("seed", "index"), [(271828, 14), (20202, 7)])
+def test_sure_labels_decide(seed, index):
+    """Labels that never change along a track are sure: an exchange for a single frame does not outweigh them."""
+    drawing = draw_video(seed, index, frames=60, size=(144, 256))
+    frames, labels = visible(drawing)
+    assert len(ids_of_objects(drawing, mdqe.link(frames, rejoin=True))) > len(drawing.masks)
+    assert len(ids_of_objects(drawing, mdqe.link(frames, labels=labels, rejoin=True))) == len(drawing.masks)
 
 
 def jittered(mask: np.ndarray, random: np.random.Generator) -> np.ndarray:
