@@ -54,6 +54,11 @@ class Observations(NamedTuple):
         """The centres (K, 2), in pixels, of the boxes of K observations."""
         return np.asarray((self.boxes[rows, :2] + self.boxes[rows, 2:]) / 2)
 
+    def rows_of_tracks(self, number: int) -> list[np.ndarray]:
+        """The indices of the observations of each of the first `number` tracks, ascending."""
+        ends = np.cumsum(np.bincount(self.tracks, minlength=number))
+        return np.split(np.argsort(self.tracks, kind="stable"), ends[:-1])
+
 
 class _Exchange(NamedTuple):
     """The observations of two tracks from a frame on, before an end, are exchanged."""
@@ -82,10 +87,10 @@ def undo_exchanges(found: Observations, shape: tuple[int, int], size: tuple[int,
     tracks, number = found.tracks.copy(), 1 + int(found.tracks.max(initial=-1))
     if number < 2 or _missed(found) > MISSED:
         return tracks
-    noise, label = _noise(found), _label_cost(found)
-    found = found._replace(edges=_cut_edges(found, noise, size))
+    rows = found.rows_of_tracks(number)
+    noise, label = _noise(found, rows), _label_cost(found)
+    found = found._replace(edges=_cut_edges(found, rows, noise, size))
     silhouettes = Silhouettes(found.points, found.frames, (found.edges == CLEAR).all(axis=1), shape)
-    rows = np.split(np.argsort(tracks, kind="stable"), np.cumsum(np.bincount(tracks))[:-1])
     best: dict[tuple[int, int], tuple[float, _Exchange]] = {}
     changed, done = list(range(number)), set()
     for _ in range(MOST * number + 1):
@@ -121,11 +126,10 @@ def _missed(found: Observations) -> float:
     return float((np.diff(frames)[follow] > 1).mean()) if follow.any() else 0.0
 
 
-def _noise(found: Observations) -> float:
+def _noise(found: Observations, tracks: list[np.ndarray]) -> float:
     """How much noisier edges are than those of exact masks, at least 1: from objects in full view in four frames."""
     ratios = [np.zeros(0)]
-    for track in range(1 + int(found.tracks.max())):
-        rows = np.flatnonzero(found.tracks == track)
+    for rows in tracks:
         clear = rows[(found.edges[rows] == CLEAR).all(axis=1)]
         if len(clear) > 3:
             follow = found.frames[clear[3:]] - found.frames[clear[:-3]] == 3
@@ -147,9 +151,9 @@ def _label_cost(found: Observations) -> float:
     return max(LABEL, float(np.log((1 - wrong) / wrong)))
 
 
-def _cut_edges(found: Observations, noise: float, size: tuple[int, int]) -> np.ndarray:
+def _cut_edges(found: Observations, tracks: list[np.ndarray], noise: float, size: tuple[int, int]) -> np.ndarray:
     """The kinds (M, 4) of the edges, if noisy masks may end before the border of the frame at which they are cut."""
-    sizes = np.array([_size(found, np.flatnonzero(found.tracks == track)) for track in range(1 + found.tracks.max())])
+    sizes = np.array([_size(found, rows) for rows in tracks])
     reach = (noise - 1) * deviation(sizes)[found.tracks, None]
     near = np.concatenate([found.boxes[:, :2] < reach, found.boxes[:, 2:] > np.array(size[::-1]) - reach], axis=1)
     beside = near.any(axis=1, keepdims=True) & (found.edges == CLEAR)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
-from mdqe.inference.association import match
+from mdqe.inference.association import match_pairs
 from mdqe.inference.exchanges import Observations
 from mdqe.inference.frame_scores import OTHER_LABEL
 from mdqe.inference.pair_places import LARGER
@@ -17,6 +18,7 @@ FADING = 30.0  # frames of absence after which the motion says nothing more
 REACH, FARTHEST = 1.5, 6.0  # distance of places, relative to the size; it grows to FARTHEST with the absence
 LONG = 300.0  # frames of absence after which the score has fallen to exp(-1)
 LONGEST = int(-LONG * np.log(JOIN))  # frames from one track to the next, 274: after more, the score is below JOIN
+BLOCK = 2**18  # pairs that are scored at once
 UNSURE = 3  # tracks of fewer frames are not joined
 
 
@@ -33,70 +35,94 @@ def rejoin(found: Observations) -> np.ndarray:
         (N,): for each track, the first track of its object.
     """
     number = 1 + int(found.tracks.max(initial=-1))
+    ends = _Ends.of(found, number)
+    known = np.flatnonzero(ends.frames >= UNSURE)
     labels = most_frequent(found.tracks, found.labels, number)
     embeddings = np.zeros((number, found.embeddings.shape[1]))
     np.add.at(embeddings, found.tracks, found.embeddings)
     embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True).clip(1e-12)
-    ends = [_Ends.of(found, track) for track in range(number)]
-    first, last = np.array([one.first for one in ends]), np.array([one.last for one in ends])
-    gap = first[None, :] - last[:, None]  # from the end of the row to the beginning of the column
-    scores = np.zeros((number, number))
-    known = np.array([one.frames >= UNSURE for one in ends], bool)
-    for i, j in zip(*np.nonzero((gap > 0) & (gap <= LONGEST) & known[:, None] & known), strict=True):
-        scores[i, j] = _score(ends[i], ends[j], int(gap[i, j]))
-    scores[(labels[:, None] != labels) & (labels[:, None] >= 0) & (labels >= 0)] *= OTHER_LABEL
-    if embeddings.shape[1]:
-        scores *= (embeddings @ embeddings.T).clip(0, 1)
-    before, after, _ = match(scores, np.zeros_like(scores), threshold=JOIN)
+    parts = []
+    for before, after in _following(ends, known):
+        scores = _scores(ends, before, after)
+        own, other = labels[before], labels[after]
+        scores[(own != other) & (own >= 0) & (other >= 0)] *= OTHER_LABEL
+        if embeddings.shape[1]:
+            scores *= (embeddings[before] * embeddings[after]).sum(axis=1).clip(0, 1)
+        kept = scores > JOIN
+        parts.append((before[kept], after[kept], scores[kept]))
     origin = np.arange(number)
-    for i, j in sorted(zip(before, after, strict=True), key=lambda pair: first[pair[1]]):
-        origin[j] = origin[i]
+    if not parts:
+        return origin
+    before, after, scores = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    order = np.lexsort((after, before))
+    pairs = order[match_pairs(before[order], after[order], scores[order], (number, number))]
+    for one in pairs[np.argsort(ends.first[after[pairs]], kind="stable")]:
+        origin[after[one]] = origin[before[one]]
     return origin
 
 
 class _Ends(NamedTuple):
-    """The first and last frames of a track, and the places, velocities and the area there."""
+    """The first and last frames (N,) of tracks, and the places, velocities and areas there."""
 
-    first: int
-    last: int
-    frames: int
+    first: np.ndarray
+    last: np.ndarray
+    frames: np.ndarray
+    """(N,): numbers of observations."""
     places: np.ndarray
-    """(2, 2): at the first and the last frame."""
+    """(N, 2, 2): at the first and the last frame."""
     velocities: np.ndarray
-    """(2, 2)."""
-    area: float
+    """(N, 2, 2)."""
+    areas: np.ndarray
+    """(N,)."""
 
     @classmethod
-    def of(cls, found: Observations, track: int) -> _Ends:
-        rows = np.flatnonzero(found.tracks == track)
-        frames, centres = found.frames[rows], found.centres(rows)
-        places, velocities = [], []
-        for part, edge in ((slice(None, ENDS), 0), (slice(-ENDS, None), -1)):
-            span = frames[part][-1] - frames[part][0]
-            velocities.append((centres[part][-1] - centres[part][0]) / max(int(span), 1))
-            places.append(centres[edge])
-        area = float(np.median(found.areas[rows]))
-        return cls(int(frames[0]), int(frames[-1]), len(rows), np.array(places), np.array(velocities), area)
+    def of(cls, found: Observations, number: int) -> _Ends:
+        frames, places, velocities = np.zeros((number, 3), np.int64), np.zeros((number, 2, 2)), np.zeros((number, 2, 2))
+        areas = np.zeros(number)
+        for track, rows in enumerate(found.rows_of_tracks(number)):
+            times, centres = found.frames[rows], found.centres(rows)
+            frames[track] = times[0], times[-1], len(rows)
+            places[track] = centres[0], centres[-1]
+            for end, part in enumerate((slice(None, ENDS), slice(-ENDS, None))):
+                span = times[part][-1] - times[part][0]
+                velocities[track, end] = (centres[part][-1] - centres[part][0]) / max(int(span), 1)
+            areas[track] = np.median(found.areas[rows])
+        return cls(*frames.T, places, velocities, areas)
 
 
-def _score(before: _Ends, after: _Ends, gap: int) -> float:
-    """How well a track continues another one after `gap` frames, from 0 to 1."""
-    size = max(np.sqrt(max(before.area, after.area)), 1.0)
+def _following(ends: _Ends, known: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The pairs, tracks before and after (P,), of tracks `known` that follow each other soon enough, in blocks."""
+    known = known[np.argsort(ends.first[known], kind="stable")]
+    begins = ends.first[known]
+    low = np.searchsorted(begins, ends.last[known], side="right")
+    high = np.searchsorted(begins, ends.last[known] + LONGEST, side="right")
+    blocks = np.cumsum(high - low) // BLOCK
+    for some in np.split(np.arange(len(known)), np.flatnonzero(np.diff(blocks)) + 1):
+        sizes = high[some] - low[some]
+        if sizes.any():
+            starts = np.repeat(low[some] - np.cumsum(sizes) + sizes, sizes)
+            yield np.repeat(known[some], sizes), known[starts + np.arange(sizes.sum())]
+
+
+def _scores(ends: _Ends, before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """How well the tracks `after` continue the tracks `before` (P,), from 0 to 1."""
+    gap = ends.first[after] - ends.last[before]
+    smaller, larger = np.sort([ends.areas[before], ends.areas[after]], axis=0)
+    size = np.sqrt(larger).clip(1)
     # Each motion counts for a while: the distance is measured where both meet, with velocities that fade.
-    reach = FADING * (1 - np.exp(-gap / 2 / FADING))
-    ahead = before.places[1] + reach * before.velocities[1]
-    back = after.places[0] - reach * after.velocities[0]
-    plain = after.places[0] - before.places[1]
-    distance = min(np.linalg.norm(back - ahead), np.linalg.norm(plain)) / size
-    sigma = min(REACH + gap / FADING, FARTHEST)
-    ratio = min(before.area, after.area) / max(before.area, after.area, 1.0)
-    return float(np.exp(-0.5 * (distance / sigma) ** 2 - gap / LONG) * ratio**LARGER)
+    reach = FADING * (1 - np.exp(-gap / 2 / FADING))[:, None]
+    plain = ends.places[after, 0] - ends.places[before, 1]
+    met = plain - reach * (ends.velocities[after, 0] + ends.velocities[before, 1])
+    distance = np.minimum(np.linalg.norm(met, axis=1), np.linalg.norm(plain, axis=1)) / size
+    sigma = np.minimum(REACH + gap / FADING, FARTHEST)
+    return np.asarray(np.exp(-0.5 * (distance / sigma) ** 2 - gap / LONG) * (smaller / larger.clip(1)) ** LARGER)
 
 
 def most_frequent(tracks: np.ndarray, labels: np.ndarray, number: int) -> np.ndarray:
     """The most frequent known label (N,) of each track, the smallest one of several; −1 if all are unknown."""
     values, places = np.unique(labels, return_inverse=True)
-    votes = np.zeros((number, max(len(values), 1)), np.int64)
-    np.add.at(votes, (tracks, places), 1)
-    votes[:, : np.count_nonzero(values < 0)] = 0
-    return values[votes.argmax(axis=1)] if len(values) else np.zeros(number, np.int64)
+    some, found = labels >= 0, np.full(number, -1, np.int64)
+    pairs, votes = np.unique(tracks[some] * len(values) + places[some], return_counts=True)
+    order = np.lexsort((-pairs, votes))  # later ones count
+    found[pairs[order] // len(values)] = values[pairs[order] % len(values)]
+    return found
