@@ -7,7 +7,7 @@ from pathlib import Path
 from mdqe.cli import progress, say
 from mdqe.cli.options import add_output, option, several, whole
 
-HELP = "convert annotations of videos to YouTube-VIS JSON: masks as images, DAVIS, COCO, MOTS, LabelMe, CVAT"
+HELP = "convert annotations of videos to YouTube-VIS JSON: masks as images, DAVIS, COCO, BURST, MOTS, LabelMe, CVAT"
 EXAMPLE = (
     "mdqe import masks --images JPEGImages -o annotations.json\n"
     "  mdqe import DAVIS --videos DAVIS/ImageSets/2017/train.txt -o DAVIS/annotations.json\n"
