@@ -14,7 +14,9 @@ from mdqe.results.foreign_call import call
 
 SHAPE, ABSENT = 0.5, 0.1  # most that alike shapes add to the score of a pair; what a track adds that was absent
 YOUNG, YOUNG_WEIGHT = 3, 0.8  # tracks with fewer observations, and the weight of their scores
-OTHER_LABEL = 0.4  # weight of the score of a pair with different labels
+OTHER_LABEL = 0.4  # least weight of the score of a pair with different labels
+WRONG, LABELLED = 1, 20  # wrong labels among so many that are assumed before any were seen
+NEW = 0.05  # least share of pairs of different objects that have different labels
 DOUBT = 0.7  # weight of 1 − score of a detection
 PART = 0.65  # a mask that covers this share of several tracks has several objects
 BLOCK = 2**18  # pairs that are scored at once
@@ -67,7 +69,7 @@ def score_frame(tracks: LinkedTracks, detections: Detections) -> FrameScores:
     inside, outside, contents = np.zeros(number, np.int64), np.zeros(number, np.int64), np.zeros(size, np.int64)
     best = best_cosines(tracks.embeddings, embeddings) if embeddings.shape[1] else None
     young = np.where(tracks.observations < YOUNG, YOUNG_WEIGHT, 1.0)
-    labelled = bool((labels >= 0).any())
+    other_label = weight_of_other_labels(tracks) if (labels >= 0).any() else 1.0
     parts = []
     height = max(1, BLOCK // max(size, 1))
     for begin in range(0, number, height):  # in blocks, for frames of many detections
@@ -76,9 +78,9 @@ def score_frame(tracks: LinkedTracks, detections: Detections) -> FrameScores:
         contents += (counts > PART * tracks.areas[block, None]).sum(axis=0)
         row, column = near_pairs(tracks, frame, block, counts, step)
         shared, weight = counts[row - begin, column], young[row]
-        if labelled:
+        if other_label < 1:
             own, other = tracks.labels[row], labels[column]
-            weight = np.where((own != other) & (own >= 0) & (other >= 0), OTHER_LABEL, 1.0) * weight
+            weight = np.where((own != other) & (own >= 0) & (other >= 0), other_label, 1.0) * weight
         if best is not None:
             looks = appearance(tracks.embeddings, embeddings, block, (row, column), best)
             weight = weight * (LEAST_LOOKS + (1 - LEAST_LOOKS) * looks)
@@ -95,6 +97,20 @@ def score_frame(tracks: LinkedTracks, detections: Detections) -> FrameScores:
     row, column, scores, shared, offsets, doubt = parts[0]
     scores += _compare_shapes(tracks, frame, row, column, step)
     return FrameScores(row, column, scores, shared, offsets, doubt, inside, contents)
+
+
+def weight_of_other_labels(tracks: LinkedTracks) -> float:
+    """The weight of the score of a pair whose labels differ: near 1 if labels are often wrong, or tell little.
+
+    This is how probable a wrong label is, relative to any label that differs. It is measured on the tracks: labels that
+    differ from the others of their track are wrong, and the labels of two tracks differ if their objects do.
+    """
+    wrong = WRONG + (tracks.labelled - tracks.votes).sum() / 2
+    wrong = wrong / (LABELLED + (tracks.labelled - 1).clip(0).sum())
+    _, counts = np.unique(tracks.labels[tracks.labelled >= YOUNG], return_counts=True)
+    number = counts.sum()
+    other = max(1 - (counts * (counts - 1)).sum() / max(number * (number - 1), 1), NEW) if number > 1 else NEW
+    return float(max(OTHER_LABEL, wrong / (wrong + other)))
 
 
 def _compare_shapes(

@@ -10,7 +10,7 @@ import numpy as np
 
 from mdqe.inference.association import match_pairs
 from mdqe.inference.frame_points import FramePoints
-from mdqe.inference.frame_scores import BLOCK, DOUBT, LEAST_LOOKS, OTHER_LABEL, Detections
+from mdqe.inference.frame_scores import BLOCK, DOUBT, LEAST_LOOKS, Detections, weight_of_other_labels
 from mdqe.inference.linked_tracks import SAMPLES, LinkedTracks
 from mdqe.inference.pair_places import compare_edges, place_reach
 from mdqe.results import rle
@@ -61,7 +61,8 @@ def match_hidden(
 def _looks(tracks: LinkedTracks, detections: Detections, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """How well the labels and embeddings of pairs (P,) agree, from 0 to 1."""
     labels, found = tracks.labels[rows], detections.labels[columns]
-    weight = np.where((labels != found) & (labels >= 0) & (found >= 0), OTHER_LABEL, 1.0)
+    different = (labels != found) & (labels >= 0) & (found >= 0)
+    weight = np.where(different, weight_of_other_labels(tracks) if different.any() else 1.0, 1.0)
     a, b = tracks.embeddings[rows], detections.embeddings[columns]
     known = a.any(axis=1) & b.any(axis=1)
     return weight * np.where(known, LEAST_LOOKS + (1 - LEAST_LOOKS) * (a * b).sum(axis=1).clip(0, 1), 1.0)

@@ -18,8 +18,8 @@ SAMPLES = 64  # points of a mask that are compared in other places
 FARTHEST_POINT = 2 * GRID  # of the hidden points that a track remembers
 
 ARRAYS = (
-    "ids", "last_seen", "observations", "labels", "votes", "extents", "places", "embeddings", "areas", "cut",
-    "seen", "outlines",
+    "ids", "last_seen", "observations", "labels", "votes", "labelled", "extents", "places", "embeddings", "areas",
+    "cut", "seen", "outlines",
 )  # fmt: skip
 
 
@@ -32,6 +32,7 @@ class LinkedTracks:
         observations: (N,), number of frames.
         extents: (N, 2): width and height in pixels.
         labels, votes: (N,): the label that most observations have, and by how many more; −1 without labels.
+        labelled: (N,), number of observations with a label.
         embeddings: (N, E), of length 1, averaged over the observations.
         motion: their centres, in pixels, and velocities.
         areas: (N,) points of the masks, at least 1.
@@ -43,7 +44,8 @@ class LinkedTracks:
     """
 
     def __init__(self, embedding_size: int = 0) -> None:
-        self.ids, self.last_seen, self.observations, self.labels, self.votes = np.zeros((5, 0), np.int64)
+        self.ids, self.last_seen, self.observations = np.zeros((3, 0), np.int64)
+        self.labels, self.votes, self.labelled = np.zeros((3, 0), np.int64)
         self.extents, self.places = np.zeros((0, 2)), np.zeros((0, 2))
         self.embeddings = np.zeros((0, embedding_size))
         self.areas, self.seen, self.cut = np.zeros(0), np.zeros(0), np.zeros((0, 4), bool)
@@ -117,7 +119,7 @@ class LinkedTracks:
         self.ids, self.labels = np.concatenate([self.ids, ids]), np.concatenate([self.labels, none])
         self.last_seen = np.concatenate([self.last_seen, np.full(number, time)])
         self.observations = np.concatenate([self.observations, np.ones(number, np.int64)])
-        self.votes = np.concatenate([self.votes, np.zeros(number, np.int64)])
+        self.votes, self.labelled = (np.concatenate([x, np.zeros_like(ids)]) for x in (self.votes, self.labelled))
         self.extents, self.places = (np.concatenate([x, np.zeros((number, 2))]) for x in (self.extents, self.places))
         self.embeddings = np.concatenate([self.embeddings, np.zeros((number, self.embeddings.shape[1]))])
         self.areas, self.seen = (np.concatenate([x, np.ones(number)]) for x in (self.areas, self.seen))
@@ -145,6 +147,7 @@ class LinkedTracks:
         other = ~same & (self.votes[rows] <= 0)
         self.votes[rows] += np.where(same | other, 1, -1)
         self.labels[rows[other]] = labels[other]
+        self.labelled[rows] += 1
 
     def average(self, rows: np.ndarray, embeddings: np.ndarray) -> None:
         """Add embeddings (M, E) of length 1 to the averages of the tracks `rows`."""

@@ -14,12 +14,13 @@ from mdqe.inference.linked_tracks import FARTHEST_POINT, SAMPLES, LinkedTracks
 from mdqe.inference.saved_state import MOST, SavedTensors, is_whole, whole_number
 from mdqe.inference.session_file import SessionState, read_state, write_state
 
-FORMAT, VERSION = "mdqe-linker", 3
+FORMAT, VERSION = "mdqe-linker", 4
 OPTIONS = ("max_absence", "start_score", "logits")
 COUNTS = ("num_frames", "num_tracks")
 ENTRIES = (*OPTIONS, *COUNTS, "size")
 _ARRAYS = (
-    "ids", "last_seen", "observations", "labels", "votes", "embeddings", "areas", "seen", "extents", "places",
+    "ids", "last_seen", "observations", "labels", "votes", "labelled", "embeddings", "areas", "seen", "extents",
+    "places",
 )  # fmt: skip
 _FLOATS = {"extents": 2, "places": 2, "motion.centres": 2, "motion.velocities": 2, "motion.variances": 6}
 
@@ -82,6 +83,7 @@ def read_tracks(saved: SavedTensors, num_frames: int, num_tracks: int) -> Linked
     tracks.last_seen = saved.integers("last_seen", 0, num_frames - 1, number).numpy().copy()
     tracks.observations = saved.integers("observations", 1, MOST, number).numpy().copy()
     tracks.labels, tracks.votes = (saved.integers(x, -1, MOST, number).numpy().copy() for x in ("labels", "votes"))
+    tracks.labelled = saved.integers("labelled", 0, MOST, number).numpy().copy()
     tracks.embeddings = saved.floats("embeddings", number, None).double().numpy().copy()
     tracks.areas, tracks.seen = (saved.floats(x, number).double().numpy().copy() for x in ("areas", "seen"))
     if (least := tracks.areas.min(initial=1)) <= 0:

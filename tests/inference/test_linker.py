@@ -137,24 +137,6 @@ def test_an_object_behind_another_one_keeps_its_id():
     assert set(seen) == {1} and len(seen) < 20
 
 
-def test_labels_and_embeddings_separate_what_masks_cannot():
-    """Two objects change places between two frames."""
-    places, vectors = [(10, 10), (18, 14)], np.array([[1.0, 0, 0], [0, 1, 0.2]])
-    for extra in ({"labels": [3, 5]}, {"embeddings": vectors}, {"embeddings": torch.tensor(vectors) * 40}):
-        linker = mdqe.Linker()
-        for _ in range(4):
-            assert linker.push(squares(*places), **extra).tolist() == [0, 1]
-        turned = {name: value[::-1] if isinstance(value, list) else value[[1, 0]] for name, value in extra.items()}
-        assert linker.push(squares(*places), **turned).tolist() == [1, 0], extra
-
-
-def test_large_labels_of_tensors_are_exact():
-    """float32 holds no odd number above 2²⁴."""
-    label = 2**24 + 1
-    results = [mdqe.link([squares((5, 5))], labels=[form([label])]) for form in (torch.tensor, np.array)]
-    assert [result.labels.tolist() for result in results] == [[label], [label]]
-
-
 def test_scores_decide_what_starts_a_track():
     linker = mdqe.Linker(start_score=0.5)
     assert linker.push(squares((10, 10), (40, 10)), [0.9, 0.4]).tolist() == [0, -1]
