@@ -87,7 +87,7 @@ class _Ends(NamedTuple):
                 span = times[part][-1] - times[part][0]
                 velocities[track, end] = (centres[part][-1] - centres[part][0]) / max(int(span), 1)
             areas[track] = np.median(found.areas[rows])
-        return cls(*frames.T, places, velocities, areas)
+        return cls(frames[:, 0], frames[:, 1], frames[:, 2], places, velocities, areas)
 
 
 def _following(ends: _Ends, known: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
