@@ -174,7 +174,7 @@ class _Repository:
             path.unlink(missing_ok=True)
             problem = f"{filename} of {self.repo_id!r} {problem}"
             raise ConnectionError(f"{problem}; it was deleted from the cache: try again to download it anew")
-        self.commit = path.parts[path.parts.index("snapshots") + 1]  # snapshots/COMMIT/FILE
+        self.commit = path.parts[-1 - len(PurePosixPath(filename).parts)]  # snapshots/COMMIT/FILE
         return path
 
     def _check_connection(self, filename: str) -> None:

@@ -45,6 +45,15 @@ def test_both_files_come_from_one_commit(hub, client):
     assert ("HEAD", f"/someone/model/resolve/{first}/model.safetensors") in hub.requests
 
 
+@pytest.mark.parametrize("subfolder", [None, "snapshots/small"])
+def test_cache_inside_a_folder_named_like_a_part_of_it(hub, client, files, model, tmp_path, subfolder):
+    """The commit is found in the path of a file, in which "snapshots" may occur several times."""
+    client.cache = str(tmp_path / "snapshots" / "cache")
+    prefix = f"{subfolder}/" if subfolder else ""
+    hub.add("someone/several", {prefix + name: data for name, data in files.items()})
+    assert client.load("someone/several", subfolder=subfolder)["digest"] == digest(model)
+
+
 @pytest.mark.parametrize("token", [None, TOKEN])
 def test_missing_model(hub, client, token):
     message = client.error("FileNotFoundError", "someone/nothing", token=token)
