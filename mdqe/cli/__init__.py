@@ -18,6 +18,7 @@ import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
+from io import TextIOWrapper
 from keyword import iskeyword
 from typing import Any, NoReturn, TypeVar
 
@@ -49,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit status. None: the arguments and the settings of this process."""
     if argv is None:
         set_up_process()
+        if isinstance(sys.stdout, TextIOWrapper):
+            sys.stdout.reconfigure(errors="surrogateescape")  # a name with bytes that are not UTF-8 stays as it is
     args = _parser().parse_args(argv)
     try:
         with _terminable():

@@ -156,7 +156,7 @@ def run(args: argparse.Namespace) -> int:
             options = {name: value for name, value in vars(args).items() if name not in UNSAVED}
             if lines := getattr(args, "initial", None):
                 with whole_file(args.output / INITIAL) as path:
-                    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+                    path.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="backslashreplace")
             write_settings(args.output / SETTINGS, options, trainer.model.config.to_dict())
         try:
             trainer.train()

@@ -8,7 +8,9 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 
 from mdqe.config import MDQEConfig
+from mdqe.errors import printable
 from mdqe.files import whole_file
+from mdqe.weights.folder import MOST_SOURCE
 
 CARD_FILE = "README.md"
 PAPER_TITLE = "{{MDQE}: Mining Discriminative Query Embeddings to Segment Occluded Instances on Challenging Videos}"
@@ -78,6 +80,7 @@ def model_card(
         facts: further rows of the table, by name.
         license: the identifier of the licence of the weights, such as "apache-2.0".
     """
+    model_id = printable(model_id, MOST_SOURCE)  # the name of a folder may have bytes that are not UTF-8
     data: dict[str, Any] = {"library_name": "mdqe", "pipeline_tag": "image-segmentation", "tags": sorted(TAGS)}
     return ModelCard.from_template(
         card_data=ModelCardData(license=license, **data),
@@ -86,7 +89,7 @@ def model_card(
         model_id=model_id,
         config=config,
         parameters=parameters,
-        source=source,
+        source=printable(source, MOST_SOURCE) if source else None,
         facts=facts or {},
         paper=PAPER,
         paper_title=PAPER_TITLE,

@@ -26,6 +26,7 @@ from mdqe.files import read_json, whole_file
 MODEL_TYPE = "mdqe"
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+MOST_SOURCE = 2000  # characters
 
 
 def read_config(path: Path) -> MDQEConfig:
@@ -111,7 +112,7 @@ def write_folder(model: nn.Module, config: MDQEConfig, folder: Path, source: str
     folder.mkdir(parents=True, exist_ok=True)
     values = {"model_type": MODEL_TYPE, "format_version": FORMAT_VERSION, **config.to_dict()}
     tensors = {name: tensor.detach().contiguous() for name, tensor in _own_tensors(model).items()}
-    metadata = {"format": "pt", **({"source": source} if source else {})}
+    metadata = {"format": "pt", **({"source": printable(source, MOST_SOURCE)} if source else {})}
     write_tensors(tensors, folder / WEIGHTS_FILE, metadata)  # first, because a full disk fails here
     with whole_file(folder / CONFIG_FILE) as path:
         path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
