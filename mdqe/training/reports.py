@@ -82,7 +82,7 @@ class CsvTable:
         self.columns: list[str] = []
         rows = self._read()
         kept = [row for row in rows if row[0].isdigit() and int(row[0]) <= start]
-        if len(kept) < len(rows):
+        if self.columns:  # also without later rows: the next row must not continue an incomplete one
             self._write(kept)
 
     def append(self, step: int, values: dict[str, float]) -> None:

@@ -83,11 +83,13 @@ def test_without_tensorboard_there_is_only_csv(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err.count("pip install 'mdqe[train]'") == 1
 
 
-def test_a_table_keeps_the_rows_up_to_the_checkpoint(tmp_path):
+@pytest.mark.parametrize("later", [True, False])
+def test_a_table_keeps_the_rows_up_to_the_checkpoint(tmp_path, later):
     csv_table = CsvTable(tmp_path / "table.csv")
     csv_table.append(2, {"loss": 1.0})
     csv_table.append(4, {"loss": 0.5, "AP": 0.25})
-    csv_table.append(6, {"loss": 0.25})
+    if later:
+        csv_table.append(6, {"loss": 0.25})
     with (tmp_path / "table.csv").open("a") as file:
         file.write("1")  # an incomplete row
     CsvTable(tmp_path / "table.csv", start=4).append(6, {"AP": 0.125, "loss": 2.0})
