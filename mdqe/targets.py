@@ -20,7 +20,7 @@ class ClipTargets:
     """
 
     labels: Tensor
-    """(K,) int64, 0 … number of categories − 1."""
+    """(K,) int64, 0 … number of categories − 1. Other types of whole numbers are converted, also of ids."""
     ids: Tensor
     """(K, T) int64: the id of an object in frames where it is present, −1 elsewhere. Absent objects count as empty."""
     masks: Tensor
@@ -54,6 +54,8 @@ class ClipTargets:
             if tuple(value.shape) != shape or integral != (name != "boxes"):
                 kind = "floating point" if name == "boxes" else "whole numbers"
                 raise ValueError(f"{name} is {_describe(value)}, expected {shape} {kind}: masks has K, T = {shape[:2]}")
+        for name in ("labels", "ids"):
+            object.__setattr__(self, name, getattr(self, name).to(torch.int64))
         if self.labels.device.type == "cpu":  # on other devices it would wait for the device
             self._check_values()
 

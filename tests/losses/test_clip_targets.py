@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from mdqe.losses import Criterion
 from mdqe.losses.targets import scale_targets, stack_targets
 from mdqe.targets import ClipTargets
 
@@ -32,6 +33,20 @@ from mdqe.targets import ClipTargets
 def test_invalid_targets_are_named(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(clips.targets(3), **change)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
+def test_labels_and_ids_of_any_whole_numbers(dtype: torch.dtype) -> None:
+    first, second = clips.targets(1), clips.targets(3)  # all of the first are present, so its ids may be unsigned
+    narrow = dataclasses.replace(first, labels=first.labels.to(dtype), ids=first.ids.to(dtype))
+    assert narrow.labels.dtype == narrow.ids.dtype == torch.int64
+    expected, losses = (_losses([one, second]) for one in (first, narrow))
+    assert all(torch.equal(losses[name], loss) for name, loss in expected.items())
+
+
+def _losses(targets: list[ClipTargets]) -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)  # `init_reid` draws queries
+    return Criterion()(clips.output(2), targets)
 
 
 def test_a_box_of_the_first_pixel_is_valid() -> None:
