@@ -191,7 +191,8 @@ class Trainer:
         self._load_optimizer(state["optimizer"])
         if not isinstance(state["scaler"], dict):
             raise TypeError(f"scaler is {str(state['scaler'])[:40]!r}, expected a dictionary")
-        self.train_step.scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:  # a run without fp16 has none, and its successor begins with the initial scale
+            self.train_step.scaler.load_state_dict(state["scaler"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         if type(state["step"]) is not int or state["step"] < 0:
@@ -209,9 +210,13 @@ class Trainer:
     def _load_optimizer(self, state: dict[str, Any]) -> None:
         optimizer = self.train_step.optimizer
         settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+        saved, own = ([len(group["params"]) for group in x["param_groups"]] for x in (state, optimizer.state_dict()))
+        if saved != own and len(saved) == len(own):
+            expected = f"{sum(own)}: a resumed run has the same frozen parts"
+            raise InputError(f"{sum(saved)} tensors were trained, expected {expected}")
         optimizer.load_state_dict(state)
-        for group, own in zip(optimizer.param_groups, settings, strict=True):
-            group.update(own)
+        for group, values in zip(optimizer.param_groups, settings, strict=True):
+            group.update(values)
 
     def _loop(self, batches: Iterator[Batch], progress: Progress, metrics: Metrics | None) -> None:
         while self.done < self.steps:

@@ -1,4 +1,4 @@
-"""The trainer: reports, moving average, data loading, and the batch that it saves when a loss is not finite."""
+"""The trainer: reports, moving average, data loading, changes at a resume, and the batch that it saves when a loss is not finite."""
 
 import csv
 import io
@@ -9,9 +9,10 @@ import tiny
 import torch
 
 from mdqe import MDQE
+from mdqe.errors import InputError
 from mdqe.losses import PlainMaskLoss
 from mdqe.losses.criterion import build_criterion
-from mdqe.training.optimizer import MovingAverage
+from mdqe.training.optimizer import MovingAverage, adamw, freeze
 from mdqe.training.reports import CsvTable, EventFile, Progress
 from mdqe.training.run_state import load_state
 from mdqe.training.step import NonFiniteLossError, TrainingStep, replay
@@ -281,3 +282,20 @@ def test_the_configured_mask_loss_is_trained():
 def test_wrong_options(tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         tiny.trainer(tmp_path, **options)
+
+
+@pytest.mark.parametrize("amp", ["fp16", "bf16", None])
+def test_a_resumed_run_may_have_another_precision(tmp_path, amp):
+    tiny.trainer(tmp_path, steps=1, amp=None if amp else "fp16").train()
+    resumed = tiny.trainer(tmp_path, steps=2, amp=amp)
+    assert resumed.resume() and resumed.train_step.scaler.is_enabled() == (amp == "fp16")
+    resumed.train()
+    assert resumed.done == 2
+
+
+def test_other_frozen_parts_are_named(tmp_path):
+    tiny.trainer(tmp_path).save()
+    model = tiny.model()
+    freeze(model, ["backbone"])
+    with pytest.raises(InputError, match=r"checkpoint.pt: \d+ tensors were trained, expected \d+: .* frozen parts$"):
+        tiny.trainer(tmp_path, optimizer=adamw(model)).resume()
