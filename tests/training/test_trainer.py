@@ -1,4 +1,4 @@
-"""The trainer: reports, moving average, data loading, changes at a resume, and the batch that it saves when a loss is not finite."""
+"""The trainer: reports, moving average, data loading, changed options, and the batch of a loss that is not finite."""
 
 import csv
 import io
