@@ -81,6 +81,10 @@ def run(args: argparse.Namespace) -> int:
     folders = [folder_name(video.name, args.source) for video in videos]
     if twice := sorted({name for name in folders if folders.count(name) > 1}):
         raise InputError(f"{args.source} has several videos whose results would be in {args.output / twice[0]}")
+    if args.frames is not None:  # before the linking, which may take hours
+        from mdqe.video.read import open_frames
+
+        open_frames(args.frames)
     check_writable(args.output)
     for video, name in zip(videos, folders, strict=True):
         result, files = link_frames(video, args)

@@ -123,6 +123,13 @@ def test_lists_of_ultralytics_and_shapes_of_labelme(run, tmp_path, frames):
     assert status == 2 and "name the folder of the frames with --images" in err
 
 
+def test_missing_frames_are_reported_before_the_linking(run, tmp_path, drawing):
+    source = write_coco(tmp_path, drawing)
+    status, out, err = run("link", source, "--frames", tmp_path / "typo.mp4", "-o", tmp_path / "out")
+    assert (status, out) == (2, "") and not (tmp_path / "out").exists()
+    assert err == f"mdqe link: error: no such file: {tmp_path / 'typo.mp4'}\n"
+
+
 def test_without_frames_there_are_identities_and_a_page(run, tmp_path, drawing):
     source = write_detectron2(tmp_path, drawing)
     status, _, err = run("link", source, "-o", tmp_path / "out")
