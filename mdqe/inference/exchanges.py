@@ -92,9 +92,10 @@ def undo_exchanges(found: Observations, shape: tuple[int, int], size: tuple[int,
     found = found._replace(edges=_cut_edges(found, rows, noise, size))
     silhouettes = Silhouettes(found.points, found.frames, (found.edges == CLEAR).all(axis=1), shape)
     best: dict[tuple[int, int], tuple[float, _Exchange]] = {}
-    changed, done = list(range(number)), set()
+    changed, done, spans = list(range(number)), set(), _Spans(number)
     for _ in range(MOST * number + 1):
-        for a, b in _near_tracks(found, rows, changed):
+        spans.measure(found, rows, changed)
+        for a, b in spans.near(changed):
             gain, exchange = _best_exchange(found, silhouettes, rows[a], rows[b], noise, label)
             best[a, b] = gain, exchange
         order = sorted((-gain, pair) for pair, (gain, _) in best.items() if gain > MARGIN)
@@ -160,24 +161,33 @@ def _cut_edges(found: Observations, tracks: list[np.ndarray], noise: float, size
     return np.where(near, CUT, np.where(beside, BESIDE, found.edges))
 
 
-def _near_tracks(found: Observations, rows: list[np.ndarray], changed: list[int]) -> list[tuple[int, int]]:
-    """The pairs of one of the `changed` tracks with another one that are near in time and space, ascending."""
-    boxes, times = np.full((len(rows), 4), np.nan), np.full((len(rows), 2), np.nan)
-    for track, own in enumerate(rows):
-        if len(own):
-            boxes[track, :2], boxes[track, 2:] = found.boxes[own, :2].min(axis=0), found.boxes[own, 2:].max(axis=0)
-            times[track] = found.frames[own[0]], found.frames[own[-1]]
-    sizes = np.array([_size(found, own) if len(own) else 0.0 for own in rows])
-    numbers = np.array([len(own) for own in rows])
-    pairs = set()
-    for track in changed:
-        reach = (STEP + GROWTH * GROWING) * np.maximum(sizes, sizes[track])[:, None]
-        near = ((boxes[:, :2] - boxes[track, 2:] < reach) & (boxes[track, :2] - boxes[:, 2:] < reach)).all(axis=1)
-        near &= (times[:, 0] - times[track, 1] <= FARTHEST) & (times[track, 0] - times[:, 1] <= FARTHEST)
-        near &= np.maximum(numbers, numbers[track]) >= UNSURE
-        near[track] = False
-        pairs |= {(min(track, other), max(track, other)) for other in np.flatnonzero(near).tolist()}
-    return sorted(pairs)
+class _Spans:
+    """Where and when each of N tracks is, as arrays with one row each; NaN without observations."""
+
+    def __init__(self, number: int) -> None:
+        self.boxes, self.times = np.full((number, 4), np.nan), np.full((number, 2), np.nan)
+        self.sizes, self.numbers = np.zeros(number), np.zeros(number, np.int64)
+
+    def measure(self, found: Observations, rows: list[np.ndarray], changed: list[int]) -> None:
+        """Measure the `changed` tracks again."""
+        for track in changed:
+            own = rows[track]
+            boxes = found.boxes[own]
+            self.numbers[track], self.sizes[track] = len(own), _size(found, own) if len(own) else 0.0
+            self.boxes[track] = [*boxes[:, :2].min(axis=0), *boxes[:, 2:].max(axis=0)] if len(own) else np.nan
+            self.times[track] = (found.frames[own[0]], found.frames[own[-1]]) if len(own) else np.nan
+
+    def near(self, changed: list[int]) -> list[tuple[int, int]]:
+        """The pairs of one of the `changed` tracks with another one that are near in time and space, ascending."""
+        boxes, times, pairs = self.boxes, self.times, set()
+        for track in changed:
+            reach = (STEP + GROWTH * GROWING) * np.maximum(self.sizes, self.sizes[track])[:, None]
+            near = ((boxes[:, :2] - boxes[track, 2:] < reach) & (boxes[track, :2] - boxes[:, 2:] < reach)).all(axis=1)
+            near &= (times[:, 0] - times[track, 1] <= FARTHEST) & (times[track, 0] - times[:, 1] <= FARTHEST)
+            near &= np.maximum(self.numbers, self.numbers[track]) >= UNSURE
+            near[track] = False
+            pairs |= {(min(track, other), max(track, other)) for other in np.flatnonzero(near).tolist()}
+        return sorted(pairs)
 
 
 def _size(found: Observations, rows: np.ndarray) -> float:
