@@ -57,18 +57,29 @@ def _balance(counts: np.ndarray, number: int, random: np.random.Generator) -> np
     second = np.zeros(len(counts), bool)
     second[random.permutation(len(counts))[:number]] = True
     wanted = counts.sum(axis=0) * number / len(counts)
+    by_category = np.ascontiguousarray(counts.T)  # (K, V)
+    inside = np.flatnonzero(second)
+    squares = np.stack([_squares(by_category, one, wanted) for one in inside])  # (inside, V)
     while True:
-        inside, outside = np.flatnonzero(second), np.flatnonzero(~second)
+        outside = np.flatnonzero(~second)
         surplus = counts[second].sum(axis=0) - wanted  # (K,)
-        # The change of the sum for each exchange, (inside, outside); category by category, to limit the memory.
-        change = np.zeros((len(inside), len(outside)))
-        for k in range(counts.shape[1]):
-            step = counts[outside, k] - counts[inside, k][:, None]
-            change += (2 * surplus[k] * step + step**2) / wanted[k]
-        best = np.unravel_index(change.argmin(), change.shape)
-        if change[best] > -1e-9:
+        # The change of the sum for each exchange, (inside, outside): linear in the difference of the counts, and its
+        # square, which does not depend on the other videos.
+        linear = (by_category * (2 * surplus / wanted)[:, None]).sum(axis=0)  # (V,)
+        change = squares[:, outside] + (linear[outside] - linear[inside][:, None])
+        leaving, entering = np.unravel_index(change.argmin(), change.shape)
+        if change[leaving, entering] > -1e-9:
             return second
-        second[inside[best[0]]], second[outside[best[1]]] = False, True
+        second[inside[leaving]], second[outside[entering]] = False, True
+        inside[leaving], squares[leaving] = outside[entering], _squares(by_category, outside[entering], wanted)
+        order = np.argsort(inside)
+        inside, squares = inside[order], squares[order]
+
+
+def _squares(by_category: np.ndarray, video: int, wanted: np.ndarray) -> np.ndarray:
+    """(V,): the sum over categories of (difference of the counts (K, V) from those of a video)² / wanted."""
+    step = by_category - by_category[:, video, None]
+    return (step * step / wanted[:, None]).sum(axis=0)
 
 
 def _part(document: Mapping[str, Any], videos: set[int]) -> dict[str, Any]:
