@@ -103,9 +103,20 @@ def image_folder(root: Path, name: str) -> Path:
 
 
 def image_files(root: Path, folder: Path) -> dict[str, str]:
-    """The images of a folder in natural order, relative to `root`, by their names without extension."""
-    paths = sorted(filter(is_image, folder.iterdir()), key=natural_key)
-    return {path.stem: path.relative_to(root).as_posix() for path in paths}
+    """The images of a folder in natural order, relative to `root`, by their names without extension.
+
+    Raises:
+        InputError: two images differ only in their extension, as frames and masks in one folder.
+    """
+    files: dict[str, str] = {}
+    for path in sorted(filter(is_image, folder.iterdir()), key=natural_key):
+        if path.stem in files:
+            raise InputError(
+                f"{folder} has {Path(files[path.stem]).name} and {path.name}; expected one image for each name; "
+                "--images names a folder of frames only"
+            )
+        files[path.stem] = path.relative_to(root).as_posix()
+    return files
 
 
 def note_unannotated(notes: Problems, files: Mapping[str, str], annotated: Collection[str]) -> None:

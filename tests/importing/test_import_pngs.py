@@ -180,6 +180,10 @@ def colours(folder):
             r"no object is left in 1 videos; videos without an object, kept \(1\): v",
         ),
         (
+            lambda f: (f / "JPEGImages" / "v" / "00001.png").write_bytes(png(np.ones(truths.SIZE))),
+            "JPEGImages/v has 00001.jpg and 00001.png; expected one image for each name; --images names a folder of",
+        ),
+        (
             lambda f: (f / "JPEGImages").rename(f / "x"),
             "no such folder: .*JPEGImages, for the frames; --images names it",
         ),
