@@ -45,14 +45,16 @@ def run(args: argparse.Namespace) -> int:
     import json
 
     from mdqe.annotations.problems import Problems
-    from mdqe.files import whole_file
+    from mdqe.cli.segment import read_list
+    from mdqe.files import regular_target, whole_file
     from mdqe.importing.document import DocumentBuilder
     from mdqe.importing.formats import open_source
 
     if not args.output.absolute().parent.is_dir():
         raise FileNotFoundError(f"no such folder: {args.output.absolute().parent}")
+    regular_target(args.output)  # reported before any work
     notes = Problems()
-    videos = None if args.videos is None else args.videos.read_text(encoding="utf-8").split()
+    videos = None if args.videos is None else read_list(args.videos)
     source = open_source(args.source, args.format, args.images, notes, videos=videos, ignore=args.ignore)
     builder = DocumentBuilder(source, notes, args.categories)
     for _ in progress(builder.read(), f"reading {args.source}", len(builder)):

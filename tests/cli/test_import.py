@@ -78,6 +78,9 @@ def test_chosen_videos_and_categories(run, masks, tmp_path):
         (["masks", "-o", "a.json", "--categories", "a,,b"], "a category has no name"),
         (["masks", "-o", "a.json", "--categories", "a,a"], "categories are a, a; expected each once"),
         (["masks", "-o", "a.json", "--videos", "list.txt"], "masks has no video 'v7'"),
+        (["masks", "-o", "a.json", "--videos", "latin.txt"], r"masks has no video 'caf\udce9'"),
+        (["masks", "-o", "a.json", "--videos", "empty.txt"], "empty.txt names no videos"),
+        (["masks", "-o", "JPEGImages"], "JPEGImages: is a folder; expected the path of a file"),
         (["masks", "-o", "a.json", "--format", "xml"], "invalid choice: 'xml'"),
         (["masks", "-o", "a.json", "--format", "coco"], "masks: Is a directory"),
     ],
@@ -85,10 +88,21 @@ def test_chosen_videos_and_categories(run, masks, tmp_path):
 def test_bad_options(run, masks, tmp_path, monkeypatch, options, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "list.txt").write_text("v1\nv7\n")
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9\n")
+    (tmp_path / "empty.txt").write_text("\n")
     (tmp_path / "a.json").write_text("kept")
     status, out, err = run("import", *options)
     assert status == 2 and out == "" and message in err and len(err.splitlines()) == 1
     assert (tmp_path / "a.json").read_text() == "kept"
+
+
+def test_names_with_spaces(run, masks, tmp_path):
+    for home in ("masks", "JPEGImages"):
+        (tmp_path / home / "v1").rename(tmp_path / home / "my video")
+    (tmp_path / "train.txt").write_bytes(b"\xef\xbb\xbfmy video\r\n")  # as an editor on Windows writes it
+    status, _, err = run("import", masks, "-o", tmp_path / "a.json", "--videos", tmp_path / "train.txt")
+    assert status == 0, err
+    assert [one["name"] for one in json.loads((tmp_path / "a.json").read_text())["videos"]] == ["my video"]
 
 
 def test_a_failure_on_the_way_leaves_the_old_file(run, masks, tmp_path):
