@@ -133,6 +133,8 @@ def test_where_a_data_set_is(tmp_path):
     for images in (path.parent / "annotations" / "JPEGImages", path.parent / "JPEGImages"):
         images.mkdir(parents=True)
         assert find_data(str(path)) == (path, images, False) and find_data(path.parent) == (path, images, True)
+    with pytest.raises(FileNotFoundError, match="no such file: ~no-such-user/a"):
+        find_data("~no-such-user/a.json")
     assert find_data(f"{path}@{tmp_path}") == find_data(f"{path.parent}@{tmp_path}") == (path, tmp_path, True)
     with pytest.raises(FileNotFoundError, match=r"no such folder: nowhere, for the images of .*annotations.json"):
         find_data(f"{path}@nowhere").require_images()
