@@ -16,7 +16,7 @@ import numpy as np
 
 from mdqe.annotations.files import Loaded, Source
 from mdqe.annotations.masks import Mask, to_rle
-from mdqe.annotations.reader import VIDEOS, Track, Video, load_annotations, read_annotations
+from mdqe.annotations.reader import VIDEOS, Track, Video, compress_tracks, load_annotations, read_annotations
 from mdqe.annotations.results import read_results
 from mdqe.evaluation.overlap import overlap, tube_ious
 from mdqe.evaluation.tubes import averages, category_curves, compare_tubes, official, report
@@ -142,7 +142,10 @@ def _with_boundaries(
     def edges(tracks: Sequence[Track], masks: Mapping[int, list[Mask | None]]) -> list[Track]:
         drawn = []
         for track in tracks:
-            own = masks.get(track.id, track.masks)
+            own = track.masks
+            if track.id in masks:  # these have not been compared, so their counts are unchecked
+                exact = track._replace(masks=masks[track.id])
+                own = compress_tracks(f"{truth[0]} ({REFINED})", VIDEOS, [exact], video.size)[0].masks
             lines = iter(boundaries([to_rle(one, video.size) for one in own if one is not None], video.size))
             drawn.append(track._replace(masks=[None if one is None else next(lines) for one in own]))
         return drawn

@@ -138,6 +138,19 @@ def test_hqvis_boundaries_are_those_of_the_refined_masks():
     assert found["tube_mask"]["AP"] == pytest.approx(1) and 0 <= found["tube_boundary"]["AP"] < 1
 
 
+def test_hqvis_damaged_refined_masks_are_named():
+    plain, damaged = {"size": [2, 2], "counts": [0, 2, 2]}, {"size": [2, 2], "counts": [0, 2, 7]}
+    truth = {
+        "videos": [{"id": 1, "height": 2, "width": 2, "length": 1}],
+        "categories": [{"id": 1}],
+        "annotations": [{"video_id": 1, "category_id": 1, "segmentations": [plain], "segmentations_refined": [damaged]}],
+    }
+    results = [{"video_id": 1, "category_id": 1, "score": 1.0, "segmentations": [plain]}]
+    message = r'annotations \(segmentations_refined\): annotation 0: "segmentations" in frame 0: counts cover 9 pixels'
+    with pytest.raises(InputError, match=message):
+        evaluate(truth, results, benchmark="hqvis")
+
+
 def test_unknown_benchmarks_are_named():
     with pytest.raises(InputError, match="benchmark is 'davis'; expected one of ytvis, ovis, coco, lvvis, hqvis, "):
         evaluate({}, [], benchmark="davis")
