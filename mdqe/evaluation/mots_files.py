@@ -3,7 +3,7 @@
 import configparser
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,7 +46,7 @@ def find_truth(folder: Path) -> Sequences:
 
     Raises:
         OSError: a file or folder does not exist.
-        InputError: there are no sequences, or several sequence maps.
+        InputError: there are no sequences, or several sequence maps, or the map lists a sequence that does not exist.
     """
     listed = folder if folder.is_file() else None
     if listed and not is_map(listed):
@@ -55,20 +55,20 @@ def find_truth(folder: Path) -> Sequences:
     challenge = _challenge(home)
     if challenge:
         paths = {path.parents[1].name: path for path in challenge}
-        lasts: dict[str, int | None] = {name: _length(path.parents[1]) for name, path in paths.items()}
-        return Sequences(paths, lasts, 1)
-    found = _sequences(home, _TRUTH_FOLDERS)
+        chosen = _read_map(listed, paths, home) if listed else dict.fromkeys(paths)
+        lasts = {name: _length(paths[name].parents[1]) or last for name, last in chosen.items()}
+        return Sequences({name: paths[name] for name in chosen}, lasts, 1)
+    found = _truth(home)
     if not found:
         raise InputError(
             f"{folder} has no sequences of MOTS: no SEQUENCE.txt, SEQUENCE/000000.png or SEQUENCE/{CHALLENGE}"
         )
-    maps = (
-        [listed]
-        if listed
-        else sorted({one for place in (home, home.parent) for kind in _MAPS for one in place.glob(kind)})
-    )
+    if listed:
+        lasts = _read_map(listed, found, home)
+        return Sequences({name: found[name] for name in lasts}, lasts, 0)
+    maps = sorted({one for place in (home, home.parent) for kind in _MAPS for one in place.glob(kind)})
     known = {path: _read_map(path) for path in maps}
-    known = {path: lasts for path, lasts in known.items() if lasts.keys() <= found.keys()}
+    known = {path: lasts for path, lasts in known.items() if lasts and lasts.keys() <= found.keys()}
     if len(known) > 1:
         raise InputError(
             f"{home} has several sequence maps: {', '.join(map(str, known))}; name one of them instead of the folder"
@@ -87,7 +87,8 @@ def find_results(folder: Path, names: Sequence[str]) -> dict[str, Path]:
     """
     if folder.is_file():
         raise InputError(f"{folder} is a file; results of MOTS are a folder with SEQUENCE.txt or SEQUENCE/000000.png")
-    found = _sequences(folder, _RESULT_FOLDERS)
+    # Beside the folder data, TrackEval writes text files that are not results.
+    found = max(_sequences(folder, _RESULT_FOLDERS), key=lambda place: len(place.keys() & {*names}), default={})
     for name in names:
         if name not in found:
             raise FileNotFoundError(f"no such file: {folder / name}.txt, the results of a sequence; it may be empty")
@@ -104,7 +105,7 @@ def recognises(folder: Path) -> bool:
         return False
     if _challenge(folder):
         return True
-    found = _sequences(folder, _TRUTH_FOLDERS).values()
+    found = _truth(folder).values()
     images = (path for sequence in found if sequence.is_dir() for path in sorted(sequence.glob("*.png")))
     if (first := first_numbers(images)) is not None:
         path, numbers = first
@@ -197,22 +198,33 @@ def _length(folder: Path) -> int | None:
     return int(text)
 
 
-def _sequences(folder: Path, inside: Sequence[str]) -> dict[str, Path]:
-    """The files SEQUENCE.txt, or the folders of PNG images, in a folder or in one of its folders `inside`."""
-    for place in (folder, *(folder / name for name in inside)):
-        if not place.is_dir():
-            if place == folder:
-                raise FileNotFoundError(f"no such folder: {folder}")
-            continue
+def _truth(folder: Path) -> dict[str, Path]:
+    """The annotated sequences of a folder: those of the first place with any that are in the form of MOTS."""
+    places = _sequences(folder, _TRUTH_FOLDERS)
+    known = (one for one in places if any(path.is_dir() or mots.recognises(path) for path in one.values()))
+    return next(known, places[0] if places else {})
+
+
+def _sequences(folder: Path, inside: Sequence[str]) -> list[dict[str, Path]]:
+    """The files SEQUENCE.txt, or the folders of PNG images, in a folder and in each of its folders `inside`."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no such folder: {folder}")
+    places = []
+    for place in filter(Path.is_dir, (folder, *(folder / name for name in inside))):
         texts = {path.stem: path for path in sorted(place.glob("*.txt"))}
         images = {path.name: path for path in sorted(place.iterdir()) if path.is_dir() and any(path.glob("*.png"))}
         if texts or images:
-            return texts or images
-    return {}
+            places.append(texts or images)
+    return places
 
 
-def _read_map(path: Path) -> dict[str, int | None]:
-    """The sequences of a map and the numbers of their last frames; "0002 empty 000000 000232" has 233 frames."""
+def _read_map(path: Path, known: Container[str] | None = None, home: Path | None = None) -> dict[str, int | None]:
+    """The sequences of a map and the numbers of their last frames; "0002 empty 000000 000232" has 233 frames.
+
+    Args:
+        path: the map.
+        known: the sequences of the folder `home`; if given, the map must list some of them and no others.
+    """
     lasts: dict[str, int | None] = {}
     for i, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
         fields = line.split()
@@ -222,4 +234,9 @@ def _read_map(path: Path) -> dict[str, int | None]:
             raise InputError(f"{path}: line {i} is {line[:60]!r}; expected SEQUENCE empty FIRST LAST")
         name = f"{int(fields[0]):04}" if re.fullmatch("[0-9]{1,9}", fields[0]) else fields[0]
         lasts[name] = int(fields[3])
+    if known is not None:
+        if missing := [name for name in lasts if name not in known]:
+            raise InputError(f"{path} lists the sequence {missing[0]}, which is not in {home}")
+        if not lasts:
+            raise InputError(f"{path} lists no sequence; expected lines with SEQUENCE empty FIRST LAST")
     return lasts

@@ -143,8 +143,9 @@ def test_hqvis_damaged_refined_masks_are_named():
     truth = {
         "videos": [{"id": 1, "height": 2, "width": 2, "length": 1}],
         "categories": [{"id": 1}],
-        "annotations": [{"video_id": 1, "category_id": 1, "segmentations": [plain], "segmentations_refined": [damaged]}],
+        "annotations": [{"video_id": 1, "category_id": 1, "segmentations": [plain]}],
     }
+    truth["annotations"][0]["segmentations_refined"] = [damaged]
     results = [{"video_id": 1, "category_id": 1, "score": 1.0, "segmentations": [plain]}]
     message = r'annotations \(segmentations_refined\): annotation 0: "segmentations" in frame 0: counts cover 9 pixels'
     with pytest.raises(InputError, match=message):

@@ -136,8 +136,39 @@ def test_other_text_files_are_not_mots(tmp_path):
     (tmp_path / "README.txt").write_text("Six words of text on MOTS\n")
     assert recognise_folder(tmp_path) is None
     save(tmp_path / "label_02", {"0000": [square(1001)]})
-    (tmp_path / "README.txt").unlink()
+    assert evaluate(tmp_path, tmp_path / "label_02")["official"]["car"]["all"]["tp"] == 1
     assert recognise_folder(tmp_path) == recognise_folder(tmp_path / "label_02") == "mots"
+
+
+def test_summaries_beside_results_are_not_results(tmp_path):
+    """TrackEval writes them beside the folder data."""
+    truth = save(tmp_path / "gt", {"0000": [square(1001)]})
+    save(tmp_path / "tracker" / "data", {"0000": [square(1001)]})
+    (tmp_path / "tracker" / "pedestrian_summary.txt").write_text("HOTA DetA AssA\n1 1 1\n")
+    assert evaluate(truth, tmp_path / "tracker")["official"]["car"]["all"]["tp"] == 1
+
+
+def test_a_named_map_selects_the_sequences(tmp_path):
+    files = {name: [square(2001), square(2001)] for name in ("0000", "0001")}
+    truth, results = save(tmp_path / "gt", files), save(tmp_path / "results", files)
+    path = truth / "one.seqmap"
+    path.write_text("0001 empty 000000 000001\n")
+    assert list(evaluate(path, results)["official"]["car"]) == ["all", "0001"]
+    path.write_text("0001 empty 000000 000001\n0009 empty 000000 000001\n")
+    with pytest.raises(InputError, match=r"one\.seqmap lists the sequence 0009, which is not in .*gt"):
+        evaluate(path, results)
+    path.write_text("\n")
+    with pytest.raises(InputError, match=r"one\.seqmap lists no sequence; expected lines with SEQUENCE empty FIRST"):
+        evaluate(path, results)
+    assert len(evaluate(truth, results)["official"]["car"]) == 3, "an empty map that is not named has no effect"
+    for name in files:
+        (tmp_path / "challenge" / name).mkdir(parents=True)
+        save(tmp_path / "challenge" / name / "gt", {"gt": files[name]})
+    path = tmp_path / "challenge" / "one.seqmap"
+    path.write_text("0001 empty 000001 000001\n")
+    with pytest.warns(UserWarning, match=r"1 frames are not in the sequence \(\[0\]\)"):
+        found = evaluate(path, results)["official"]["pedestrian"]
+    assert list(found) == ["all", "0001"] and found["all"]["tp"] == 1
 
 
 def test_what_the_official_tools_reject(tmp_path):
