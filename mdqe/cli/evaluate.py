@@ -63,8 +63,8 @@ def run(args: argparse.Namespace) -> int:
     from mdqe.annotations.files import find_data
     from mdqe.annotations.reader import load_annotations, read_annotations
     from mdqe.cli.evaluate_report import table, write_report, write_tables
-    from mdqe.cli.evaluate_thresholds import choose_threshold, sweep_table
-    from mdqe.evaluation.benchmarks import FOLDERS, recognise, recognise_folder
+    from mdqe.cli.evaluate_thresholds import check_thresholds, choose_threshold, sweep_table
+    from mdqe.evaluation.benchmarks import FOLDERS, check_annotations, recognise, recognise_folder
 
     if args.results is not None and args.model is not None:
         raise InputError("give RESULTS or --model, not both")
@@ -81,7 +81,10 @@ def run(args: argparse.Namespace) -> int:
     benchmark = args.benchmark or recognised
     annotations = read_annotations(loaded, hidden=args.results is None, whole_areas=benchmark == "lvvis")
     results: Any = args.results
+    check_thresholds(args, benchmark)
     if results is None:
+        if any(annotations.objects):
+            check_annotations(benchmark, loaded, annotations)
         from mdqe.cli.evaluate_model import run_model
 
         results = run_model(args, files, annotations)
@@ -91,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
             say("the set has no annotations to compare with")
             print(args.output / "results.json")
             return 0
-    sweep = choose_threshold(args, benchmark, annotations, results)
+    sweep = choose_threshold(args, annotations, results)
     metrics = _compare(benchmark, loaded, results, args)
     if "HOTA" in metrics:
         metrics["score_threshold"] = args.score_threshold
@@ -112,9 +115,9 @@ def run(args: argparse.Namespace) -> int:
 def _compare_folders(benchmark: str, args: argparse.Namespace) -> int:
     """Print the table of a benchmark whose annotations are a folder, and write its numbers."""
     from mdqe.cli.evaluate_report import table, write_folder_report, write_tables
-    from mdqe.cli.evaluate_thresholds import choose_threshold
+    from mdqe.cli.evaluate_thresholds import check_thresholds
 
-    choose_threshold(args, benchmark, args.data, args.results)
+    check_thresholds(args, benchmark)
     if args.results is None:
         raise InputError(f"{args.data} has annotations of {benchmark}: give RESULTS; a model cannot be run on them")
     metrics = _compare(benchmark, args.data, args.results, args)

@@ -21,7 +21,7 @@ from mdqe.annotations.files import DataFiles
 from mdqe.annotations.reader import IMAGES, Annotations, Video
 from mdqe.annotations.records import short
 from mdqe.cli import progress, say
-from mdqe.cli.options import load_config, load_model, model_name
+from mdqe.cli.options import load_config, load_model, model_name, weights_version
 from mdqe.errors import InputError
 from mdqe.evaluation.coco import require_pycocotools
 from mdqe.evaluation.segment_set import (
@@ -36,6 +36,7 @@ from mdqe.evaluation.segment_set import (
 from mdqe.files import read_json, whole_file
 
 SETTINGS = "run.json"
+_ADDED = ("weights", "images")  # settings that folders of earlier versions do not have
 END_SECONDS = 5.0  # that a worker has after SIGTERM
 
 
@@ -92,7 +93,7 @@ def run_model(args: argparse.Namespace, files: DataFiles, annotations: Annotatio
     check_images(annotations, files.images)
     if processes.started() > 1 and args.workers > 1:
         raise InputError("--workers is for one process; torchrun has started several already")
-    _check_settings(args, files.annotations)
+    _check_settings(args, files)
     videos = [annotations.videos[number] for number in sorted(annotations.videos)]
     worker, noun = Worker(args, annotations, files.images), annotations.layout.noun
     with processes.sharing():
@@ -190,12 +191,14 @@ def _end_workers() -> None:
             process.kill()
 
 
-def _check_settings(args: argparse.Namespace, path: Path) -> None:
+def _check_settings(args: argparse.Namespace, files: DataFiles) -> None:
     """Raise an InputError if the folder has results of another model or set; else write the settings of this run."""
     config = load_config(args)  # what an option that is not given means
     settings = {
         "model": model_name(args),
-        "data": str(path.resolve()),
+        "weights": weights_version(args),
+        "data": str(files.annotations.resolve()),
+        "images": str(files.images.resolve()),
         "shorter_edge": config.test_shorter_edge,
         "relink": config.relink,
         "dtype": args.dtype,
@@ -208,6 +211,8 @@ def _check_settings(args: argparse.Namespace, path: Path) -> None:
         if not isinstance(before, dict):
             raise InputError(f"{note} is not an object of settings")
         for key, value in settings.items():
+            if key in _ADDED and key not in before:
+                continue
             if before.get(key) != value:
                 raise InputError(
                     f"{args.output} contains results with {key} {short(before.get(key))}, now it is {value!r}: "

@@ -27,19 +27,20 @@ def thresholds(text: str) -> float | tuple[float, ...]:
     return found if len(found) > 1 else found[0]
 
 
-def choose_threshold(args: argparse.Namespace, benchmark: str, annotations: Any, results: Any) -> Sweep | None:
-    """Try the minimum scores of --score-threshold, if there are several, and set it to the best one.
+def check_thresholds(args: argparse.Namespace, benchmark: str) -> None:
+    """Raise an InputError for several minimum scores if the metrics of the benchmark do not depend on them."""
+    from mdqe.evaluation.benchmarks import TUBES
 
-    Raises:
-        InputError: the benchmark has no identity metrics that depend on a minimum score.
-    """
+    if isinstance(args.score_threshold, tuple) and benchmark not in TUBES:
+        raise InputError(f"several score thresholds are for {', '.join(TUBES)}; the benchmark is {benchmark}")
+
+
+def choose_threshold(args: argparse.Namespace, annotations: Any, results: Any) -> Sweep | None:
+    """Try the minimum scores of --score-threshold, if there are several, and set it to the best one."""
     if not isinstance(args.score_threshold, tuple):
         return None
-    from mdqe.evaluation.benchmarks import TUBES
     from mdqe.evaluation.thresholds import best_threshold, sweep_thresholds
 
-    if benchmark not in TUBES:
-        raise InputError(f"several score thresholds are for {', '.join(TUBES)}; the benchmark is {benchmark}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the comparison prints them
         found = sweep_thresholds(annotations, results, args.score_threshold)

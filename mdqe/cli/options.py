@@ -1,6 +1,7 @@
 """Options that several commands share: types, the output, the score threshold, and the model with its settings."""
 
 import argparse
+import hashlib
 import math
 import os
 import re
@@ -245,6 +246,26 @@ def load_config(args: argparse.Namespace) -> "MDQEConfig":
 
     fetch = open_source(model_name(args), force_download=args.force_download)
     return read_config(fetch(CONFIG_FILE)).replace(**_overrides(args))
+
+
+def weights_version(args: argparse.Namespace) -> str:
+    """What tells the weights of the model from others under the same name: a hash, or the commit on the Hub.
+
+    Raises:
+        OSError, MDQEError: there is no such model.
+    """
+    from mdqe.weights.folder import CONFIG_FILE, WEIGHTS_FILE
+    from mdqe.weights.source import BUNDLED_PREFIX, open_source
+
+    name = model_name(args)
+    fetch = open_source(name)
+    if not name.startswith(BUNDLED_PREFIX) and not Path(name).expanduser().is_dir():
+        return fetch(CONFIG_FILE).parent.name
+    digest = hashlib.sha256()
+    with fetch(WEIGHTS_FILE).open("rb") as file:
+        while part := file.read(2**24):
+            digest.update(part)
+    return digest.hexdigest()[:16]
 
 
 def _overrides(args: argparse.Namespace) -> dict[str, Any]:

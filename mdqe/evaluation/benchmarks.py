@@ -8,7 +8,7 @@ from typing import Any
 from mdqe.annotations import burst
 from mdqe.annotations.burst import ALL_CLASSES
 from mdqe.annotations.files import ANNOTATIONS, Loaded, Source
-from mdqe.annotations.reader import Annotations, load_annotations
+from mdqe.annotations.reader import IMAGES, VIDEOS, Annotations, load_annotations
 from mdqe.errors import InputError
 from mdqe.evaluation import hqvis, lvvis, mots_files
 from mdqe.evaluation.burst import evaluate_burst
@@ -65,6 +65,13 @@ def evaluate(annotations: Source, results: Source, *, benchmark: str | None = No
     if benchmark is None and name == "coco":
         name = "ytvis"  # its error names evaluate_coco
     return BENCHMARKS[name](source, results, **options)
+
+
+def check_annotations(benchmark: str, annotations: Loaded, read: Annotations) -> None:
+    """Raise the InputError of `evaluate` for annotations of another benchmark, before results exist."""
+    read.expect(IMAGES if benchmark == "coco" else VIDEOS, f"; the benchmark is {benchmark}")
+    if benchmark == "lvvis":
+        lvvis.partitions(annotations)
 
 
 def recognise_folder(annotations: Source) -> str | None:

@@ -56,7 +56,7 @@ def evaluate_lvvis(
     loaded = load_annotations(annotations)
     truth = read_annotations(loaded, whole_areas=True)
     truth.expect(VIDEOS, "; evaluate_coco compares images")
-    groups = _groups(loaded)
+    groups = partitions(loaded)
     found = read_results(results, truth)
     warn_of_objects(truth)
     videos = compare_tubes(truth, found, score_threshold=score_threshold, identity=identity, crowds_count=True)
@@ -74,8 +74,12 @@ def evaluate_lvvis(
     return numbers
 
 
-def _groups(loaded: Loaded) -> dict[str, list[int]]:
-    """The ids of the base and of the novel categories."""
+def partitions(loaded: Loaded) -> dict[str, list[int]]:
+    """The ids of the base and of the novel categories.
+
+    Raises:
+        InputError: a category has no "partition".
+    """
     groups: dict[str, list[int]] = {name: [] for name in PARTITIONS}
     problems = Problems()
     if not recognises(loaded.document):

@@ -194,6 +194,42 @@ def test_another_model_does_not_mix_in(run, tiny_model, pets, tmp_path):
     assert status == 2 and f"contains results with model '{tiny_model}', now it is '{other}'" in err
 
 
+def test_new_weights_and_other_frames_do_not_mix_in(run, tiny_model, pets, tmp_path):
+    """Under the same names: a model that was trained on, and the images of a set."""
+    from safetensors.torch import load_file, save_file
+
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    options = ["evaluate", "--model", model, "-o", tmp_path / "out", *CPU]
+    data = pets / "annotations.json"
+    assert run(*options, "--data", data)[0] == 0
+    other = shutil.copytree(pets / "JPEGImages", tmp_path / "other")
+    status, _, err = run(*options, "--data", f"{data}@{other}")
+    assert status == 2 and f"contains results with images '{pets / 'JPEGImages'}', now it is '{other}'" in err
+    save_file({name: one * 1.01 for name, one in load_file(model / "model.safetensors").items()}, model / "new")
+    (model / "new").replace(model / "model.safetensors")
+    status, _, err = run(*options, "--data", data)
+    assert status == 2 and "contains results with weights '" in err and "choose another folder or remove it" in err
+    note = json.loads((tmp_path / "out" / "run.json").read_text())
+    (tmp_path / "out" / "run.json").write_text(
+        json.dumps({key: one for key, one in note.items() if key not in ("weights", "images")})
+    )
+    assert run(*options, "--data", data)[0] == 0, "a folder of an earlier version goes on"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--benchmark", "lvvis"], 'is not LV-VIS: no category has a "partition"'),
+        (["--benchmark", "coco"], "contains videos; expected images; the benchmark is coco"),
+        (["--benchmark", "coco", "--score-threshold", "sweep"], "several score thresholds are for ytvis, ovis, "),
+    ],
+)
+def test_another_benchmark_is_reported_before_any_work(run, tiny_model, pets, tmp_path, options, message):
+    status, out, err = run("evaluate", "--model", tiny_model, "--data", pets, "-o", tmp_path / "out", *options, *CPU)
+    assert status == 2 and out == "" and message in err and len(err.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
 def test_options_are_compared_as_they_take_effect(run, tiny_model, pets, tmp_path):
     """An option that repeats the configuration changes nothing; a configuration that has changed does."""
     model = shutil.copytree(tiny_model, tmp_path / "model")
