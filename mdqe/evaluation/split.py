@@ -59,7 +59,7 @@ def _balance(counts: np.ndarray, number: int, random: np.random.Generator) -> np
     wanted = counts.sum(axis=0) * number / len(counts)
     by_category = np.ascontiguousarray(counts.T)  # (K, V)
     inside = np.flatnonzero(second)
-    squares = np.stack([_squares(by_category, one, wanted) for one in inside])  # (inside, V)
+    squares = np.stack([_squares(by_category, int(one), wanted) for one in inside])  # (inside, V)
     while True:
         outside = np.flatnonzero(~second)
         surplus = counts[second].sum(axis=0) - wanted  # (K,)
@@ -67,11 +67,12 @@ def _balance(counts: np.ndarray, number: int, random: np.random.Generator) -> np
         # square, which does not depend on the other videos.
         linear = (by_category * (2 * surplus / wanted)[:, None]).sum(axis=0)  # (V,)
         change = squares[:, outside] + (linear[outside] - linear[inside][:, None])
-        leaving, entering = np.unravel_index(change.argmin(), change.shape)
+        leaving, entering = divmod(int(change.argmin()), len(outside))
         if change[leaving, entering] > -1e-9:
             return second
         second[inside[leaving]], second[outside[entering]] = False, True
-        inside[leaving], squares[leaving] = outside[entering], _squares(by_category, outside[entering], wanted)
+        inside[leaving] = outside[entering]
+        squares[leaving] = _squares(by_category, int(outside[entering]), wanted)
         order = np.argsort(inside)
         inside, squares = inside[order], squares[order]
 
