@@ -5,17 +5,17 @@ The video of a frame is its "video_id", otherwise the folder of its "file_name".
 which may also be among its "attributes".
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from mdqe.annotations.files import FRAMES, load_json
 from mdqe.annotations.masks import Mask, read_mask
 from mdqe.annotations.problems import Problems
 from mdqe.annotations.reader import IMAGES, mask_error, read_id, read_names
-from mdqe.annotations.records import Record, kind
-from mdqe.errors import InputError
+from mdqe.annotations.records import Record, kind, short
+from mdqe.errors import InputError, printable
 from mdqe.importing import burst
 from mdqe.importing.other_json import other_form
 from mdqe.importing.source import Frame, Shape, Source, Video, check_image, compressed, image_root
@@ -68,6 +68,8 @@ def open_source(source: Path, images: Path | None, notes: Problems, *, identitie
             known[number] = image
             videos[video].append(image)
     problems.report(name)
+    for (_, title), frames in videos.items():
+        _check_order(name, title, frames)
     ids: set[int] = set()
     for i, one in enumerate(file.items("annotations")):
         with problems:
@@ -98,6 +100,26 @@ def _read_image(record: Record, titles: Mapping[int, str]) -> tuple[tuple[int | 
     return (number, video), _Image(file, size, place, [])
 
 
+def _check_order(name: str, video: str, images: list[_Image]) -> None:
+    """Check that the order of a video's frames is known: they are images of their own, with numbers or without."""
+
+    def fail(problem: str) -> NoReturn:
+        raise InputError(f"{name}: {printable(problem, 300)}")
+
+    for file, count in Counter(image.file for image in images).items():
+        if count > 1:
+            fail(f"{count} images of the video {video} are {file}; expected one for each frame")
+    numbered = [image for image in images if image.place[0] == 0]
+    if numbered and len(numbered) < len(images):
+        other = next(image.file for image in images if image.place[0])
+        fail(f"no {' or '.join(FRAME_KEYS)}, as {numbered[0].file} of the same video has, for {other}")
+    first: dict[Any, str] = {}
+    for image in numbered:
+        if (other := first.setdefault(image.place, image.file)) != image.file:
+            reason = 'images of several videos in one folder need a "video_id"'
+            fail(f"frame {image.place[1]} is {other} and {image.file}; {reason}")
+
+
 def _read_annotation(
     record: Record, images: Mapping[int, _Image], categories: Mapping[int, str], notes: Problems, identities: bool
 ) -> None:
@@ -114,8 +136,11 @@ def _read_annotation(
     if not tracks:
         notes.add(f"annotations without a {' or '.join(TRACK_KEYS)}, left out", record.label)
         return
-    if not isinstance(tracks[0], int | str) or isinstance(tracks[0], bool):
-        record.fail(TRACK_KEYS[0], f"{kind(tracks[0])}; expected a number or a string")
+    identity = tracks[0]
+    if isinstance(identity, float) and identity.is_integer():  # tables write whole numbers as 7.0
+        identity = int(identity)
+    if not isinstance(identity, int | str) or isinstance(identity, bool):
+        record.fail(TRACK_KEYS[0], f"{short(identity)}; expected a whole number or a string")
     try:
         mask = read_mask(record.value.get(IMAGES.masks), list(image.size))
     except InputError as error:
@@ -123,7 +148,7 @@ def _read_annotation(
     if mask is None:
         notes.add("annotations without a mask, left out", record.label)
     else:
-        image.shapes.append((record.label, tracks[0], category, record.flag("iscrowd"), score, mask))
+        image.shapes.append((record.label, identity, category, record.flag("iscrowd"), score, mask))
 
 
 def read_score(record: Record) -> float:

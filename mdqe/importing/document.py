@@ -40,7 +40,10 @@ class DocumentBuilder:
         given = dict(enumerate(categories, 1)) if categories is not None else source.categories
         self._ids = None if given is None else {name: number for number, name in given.items()}
         if given is not None and len(given) > len(self._ids or ()):
-            raise InputError(f"categories are {', '.join(given.values())}; expected each once")
+            names = list(given.values())
+            twice = next(one for one in names if names.count(one) > 1)
+            home = "" if categories is not None else f"{source.path}: "
+            raise InputError(f"{home}two categories are named {printable(twice)!r}; expected each name once")
         self._videos: list[dict[str, Any]] = []
         self._objects: list[tuple[int, _Key, tuple[int, int], list[str | None]]] = []
 

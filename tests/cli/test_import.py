@@ -76,7 +76,7 @@ def test_chosen_videos_and_categories(run, masks, tmp_path):
         (["masks", "-o", "a.json", "--images", "x"], "no such folder: x"),
         (["masks", "-o", "a.json", "--ignore", "x"], "'x' is not a whole number"),
         (["masks", "-o", "a.json", "--categories", "a,,b"], "a category has no name"),
-        (["masks", "-o", "a.json", "--categories", "a,a"], "categories are a, a; expected each once"),
+        (["masks", "-o", "a.json", "--categories", "a,a"], "two categories are named 'a'; expected each name once"),
         (["masks", "-o", "a.json", "--videos", "list.txt"], "masks has no video 'v7'"),
         (["masks", "-o", "a.json", "--videos", "latin.txt"], r"masks has no video 'caf\udce9'"),
         (["masks", "-o", "a.json", "--videos", "empty.txt"], "empty.txt names no videos"),

@@ -222,7 +222,24 @@ def test_coco_polygons_crowds_and_what_is_left_out(tmp_path):
         (lambda d: d["images"][1].update(id=0), 'frames.json: image 1: "id" is 0, which is not unique'),
         (lambda d: d["images"][1].update(video_id=99), 'image 1: "video_id" is 99, which is not in videos'),
         (lambda d: d["annotations"][2].update(image_id=99), 'annotation 2 (id 2): "image_id" is 99, which is not in'),
-        (lambda d: d["annotations"][2].update(track_id=[1]), 'annotation 2 (id 2): "track_id" is a list; expected a'),
+        (lambda d: d["annotations"][2].update(track_id=[1]), 'annotation 2 (id 2): "track_id" is [1]; expected a'),
+        (lambda d: d["annotations"][2].update(track_id=1.5), '"track_id" is 1.5; expected a whole number or a string'),
+        (
+            lambda d: d["images"][1].update(frame_id=d["images"][0]["frame_id"]),
+            f"frame {FRAMES - 1} is one/{FRAMES - 1}.jpg and one/{FRAMES - 2}.jpg; images of several videos",
+        ),
+        (
+            lambda d: d["images"][1].pop("frame_id"),
+            f"no frame_id or frame_index, as one/{FRAMES - 1}.jpg of the same video has, for one/{FRAMES - 2}.jpg",
+        ),
+        (
+            lambda d: d["images"][1].update(file_name=d["images"][0]["file_name"]),
+            f"2 images of the video one are one/{FRAMES - 1}.jpg; expected one for each frame",
+        ),
+        (
+            lambda d: d["categories"].append({"id": 99, "name": d["categories"][0]["name"]}),
+            "frames.json: two categories are named '",
+        ),
         (
             lambda d: d["annotations"][2].update(segmentation="x"),
             "\"segmentation\": 'x' is neither an RLE nor polygons",
@@ -241,6 +258,10 @@ def test_bad_coco(tmp_path, change, message):
     videos = scenes(("one",))
     write_frames(tmp_path / "one", pattern="{}.jpg")
     document = coco_document(videos, ("frame_id", "track_id"))
+    for one in document["annotations"]:
+        one["track_id"] = float(one["track_id"])  # as tables write it
+    (tmp_path / "frames.json").write_text(json.dumps(document))
+    assert type(import_annotations(tmp_path / "frames.json")["annotations"][0]["track_id"]) is int
     change(document)
     (tmp_path / "frames.json").write_text(json.dumps(document))
     with pytest.raises(ValueError) as caught:
