@@ -12,6 +12,7 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from os import PathLike
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -70,6 +71,11 @@ def parse_json(text: str | bytes, name: str, hook: Hook | None = None) -> Any:
         raise InputError(f"{name} is not JSON: {error}") from None
     except RecursionError:
         raise InputError(f"{name} is not JSON that can be read: it is nested too deeply") from None
+
+
+def expanded(path: str | PathLike[str]) -> Path:
+    """A path with the home folder in place of "~"; unchanged if there is no such user, where pathlib would fail."""
+    return Path(os.path.expanduser(path))
 
 
 def partial_path(path: str | Path) -> Path:

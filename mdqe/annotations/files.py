@@ -1,11 +1,10 @@
 """The files of data sets and results: where they are, and the JSON in them."""
 
-import os
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mdqe.files import Hook, read_json
+from mdqe.files import Hook, expanded, read_json
 
 ANNOTATIONS, FRAMES = "annotations.json", "JPEGImages"
 
@@ -52,23 +51,18 @@ def find_data(name: str | Path) -> DataFiles:
     Raises:
         FileNotFoundError: the annotation file does not exist.
     """
-    path, folder = _expanded(name), ""
+    path, folder = expanded(name), ""
     if not path.exists() and "@" in str(name):
         text, _, folder = str(name).rpartition("@")
-        path = _expanded(text)
+        path = expanded(text)
     is_folder = path.is_dir()
     if is_folder:
         path = path / ANNOTATIONS
     if not path.is_file():
         raise FileNotFoundError(f"no such file: {path}; expected FILE, FILE@IMAGES or a folder with {ANNOTATIONS}")
     choices = [path.parent / FRAMES, path.parent / path.stem / FRAMES, path.parent]
-    images = _expanded(folder) if folder else next(choice for choice in choices if choice.is_dir())
+    images = expanded(folder) if folder else next(choice for choice in choices if choice.is_dir())
     return DataFiles(path, images, is_folder or bool(folder))
-
-
-def _expanded(name: str | Path) -> Path:
-    """A path with the home folder in place of "~"; unchanged if there is no such user, where pathlib would fail."""
-    return Path(os.path.expanduser(name))
 
 
 def load_json(source: Source, name: str, hook: Hook | None = None) -> Loaded:

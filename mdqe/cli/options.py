@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mdqe.errors import InputError
+from mdqe.files import expanded
 
 if TYPE_CHECKING:
     from mdqe.config import MDQEConfig
@@ -259,7 +260,7 @@ def weights_version(args: argparse.Namespace) -> str:
 
     name = model_name(args)
     fetch = open_source(name)
-    if not name.startswith(BUNDLED_PREFIX) and not Path(name).expanduser().is_dir():
+    if not name.startswith(BUNDLED_PREFIX) and not expanded(name).is_dir():
         return fetch(CONFIG_FILE).parent.name
     digest = hashlib.sha256()
     with fetch(WEIGHTS_FILE).open("rb") as file:

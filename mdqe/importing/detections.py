@@ -58,7 +58,7 @@ def open_detections(source: Path, format: str | None, images: Path | None, notes
     if name not in DETECTION_FORMATS:
         raise InputError(f"{source} is in the form {name}; expected one of {', '.join(DETECTION_FORMATS)}")
     if name == "results":
-        return _open_results(source, images)._replace(path=source)
+        return _open_results(source, images, notes)._replace(path=source)
     options = {"identities": False} if name in ("coco", "labelme") else {}
     module = import_module("mdqe.importing." + name.replace("-", "_"))
     opened: Source = module.open_source(source, images, notes, **options)
@@ -76,14 +76,14 @@ def _is_list(source: Path) -> bool:
         return file.read(64).lstrip()[:1] == b"["
 
 
-def _open_results(source: Path, images: Path | None) -> Source:
+def _open_results(source: Path, images: Path | None, notes: Problems) -> Source:
     name, document = load_json(source, str(source))
     if not isinstance(document, list) or not document:
         raise InputError(f"{name} is {kind(document)} without results, expected a list of them")
     files = [] if images is None else list(image_files(images, images).values())
     if isinstance(document[0], list):
         frames = dict(enumerate(document))
-        opened = _ultralytics_frames(name, frames, images, files)
+        opened = _ultralytics_frames(name, frames, images, files, notes)
         length = len(frames)
     else:
         by_frame = _by_frame(name, document, files)
@@ -133,7 +133,7 @@ def _detectron2_frames(name: str, frames: list[tuple[str, list[Record]]], files:
 
 
 def _ultralytics_frames(
-    name: str, frames: Mapping[int, Any], images: Path | None, files: Sequence[str]
+    name: str, frames: Mapping[int, Any], images: Path | None, files: Sequence[str], notes: Problems
 ) -> Iterator[Frame]:
     """Frames of lists of detections with name, confidence and segments, polygons in pixels."""
     if images is None:
@@ -153,6 +153,9 @@ def _ultralytics_frames(
             axes = [segments.get(axis) for axis in "xy"] if isinstance(segments, Mapping) else [None]
             if not all(isinstance(axis, list) and len(axis) == len(axes[0] or []) for axis in axes):
                 record.fail("segments", f"{short(segments)}; expected lists x and y of the same length")
+            if len(axes[0] or []) < 3:  # Ultralytics writes such outlines of masks of no or few pixels
+                notes.add("detections whose polygon has fewer than three corners, left out", record.label)
+                continue
             points = [value for pair in zip(*axes, strict=True) for value in pair]
             try:
                 counts = polygon_rle([points], size)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from mdqe.annotations.files import DataFiles, find_data
@@ -11,6 +10,7 @@ from mdqe.config import MDQEConfig
 from mdqe.data.loader import ClipSource
 from mdqe.data.synthetic import CATEGORIES, DIFFICULTIES, SyntheticClips
 from mdqe.errors import InputError
+from mdqe.files import expanded
 from mdqe.training.recipe import Recipe
 
 SYNTHETIC = "synthetic"
@@ -49,7 +49,7 @@ def split_ratio(name: str) -> tuple[str, float]:
     except ValueError:
         return name, 1.0
     paths = (name, name.rpartition("@")[2])  # of the annotations, or of the images in FILE@IMAGES
-    if not colon or any(Path(path).expanduser().exists() for path in paths):
+    if not colon or any(expanded(path).exists() for path in paths):
         return name, 1.0
     if not 0 < ratio < float("inf"):
         raise InputError(f"{name}: the ratio is {tail}, expected a positive number")

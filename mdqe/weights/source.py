@@ -29,6 +29,7 @@ from huggingface_hub.errors import (
 
 from mdqe.config import MDQEConfig
 from mdqe.errors import InputError
+from mdqe.files import expanded
 from mdqe.weights.download import (
     VARIABLE,
     StalledError,
@@ -100,7 +101,7 @@ def open_source(
         return partial(_find_in, folder)
     if name.startswith(BUNDLED_PREFIX):
         return partial(_find_in, BUNDLED_FOLDER / name.removeprefix(BUNDLED_PREFIX))
-    path = Path(name).expanduser()
+    path = expanded(name)
     if path.is_dir():
         return partial(_find_in, path / inside)
     if path.is_file():
@@ -145,7 +146,7 @@ class _Repository:
     commit: str | None = None  # of the first file; the other files are fetched from the same commit
 
     def fetch(self, filename: str) -> Path:
-        cache = Path(self.cache_dir or constants.HF_HUB_CACHE).expanduser()
+        cache = expanded(self.cache_dir or constants.HF_HUB_CACHE)
         began, seconds = time.time(), seconds_without_progress()
         filename = str(PurePosixPath(self.subfolder, filename))
         if self.commit is None:

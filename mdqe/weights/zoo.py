@@ -15,7 +15,7 @@ from huggingface_hub.utils import WeakFileLock
 
 from mdqe.config import zoo_facts
 from mdqe.errors import InputError
-from mdqe.files import read_json, whole_file
+from mdqe.files import expanded, read_json, whole_file
 from mdqe.weights import drive
 from mdqe.weights.download import sha256
 from mdqe.weights.folder import CONFIG_FILE, WEIGHTS_FILE
@@ -71,7 +71,7 @@ def zoo() -> dict[str, ZooModel]:
 
 def zoo_folder(name: str, cache_dir: str | Path | None = None) -> Path:
     """The folder of a published model: in `cache_dir`, or in the folder "mdqe" beside the cache of the Hub's client."""
-    return (Path(constants.HF_HOME) / "mdqe" if cache_dir is None else Path(cache_dir).expanduser()) / name
+    return (Path(constants.HF_HOME) / "mdqe" if cache_dir is None else expanded(cache_dir)) / name
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:

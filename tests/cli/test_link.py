@@ -112,10 +112,12 @@ def test_lists_of_ultralytics_and_shapes_of_labelme(run, tmp_path, frames):
         shape = {"label": "cat", "points": corners, "group_id": None, "shape_type": "polygon"}
         head = {"imagePath": f"{t:04d}.png", "imageHeight": 48, "imageWidth": 64}
         (frames / f"{t:04d}.json").write_text(json.dumps(head | {"shapes": [shape]}))
+    lists[2] += [lists[2][0] | {"segments": polygon(*corners)} for corners in ([], [(50, 10), (51, 10)])]  # tiny masks
     (tmp_path / "yolo.json").write_text(json.dumps(lists))
     for source, name in ((tmp_path / "yolo.json", "yolo"), (frames, "frames")):
         status, _, err = run("link", source, "--images", frames, "-o", tmp_path / "out", "--no-video")
         assert status == 0, err
+        assert ("polygon has fewer than three corners, left out (2): frame 2, detection 1; frame" in err) == (name == "yolo")
         result = VideoInstances.load(tmp_path / "out" / name / "instances.json")
         assert len(result) == 1 and result.category(0) == "cat" and result.present.all()
         assert not (tmp_path / "out" / name / "overlay.mp4").exists()

@@ -294,7 +294,9 @@ def test_errors_for_pickles_have_the_command_that_converts_them(folder):
     assert_rejected(folder / "official.pth", r"official\.pth is a file, expected a folder.*: mdqe convert")
 
 
-@pytest.mark.parametrize("name", ["./runs/last", "/runs/last", "~/runs/last", "a/b/c", Path("runs/last")])
+@pytest.mark.parametrize(
+    "name", ["./runs/last", "/runs/last", "~/runs/last", "a/b/c", "~no-such-user/a", Path("runs/last")]
+)
 def test_paths_are_not_searched_on_the_hub(name):
     assert_rejected(name, "no such folder: ", FileNotFoundError)
 
