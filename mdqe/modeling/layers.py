@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mdqe.ops.convolution import can_convolve, conv3x3, is_bfloat16_slow
+from mdqe.ops.linear import can_fuse, fused_linear, is_hooked
 
 _STEPS = 1 << 16  # dropout rates are multiples of 1 / _STEPS
 # A CPU computes at most this many numbers of a hidden layer per thread, for at most this many threads, in one part.
@@ -36,17 +37,35 @@ class MLP(nn.Module):
         """(…, in_dim) → (…, out_dim)."""
         if x.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
             return self._forward(x)  # a gradient needs the whole hidden layer
+        forward = self._fused if self._is_plain() else self._forward
         hidden_dim = cast(nn.Linear, self.layers[0]).out_features
         rows = max(1, MAX_HIDDEN_NUMBERS * min(torch.get_num_threads(), MAX_THREADS) // hidden_dim)
         if x.shape[:-1].numel() <= rows:
-            return self._forward(x)
-        parts = [self._forward(part) for part in x.flatten(0, -2).split(rows)]  # (rows or fewer, in_dim) each
+            return forward(x)
+        parts = [forward(part) for part in x.flatten(0, -2).split(rows)]  # (rows or fewer, in_dim) each
         return torch.cat(parts).unflatten(0, x.shape[:-1])  # (…, out_dim)
 
     def _forward(self, x: Tensor) -> Tensor:
         for layer in self.layers[:-1]:
             x = self.dropout(F.gelu(layer(x)))
         return self.layers[-1](x)
+
+    def _fused(self, x: Tensor) -> Tensor:
+        """As `_forward`, with each layer and its GELU in one pass where that is faster."""
+        for layer in cast(list[nn.Linear], self.layers):
+            gelu = layer is not self.last
+            if can_fuse(x, layer.weight, layer.bias):
+                x = fused_linear(x, layer.weight, layer.bias, gelu=gelu)
+            else:
+                x = F.gelu(layer(x)) if gelu else layer(x)
+        return x
+
+    def _is_plain(self) -> bool:
+        """Whether the layers need not be called: none was replaced, none has hooks, and nothing is dropped."""
+        if type(self.dropout) is not Dropout or (self.dropout.training and self.dropout.p):
+            return False
+        modules = [self.dropout, *self.layers]
+        return not any(map(is_hooked, modules)) and all(type(layer) is nn.Linear for layer in self.layers)
 
 
 class Conv2d(nn.Conv2d):

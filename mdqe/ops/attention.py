@@ -10,39 +10,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from mdqe.ops.convolution import is_bfloat16_slow, is_plain_inference
 from mdqe.ops.library import deform_attn_fused
+from mdqe.ops.linear import TokenLinear
 from mdqe.ops.reference import OFFSET_SCALE
-
-MANY_TOKENS = 2**12  # from which a 1×1 convolution is faster than a linear layer
-
-
-class TokenLinear(nn.Linear):
-    """As `nn.Linear`, but faster for inference with many tokens on a CPU: up to 1.3 times.
-
-    PyTorch copies the bias to every row of the result before it multiplies. oneDNN adds it to the products in a 1×1
-    convolution, which is the same function.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        """(…, in_features) → (…, out_features)."""
-        if not self._is_convolved(input):
-            return super().forward(input)
-        pixels = input.reshape(1, -1, 1, self.in_features).permute(0, 3, 1, 2)  # channels last
-        kernel = self.weight[..., None, None]
-        bias = self.bias.contiguous()  # oneDNN would ignore its stride
-        found = torch.mkldnn_convolution(pixels, kernel, bias, (0, 0), (1, 1), (1, 1), 1)
-        return found.permute(0, 2, 3, 1).reshape(*input.shape[:-1], self.out_features)
-
-    def _is_convolved(self, input: Tensor) -> bool:
-        tensors = input, self.weight, self.bias
-        if not is_plain_inference(*tensors) or input.shape[:-1].numel() < MANY_TOKENS:
-            return False
-        types = {tensor.dtype for tensor in tensors}
-        fast = types == {torch.float32} or (types == {torch.bfloat16} and not is_bfloat16_slow())
-        # A PyTorch that was built without oneDNN reports it as enabled.
-        available = torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
-        return fast and bool(available) and input.shape[-1] == self.in_features
 
 
 def rays(num_heads: int, num_levels: int, num_points: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""TokenLinear: an `nn.Linear` for everyone, computed as a convolution only where nothing else can notice."""
+"""Linear layers of oneDNN: plain `nn.Linear` for everyone, computed in one pass only where nothing else can notice."""
 
 import copy
 import pickle
@@ -8,10 +8,10 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mdqe.ops import convolution
-from mdqe.ops.attention import MANY_TOKENS, TokenLinear
-
-CALL = "mkldnn_convolution"
+from mdqe.modeling import layers as modeling
+from mdqe.modeling.layers import MLP
+from mdqe.ops import convolution, linear
+from mdqe.ops.linear import MANY_TOKENS, TokenLinear
 
 
 @pytest.fixture
@@ -25,14 +25,15 @@ def layers() -> tuple[TokenLinear, nn.Linear]:
 
 @pytest.fixture
 def calls(monkeypatch) -> list[int]:
-    """A number for each convolution."""
-    found, original = [], torch.mkldnn_convolution
+    """The number of rows of each layer that is computed in one pass."""
+    found, original = [], linear.fused_linear
 
-    def counted(*args):
-        found.append(1)
-        return original(*args)
+    def counted(x, *args, **options):
+        found.append(x.shape[:-1].numel())
+        return original(x, *args, **options)
 
-    monkeypatch.setattr(torch, CALL, counted)
+    for module in (linear, modeling):
+        monkeypatch.setattr(module, "fused_linear", counted)
     return found
 
 
@@ -164,3 +165,63 @@ def test_hooks_copies_and_pickles(layers, calls):
         layer.weight.data.zero_()  # changed weights count at once
         assert torch.equal(layer(x), layer.bias.expand(MANY_TOKENS, 40))
     assert len(calls) == 5
+
+
+@pytest.fixture
+def mlp() -> MLP:
+    torch.manual_seed(0)
+    return MLP(24, 48, 16, dropout=0.5).eval()
+
+
+class Doubled(nn.Linear):
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return 2 * super().forward(input)
+
+
+def reference(mlp: MLP, x: torch.Tensor) -> torch.Tensor:
+    """The MLP in float64."""
+    x = x.double()
+    for layer in mlp.layers:
+        x = nn.functional.linear(x, layer.weight.double(), layer.bias.double())
+        x = nn.functional.gelu(x) if layer is not mlp.last else x
+    return x
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_mlp_equals_its_layers(mlp, calls, dtype, monkeypatch):
+    x = torch.randn(2, MANY_TOKENS, 24).to(dtype)
+    mlp.to(dtype)
+    tolerance = {"rtol": 0, "atol": 2e-6} if dtype == torch.float32 else {"rtol": 2**-7, "atol": 4e-3}
+    slow = dtype == torch.bfloat16 and convolution.is_bfloat16_slow()
+    with torch.no_grad():
+        torch.testing.assert_close(mlp(x).double(), reference(mlp, x), **tolerance)
+        assert calls == ([] if slow else [2 * MANY_TOKENS] * 3)
+        monkeypatch.setattr(modeling, "MAX_HIDDEN_NUMBERS", (MANY_TOKENS + 4) * 48)
+        monkeypatch.setattr(modeling, "MAX_THREADS", 1)
+        torch.testing.assert_close(mlp(x).double(), reference(mlp, x), **tolerance)  # in two parts, one with few tokens
+    assert calls[3:] == ([] if slow else [MANY_TOKENS + 4] * 3)
+
+
+def test_layers_of_an_mlp_are_called_where_it_matters(mlp, calls):
+    x, seen = torch.randn(MANY_TOKENS, 24), []
+    expected = reference(mlp, x).float()
+    with torch.no_grad():
+        handle = mlp.layers[0].register_forward_hook(lambda module, inputs, output: seen.append(output))
+        torch.testing.assert_close(mlp(x), expected)
+        handle.remove()
+        assert len(seen) == 1 and seen[0].shape == (MANY_TOKENS, 48)
+        everywhere = nn.modules.module.register_module_forward_hook(lambda module, inputs, output: seen.append(output))
+        mlp(x)
+        everywhere.remove()
+        assert len(seen) > 4
+        mlp.dropout.train()  # alone, as for several estimates
+        assert not torch.allclose(mlp(x), expected)
+        mlp.dropout.eval()
+        mlp.layers[0].__class__ = Doubled  # replaced, as adapters do
+        found = mlp(x)
+        mlp.layers[0].__class__ = nn.Linear
+        mlp.layers[0].weight *= 2
+        mlp.layers[0].bias *= 2
+        assert not calls
+        torch.testing.assert_close(found, mlp(x))
+        assert len(calls) == 3
