@@ -213,10 +213,12 @@ def _check_settings(args: argparse.Namespace, files: DataFiles) -> None:
         for key, value in settings.items():
             if key in _ADDED and key not in before:
                 continue
-            if before.get(key) != value:
+            found = before.get(key)
+            if found != value:
+                shown = repr(found) if isinstance(found, str) else short(found)  # paths may differ only in their ends
                 raise InputError(
-                    f"{args.output} contains results with {key} {short(before.get(key))}, now it is {value!r}: "
-                    "choose another folder or remove it"
+                    f"{args.output} contains results with {key} {shown}, now it is {value!r}: choose another folder or "
+                    "remove it"
                 )
     elif os.environ.get("RANK", "0") == "0":
         with whole_file(note) as partial:

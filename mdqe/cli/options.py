@@ -259,7 +259,7 @@ def weights_version(args: argparse.Namespace) -> str:
     from mdqe.weights.source import BUNDLED_PREFIX, open_source
 
     name = model_name(args)
-    fetch = open_source(name)
+    fetch = open_source(name, force_download=args.force_download)
     if not name.startswith(BUNDLED_PREFIX) and not expanded(name).is_dir():
         return fetch(CONFIG_FILE).parent.name
     digest = hashlib.sha256()

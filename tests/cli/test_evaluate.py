@@ -202,9 +202,15 @@ def test_new_weights_and_other_frames_do_not_mix_in(run, tiny_model, pets, tmp_p
     options = ["evaluate", "--model", model, "-o", tmp_path / "out", *CPU]
     data = pets / "annotations.json"
     assert run(*options, "--data", data)[0] == 0
-    other = shutil.copytree(pets / "JPEGImages", tmp_path / "other")
+    other = shutil.copytree(pets / "JPEGImages", tmp_path / ("a path is never cut " * 4) / "other")
     status, _, err = run(*options, "--data", f"{data}@{other}")
     assert status == 2 and f"contains results with images '{pets / 'JPEGImages'}', now it is '{other}'" in err
+    shutil.rmtree(tmp_path / "out")
+    assert run(*options, "--data", f"{data}@{other}")[0] == 0
+    status, _, err = run(*options, "--data", data)
+    assert status == 2 and f"contains results with images '{other}', now it is '{pets / 'JPEGImages'}'" in err
+    shutil.rmtree(tmp_path / "out")
+    assert run(*options, "--data", data)[0] == 0
     save_file({name: one * 1.01 for name, one in load_file(model / "model.safetensors").items()}, model / "new")
     (model / "new").replace(model / "model.safetensors")
     status, _, err = run(*options, "--data", data)
