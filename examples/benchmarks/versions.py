@@ -23,7 +23,7 @@ HERE = Path(__file__).resolve().parents[2]
 SETTINGS: dict[str, dict[str, str] | None] = {
     "the commands": None,
     "none": {"MDQE_PLAIN": "1"},
-    "GOMP_SPINCOUNT=10000": {"GOMP_SPINCOUNT": "10000"},
+    "GOMP_SPINCOUNT=3000": {"GOMP_SPINCOUNT": "3000"},
     "OMP_WAIT_POLICY=PASSIVE": {"OMP_WAIT_POLICY": "PASSIVE"},
 }
 

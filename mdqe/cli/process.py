@@ -4,7 +4,7 @@ import ctypes
 import os
 import sys
 
-SPIN_COUNT = "3000"  # some 50 µs, longer than most gaps between two operators
+SPIN_COUNT = "1500"  # some 25 µs, longer than most gaps between two operators
 OPENMP_NAMES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 MALLOC_NAMES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # the numbers of glibc's options

@@ -28,7 +28,7 @@ def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("given, expected", [({}, "GOMP_SPINCOUNT = '3000'"), ({"GOMP_SPINCOUNT": "7"}, "= '7'")])
+@pytest.mark.parametrize("given, expected", [({}, "GOMP_SPINCOUNT = '1500'"), ({"GOMP_SPINCOUNT": "7"}, "= '7'")])
 def test_openmp_reads_how_long_threads_wait(given, expected):
     """libgomp reports what it has read; a value of the user stays."""
     shown = run(COMMAND + "import torch; torch.ones(1)", OMP_DISPLAY_ENV="VERBOSE", **given).stderr
