@@ -72,14 +72,14 @@ class Row(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """A pair of rows, and the paper's AP and AP_ho of both."""
+    """A pair of rows, and the paper's AP and AP_ho of both, where it has them."""
 
     part: str
-    table: str
+    source: str
     without: str
     full: str
-    paper_ap: tuple[float, float]
-    paper_ho: tuple[float, float]
+    paper_ap: tuple[float, float] | None = None
+    paper_ho: tuple[float, float] | None = None
 
 
 ROWS = {
@@ -105,20 +105,24 @@ ROWS = {
 }
 """In the order in which they are trained. The full model has clips of 4 frames and a window of 5 cells."""
 FINDINGS = (
-    Finding("inter-instance mask loss", "1c", "plain mask loss", "full", (29.0, 31.2), (11.8, 13.5)),
-    Finding("its BCE", "1c", "plain mask loss", "inter-instance BCE alone", (29.0, 30.5), (11.8, 12.9)),
-    Finding("its Dice loss", "1c", "inter-instance BCE alone", "full", (30.5, 31.2), (12.9, 13.5)),
-    Finding("ε = 0.1 in place of 0.5", "1c", "mask loss, ε = 0.5", "full", (30.9, 31.2), (13.3, 13.5)),
-    Finding("query initialisation", "1a", "I2O, no query initialisation", "I2O", (15.4, 19.8), (3.2, 6.5)),
-    Finding("O2I in place of I2O", "1a", "I2O", "no TCA", (19.8, 24.2), (6.5, 8.4)),
-    Finding("TCA", "1a", "no TCA", "full", (24.2, 25.6), (8.4, 11.2)),
-    Finding("association, w = 5", "1b", "no association", "full", (28.5, 30.6), (11.9, 13.6)),
-    Finding("w = 5 in place of 3", "1b", "window 3", "full", (29.7, 30.6), (12.2, 13.6)),
-    Finding("w = 7 in place of 5", "1b", "full", "window 7", (30.6, 30.5), (13.6, 13.7)),
-    Finding("similarity in the tracker", "1d", "tracker by IoU alone", "full", (29.1, 30.6), (12.9, 13.6)),
-    Finding("mask IoU in the tracker", "1d", "tracker by similarity alone", "full", (28.3, 30.6), (11.6, 13.6)),
-    Finding("memory of 10 frames in place of 5", "1d", "tracker memory of 5 frames", "tracker memory of 10 frames",
-            (30.4, 30.6), (13.2, 13.6)),
+    Finding("inter-instance mask loss", "Table 1c", "plain mask loss", "full", (29.0, 31.2), (11.8, 13.5)),
+    Finding("its BCE", "Table 1c", "plain mask loss", "inter-instance BCE alone", (29.0, 30.5), (11.8, 12.9)),
+    Finding("its Dice loss", "Table 1c", "inter-instance BCE alone", "full", (30.5, 31.2), (12.9, 13.5)),
+    Finding("ε = 0.1 in place of 0.5", "Table 1c", "mask loss, ε = 0.5", "full", (30.9, 31.2), (13.3, 13.5)),
+    Finding("query initialisation", "Table 1a", "I2O, no query initialisation", "I2O", (15.4, 19.8), (3.2, 6.5)),
+    Finding("O2I in place of I2O", "Table 1a", "I2O", "no TCA", (19.8, 24.2), (6.5, 8.4)),
+    Finding("TCA", "Table 1a", "no TCA", "full", (24.2, 25.6), (8.4, 11.2)),
+    Finding("association, w = 5", "Table 1b", "no association", "full", (28.5, 30.6), (11.9, 13.6)),
+    Finding("w = 5 in place of 3", "Table 1b", "window 3", "full", (29.7, 30.6), (12.2, 13.6)),
+    Finding("w = 7 in place of 5", "Table 1b", "full", "window 7", (30.6, 30.5), (13.6, 13.7)),
+    Finding("similarity in the tracker", "Table 1d", "tracker by IoU alone", "full", (29.1, 30.6), (12.9, 13.6)),
+    Finding("mask IoU in the tracker", "Table 1d", "tracker by similarity alone", "full", (28.3, 30.6), (11.6, 13.6)),
+    Finding("memory of 10 frames in place of 5", "Table 1d", "tracker memory of 5 frames",
+            "tracker memory of 10 frames", (30.4, 30.6), (13.2, 13.6)),
+    Finding("clips of 4 frames in place of 1", "Fig. 6", "clips of 1 frame", "full", (27.0, 30.6)),  # 30.6: Table 1b
+    Finding("clips of 4 frames in place of 3", "Fig. 6", "clips of 3 frames", "full"),
+    Finding("clips of 5 frames in place of 4", "Fig. 6", "full", "clips of 5 frames"),
+    Finding("clips of 7 frames in place of 4", "Fig. 6", "full", "clips of 7 frames", (30.6, 31.0)),
 )  # fmt: skip
 
 
@@ -150,11 +154,9 @@ def train(folder: Path, changes: dict[str, Any], scale: dict[str, Any], seed: in
     sets = [f"--data=synthetic:{name}" for name in DIFFICULTIES]
     start = initial_model(folder / "start", changes, seed)
     with redirect_stdout(sys.stderr):  # stdout is for the tables only
-        status = mdqe(
-            ["train", f"--init={start}", *sets, *RECIPE, *options, f"--seed={seed}", "--resume", f"-o={folder}"]
-        )
-    if status:
-        raise SystemExit(status)
+        options += [f"--seed={seed}", "--resume", f"-o={folder}"]
+        if status := mdqe(["train", f"--init={start}", *sets, *RECIPE, *options]):
+            raise SystemExit(status)
 
 
 def seconds(folder: Path) -> float:
@@ -226,10 +228,9 @@ def findings_table(scores: dict[str, Any], difficulty: str) -> str:
     for finding in FINDINGS:
         gains = {column: differences(scores, finding, difficulty, column) for column in GAINS}
         cells = [interval(values) if values else "not measured" for values in gains.values()]
-        paper = [f"{b - a:+.1f}" for a, b in (finding.paper_ap, finding.paper_ho)]
-        lines.append(
-            f"| {finding.part} (Table {finding.table}) | " + " | ".join([*paper, str(len(gains["AP"])), *cells]) + " |"
-        )
+        paper = [f"{pair[1] - pair[0]:+.1f}" if pair else "–" for pair in (finding.paper_ap, finding.paper_ho)]
+        cells = [f"{finding.part} ({finding.source})", *paper, str(len(gains["AP"])), *cells]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -241,7 +242,7 @@ def plot(scores: dict[str, Any], path: Path) -> None:
     figure = Figure(figsize=(10, 1 + 0.5 * len(shown)), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     places = np.arange(len(shown), dtype=float)
-    paper = [finding.paper_ap[1] - finding.paper_ap[0] for finding in shown]
+    paper = [ap[1] - ap[0] if (ap := finding.paper_ap) else np.nan for finding in shown]
     for axes, column in zip(panels, ("AP", "clip AP"), strict=True):
         axes.plot(paper, places, "D", color="black", markersize=5, label="paper: AP (OVIS, ResNet-50)")
         for number, difficulty in enumerate(DIFFICULTIES, 1):

@@ -83,6 +83,26 @@ def test_differences_are_paired_by_seed(monkeypatch):
     assert ablation.interval([1.25]) == "1.2"
 
 
+def test_findings_without_figures_in_the_paper(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    ablation = importlib.import_module("ablation")
+    values = {"full": 0.5, "clips of 3 frames": 0.4, "clips of 1 frame": 0.3}
+    scores = {
+        name: {
+            str(seed): {d: dict.fromkeys(ablation.GAINS, value + seed / 100) for d in ablation.DIFFICULTIES}
+            for seed in (1, 2)
+        }
+        for name, value in values.items()
+    }
+    lines = ablation.findings_table(scores, "occluded").splitlines()
+    gains = " | ".join(["{0} ± 0.0"] * len(ablation.GAINS))
+    assert f"| clips of 4 frames in place of 1 (Fig. 6) | +3.6 | – | 2 | {gains.format('20.0')} |" in lines
+    assert f"| clips of 4 frames in place of 3 (Fig. 6) | – | – | 2 | {gains.format('10.0')} |" in lines
+    pytest.importorskip("matplotlib")
+    ablation.plot(scores, tmp_path / "findings.png")
+    assert (tmp_path / "findings.png").stat().st_size > 10_000
+
+
 def test_clips_have_the_objects_of_their_frames(monkeypatch):
     monkeypatch.syspath_prepend(EXAMPLES)
     ablation = importlib.import_module("ablation")
