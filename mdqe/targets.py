@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,13 +11,14 @@ from torch import Tensor
 from mdqe.boxes import mask_boxes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ClipTargets:
     """The objects of one clip of T frames.
 
     Raises:
         ValueError: shapes or types that do not fit together; on the CPU also repeated ids, negative labels, and boxes
-            that are not finite, have a negative width or height, or are all in [0, 1].
+            that are not finite, have a negative width or height, lie outside the frames, or are all in [0, 1].
+        TypeError: no tensors.
     """
 
     labels: Tensor
@@ -38,18 +40,27 @@ class ClipTargets:
         Args:
             labels: (N,) int64.
             masks: (N, T, H, W) bool.
+
+        Raises:
+            TypeError, ValueError: no tensors of these shapes and types.
         """
+        _check_masks(masks)
+        if not isinstance(labels, Tensor) or labels.shape != masks.shape[:1]:
+            raise ValueError(
+                f"labels is {_describe(labels)}, expected ({len(masks)},) int64: masks has N = {len(masks)}"
+            )
         boxes = mask_boxes(masks)  # (N, T, 4)
         present = boxes[..., 2] > 0  # (N, T)
         kept = present.any(1)
         return cls(labels[kept], torch.where(present[kept], kept.nonzero(), -1), masks[kept], boxes[kept])
 
     def __post_init__(self) -> None:
-        if self.masks.ndim != 4 or self.masks.dtype != torch.bool:
-            raise ValueError(f"masks is {_describe(self.masks)}, expected (K, T, H, W) bool")
+        _check_masks(self.masks)
         count, frames = self.masks.shape[:2]
         for name, shape in (("labels", (count,)), ("ids", (count, frames)), ("boxes", (count, frames, 4))):
             value = getattr(self, name)
+            if not isinstance(value, Tensor):
+                raise TypeError(f"{name} is {_describe(value)}, expected a tensor {shape}")
             integral = not (value.is_floating_point() or value.is_complex() or value.dtype == torch.bool)
             if tuple(value.shape) != shape or integral != (name != "boxes"):
                 kind = "floating point" if name == "boxes" else "whole numbers"
@@ -76,6 +87,13 @@ class ClipTargets:
             raise ValueError(f"boxes has {box}, expected finite xyxy in pixels with x2 >= x1 and y2 >= y1, not cxcywh")
         if len(boxes) and boxes.max() <= 1 and (boxes != boxes.round()).any():
             raise ValueError(f"boxes has {boxes[0].tolist()} and no larger one, expected xyxy in pixels, not in [0, 1]")
+        height, width = self.masks.shape[-2:]
+        size = boxes.new_tensor([width, height])
+        far = ((boxes[:, :2] > size) | (boxes[:, 2:] < 0) | (boxes[:, :2] < -size) | (boxes[:, 2:] > 2 * size)).any(-1)
+        if far.any():
+            raise ValueError(
+                f"boxes has {boxes[far][0].tolist()}, expected xyxy in pixels of the masks, which are {width}×{height}"
+            )
 
     @property
     def object_ids(self) -> Tensor:
@@ -94,5 +112,14 @@ class ClipTargets:
         return self.labels, self.ids, self.masks, self.boxes
 
 
-def _describe(x: Tensor) -> str:
+def _check_masks(masks: Tensor) -> None:
+    if not isinstance(masks, Tensor):
+        raise TypeError(f"masks is {_describe(masks)}, expected a tensor (K, T, H, W) bool")
+    if masks.ndim != 4 or masks.dtype != torch.bool:
+        raise ValueError(f"masks is {_describe(masks)}, expected (K, T, H, W) bool")
+
+
+def _describe(x: Any) -> str:
+    if not isinstance(x, Tensor):
+        return f"a {type(x).__name__}"
     return f"{tuple(x.shape)} {str(x.dtype).removeprefix('torch.')}"

@@ -82,4 +82,6 @@ def load_json(source: Source, name: str, hook: Hook | None = None) -> Loaded:
     if not isinstance(source, str | PathLike):
         return Loaded(name, source)
     path = Path(source)
+    if (path / ANNOTATIONS).is_file():  # the folder of a data set
+        path = path / ANNOTATIONS
     return Loaded(str(path), read_json(path, max_bytes=None, hook=hook))

@@ -38,6 +38,11 @@ def official_sizes(state_dict: dict[str, Tensor]) -> OfficialSizes:
         "spatial": f"{decoder}.decoder.layers.0.cross_attn.attention_weights.bias",
         "temporal": f"{decoder}.decoder.layers.0.temp_attn_inst.attention_weights.bias",
     }
+    if "encoder.level_embed" in state_dict:
+        raise InputError(
+            "weights of this library without a configuration, not a checkpoint of the released MDQE; in Python: "
+            "model = MDQE(config); model.load_state_dict(state); model.save_pretrained(FOLDER)"
+        )
     missing = [name for name in names.values() if name not in state_dict]
     if missing:
         raise InputError(f"not a checkpoint of the released MDQE: missing {', '.join(missing)}")

@@ -313,7 +313,9 @@ def resolve_options(args: argparse.Namespace) -> argparse.Namespace:
         add_arguments(parser)
         replaced = args.preset or args.config  # another model replaces the stored one
         stored = read_settings(path, parser, ("preset", "config", FIELDS) if replaced else ())
-    elif not args.resume and args.output.exists() and (not args.output.is_dir() or any(args.output.iterdir())):
+    elif args.output.exists() and not args.output.is_dir():
+        raise FileExistsError(f"{args.output} is a file, expected a folder")
+    elif not args.resume and args.output.exists() and any(args.output.iterdir()):
         raise FileExistsError(f"{args.output} is in use; choose a new folder, or continue the run with --resume")
     resolved = argparse.Namespace(**vars(args), fields=stored.get(FIELDS))
     for name, value in vars(args).items():

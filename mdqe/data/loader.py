@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -110,8 +110,11 @@ def collate(clips: Sequence[tuple[Tensor, ClipTargets]]) -> tuple[Tensor, list[C
     `MDQE.loss` expects.
 
     Raises:
-        ValueError: clips with different numbers of frames.
+        TypeError: an item is not a pair of frames and targets.
+        ValueError: frames of another shape, or clips with different numbers of frames.
     """
+    for item in clips:
+        _check_item(item)
     frames = [clip for clip, _ in clips]
     lengths = [len(clip) for clip in frames]
     if len(set(lengths)) != 1:
@@ -121,6 +124,16 @@ def collate(clips: Sequence[tuple[Tensor, ClipTargets]]) -> tuple[Tensor, list[C
     for row, clip in zip(batch, frames, strict=True):
         row[..., : clip.shape[-2], : clip.shape[-1]] = clip
     return batch, [targets for _, targets in clips]
+
+
+def _check_item(item: Any) -> None:
+    kinds = (Tensor, ClipTargets)
+    if not isinstance(item, tuple | list) or len(item) != 2 or not all(map(isinstance, item, kinds)):
+        parts = item if isinstance(item, tuple | list) else (item,)
+        got = ", ".join(type(part).__name__ for part in parts)
+        raise TypeError(f"an item of the data set is ({got}), expected (frames, targets): a tensor and ClipTargets")
+    if item[0].ndim != 4 or item[0].shape[1] != 3:
+        raise InputError(f"the frames of a clip are {tuple(item[0].shape)}, expected (T, 3, H, W)")
 
 
 def _source_of(n: int, ratios: Sequence[float]) -> tuple[int, int]:

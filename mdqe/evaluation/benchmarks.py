@@ -62,8 +62,6 @@ def evaluate(annotations: Source, results: Source, *, benchmark: str | None = No
     source = annotations if isinstance(annotations, Annotations) else load_annotations(annotations)
     recognised = recognise(source)
     name = benchmark or recognised
-    if benchmark is None and name == "coco":
-        name = "ytvis"  # its error names evaluate_coco
     return BENCHMARKS[name](source, results, **options)
 
 

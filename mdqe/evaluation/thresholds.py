@@ -16,7 +16,7 @@ from mdqe.errors import InputError
 from mdqe.evaluation.identity import IdentityCounts
 from mdqe.evaluation.overlap import overlap
 from mdqe.evaluation.tubes import by_category, identity_counts
-from mdqe.evaluation.video_score import best_of_tracks
+from mdqe.evaluation.video_score import best_of_tracks, check_threshold
 
 DEFAULT = 0.3
 THRESHOLDS = tuple(round(0.05 * i, 2) for i in range(1, 20))
@@ -37,10 +37,13 @@ def sweep_thresholds(
 
     Raises:
         OSError: a file cannot be read.
-        InputError: no thresholds; a file is invalid. The message names the file, the record and the field.
+        InputError: no thresholds, or one outside [0, 1]; a file is invalid. The message names the file, the record and
+            the field.
     """
     if not thresholds:
         raise InputError("no score thresholds; expected at least one")
+    for threshold in thresholds:
+        check_threshold(threshold)
     truth = read_annotations(annotations)
     truth.expect(VIDEOS)
     found = read_results(results, truth)

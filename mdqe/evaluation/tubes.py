@@ -16,7 +16,7 @@ from mdqe.annotations.results import Results
 from mdqe.evaluation.average_precision import IOU_THRESHOLDS, MAX_RESULTS, Curve, Matches, curves, match
 from mdqe.evaluation.identity import IdentityCounts, compare_identities, without_crowds
 from mdqe.evaluation.overlap import overlap, tube_ious
-from mdqe.evaluation.video_score import Paired, best_of_tracks, pair
+from mdqe.evaluation.video_score import Paired, best_of_tracks, check_threshold, pair
 
 AREAS = {"": (0, 1e10), "s": (0, 128**2), "m": (128**2, 256**2), "l": (256**2, 1e10)}
 """Pixels of all, small, medium and large objects of YouTube-VIS, including both ends."""
@@ -75,8 +75,9 @@ def compare_tubes(
         refine: changes the IoUs for average precision.
 
     Raises:
-        InputError: counts that are not an RLE of the size of their video.
+        InputError: a threshold outside [0, 1], or counts that are not an RLE of the size of their video.
     """
+    check_threshold(score_threshold)
     compared: dict[int, dict[int, Compared]] = {}
     for number in sorted(truth.videos):
         video, tracks = truth.videos[number], found.tracks[number]

@@ -13,11 +13,14 @@ is not counted.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
+from typing import Any
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from mdqe.annotations.reader import Track
+from mdqe.errors import InputError
 
 FOUND = 0.5
 """The minimum IoU of a pair whose object counts as found."""
@@ -47,6 +50,12 @@ class Paired:
         total = self.objects + self.tracks
         score = 2 * self.overlap / total if total else -1.0
         return {"score": score, "objects": self.objects, "tracks": self.tracks, "found": self.found}
+
+
+def check_threshold(value: Any) -> None:
+    """Raise an InputError if a minimum score is not a number from 0 to 1."""
+    if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= value <= 1:
+        raise InputError(f"score_threshold is {value!r}, expected a number from 0 to 1")
 
 
 def best_of_tracks(tracks: Sequence[Track], score_threshold: float) -> np.ndarray:

@@ -15,6 +15,7 @@ from mdqe.inference.memory import TrackMemory
 
 MIN_IOU, MIN_SIMILARITY = 0.1, 0.5  # a pair matches above iou_weight * MIN_IOU + similarity_weight * MIN_SIMILARITY
 REPEAT_IOU, REPEAT_SIMILARITY = 0.4, 0.6  # an unmatched detection above one of these repeats a track
+ROUNDING = 1e-3  # by which a probability may lie outside [0, 1]
 DENSE = 2**22  # entries of the largest table of scores that is assigned as such
 LOOK_ALIKE = 0.03  # distance, relative to the length, up to which embeddings are equal but for noise
 
@@ -54,7 +55,7 @@ def score_clip(
         long_memory, short_memory: embeddings are compared with tracks of so many clips; see `memory_groups`.
 
     Raises:
-        ValueError: a value of the detections is not finite.
+        ValueError: a value of the detections is not finite, or a class score is no probability.
     """
     # 1. The tracks that can match: those observed in the frames of the clip, and those of the long memory.
     places, observed, logits = memory.masks.sums(frames)
@@ -78,6 +79,9 @@ def score_clip(
         if not all(np.isfinite(x).all() for x in values):
             raise ValueError(f"{name} must be finite, got NaN or infinity")
     best = scores[1]
+    for extreme in (scores[0].min(initial=0), best.max(initial=0)):
+        if not -ROUNDING <= extreme <= 1 + ROUNDING:
+            raise ValueError(f"class_scores must be probabilities in [0, 1], got {extreme:g}")
     iou, similarity = np.zeros((2, len(tracks), len(best)), best.dtype)
     iou[tracks.searchsorted(observed)] = overlap
     for i, (rows, one) in enumerate(zip(groups, similarities, strict=True)):

@@ -156,8 +156,8 @@ class ClipTracker:
             Track ids (D,) int64 on the device of `class_scores`; -1 for dropped detections.
 
         Raises:
-            TypeError, ValueError: no tensors, wrong shapes, non-finite values, or frames that are no whole numbers, out
-                of order or outside the window. The state of the tracker does not change.
+            TypeError, ValueError: no tensors, wrong shapes, non-finite values, class scores outside [0, 1], or frames
+                that are no whole numbers, out of order or outside the window. The state of the tracker does not change.
         """
         frames = [index(frame) for frame in frame_indices]  # "'float' object cannot be interpreted as an integer"
         embeddings = class_scores[..., :0] if embeddings is None else embeddings

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mdqe.ops.convolution import can_convolve, conv3x3, is_bfloat16_slow
+from mdqe.ops.convolution import can_convolve, conv3x3, is_slow
 from mdqe.ops.linear import can_fuse, fused_linear, is_hooked
 
 _STEPS = 1 << 16  # dropout rates are multiples of 1 / _STEPS
@@ -121,16 +121,18 @@ def _mask(like: Tensor, dropped: int) -> Tensor:
     return mask.mul_(_STEPS / (_STEPS - dropped))
 
 
-def warn_if_bfloat16_is_slow(device: torch.device, dtype: torch.dtype) -> None:
-    """Warn if a type is bfloat16 and the device a CPU for which PyTorch has only plain loops in this type.
+def warn_if_type_is_slow(device: torch.device, dtype: torch.dtype) -> None:
+    """Warn if a type of 16 bits is used on a CPU for which PyTorch has only plain loops in this type.
 
-    On a CPU with AVX2 only, a training step of a small model took 25 s with bfloat16 autocast and 2.6 s in float32.
+    On a CPU with AVX2 only, a training step of a small model took 25 s with bfloat16 autocast and 2.6 s in float32;
+    with float16 autocast it took 70 s on one with AVX-512 where bfloat16 took 2 s.
     There is no warning if PyTorch does not say what it supports.
     """
-    if dtype != torch.bfloat16 or device.type != "cpu" or not is_bfloat16_slow():
+    if device.type != "cpu" or not is_slow(dtype):
         return
+    name, needed = ("bfloat16", "AVX-512 or AMX") if dtype == torch.bfloat16 else ("float16", "AVX512-FP16 or AMX-FP16")
     message = (
-        "bfloat16 is several times slower than float32 on this CPU, which lacks vector instructions for it "
-        "(on x86: AVX-512 or AMX); use float32"
+        f"{name} is several times slower than float32 on this CPU, which lacks vector instructions for it "
+        f"(on x86: {needed}); use float32"
     )
     warnings.warn_explicit(message, UserWarning, "mdqe", 1)  # one line, because "mdqe" has no source to show

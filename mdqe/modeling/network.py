@@ -62,6 +62,10 @@ class Network(nn.Module):
 
     def __init__(self, config: MDQEConfig) -> None:
         super().__init__()
+        if not isinstance(config, MDQEConfig):
+            raise TypeError(
+                f"config is a {type(config).__name__}, expected an MDQEConfig; from_pretrained loads a model"
+            )
         self.config = c = config
         dim = c.hidden_dim
         self.backbone = Backbone(

@@ -57,6 +57,8 @@ def check_clips(frames: Tensor, sizes: Sequence[tuple[int, int]], name: str = "f
     """
     if frames.ndim != 5 or frames.shape[2] != 3:
         raise ValueError(f"{name} is {tuple(frames.shape)}, expected (B, T, 3, H, W)")
+    if not (frames.shape[0] and frames.shape[1]):
+        raise ValueError(f"{name} is {tuple(frames.shape)}, expected at least one clip of at least one frame")
     if len(sizes) not in (1, frames.shape[0]):
         raise ValueError(f"sizes has {len(sizes)} entries, expected 1 or one for each of {frames.shape[0]} clips")
     for height, width in sizes:

@@ -66,6 +66,10 @@ class QueryInitializer(nn.Module):
 
     def __init__(self, dim: int = 256, num_classes: int = 25, grid_size: int = 14, embed_dim: int = 64) -> None:
         super().__init__()
+        sizes = {"dim": dim, "num_classes": num_classes, "grid_size": grid_size, "embed_dim": embed_dim}
+        for name, value in sizes.items():
+            if value < 1:
+                raise ValueError(f"{name} is {value}, expected at least 1")
         self.grid_size = grid_size
         self.activation_head = MLP(dim, dim, num_classes)
         self.embedding_head = MLP(dim, dim, embed_dim)
@@ -99,6 +103,8 @@ class QueryInitializer(nn.Module):
         """
         check_shapes({"C": self.embedding_head.last.in_features}, memory=(memory, "B T N C"))
         check_levels(spatial_shapes, memory.shape[2], "memory")
+        if not (memory.shape[0] and memory.shape[1]):
+            raise ValueError(f"memory is {tuple(memory.shape)}, expected at least one clip of at least one frame")
         h, w = spatial_shapes[0]
         tokens = rearrange(memory, "b t n c -> (b t) n c")
         logits = self.activation_head(tokens[:, : h * w])  # (B·T, h·w, K)

@@ -24,9 +24,12 @@ def is_plain_inference(*tensors: Tensor) -> bool:
     return plain and all(tensor.device.type == "cpu" and tensor.layout == torch.strided for tensor in tensors)
 
 
-def is_bfloat16_slow() -> bool:
-    """Whether PyTorch has only plain loops for bfloat16 on this CPU; False if it does not say."""
-    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)  # the check that PyTorch itself uses
+def is_slow(dtype: torch.dtype) -> bool:
+    """Whether PyTorch has only plain loops for bfloat16 or float16 on this CPU; False if it does not say."""
+    if dtype not in (torch.bfloat16, torch.float16):
+        return False
+    name = "bf16" if dtype == torch.bfloat16 else "fp16"
+    supported = getattr(torch.ops.mkldnn, f"_is_mkldnn_{name}_supported", None)  # the check that PyTorch itself uses
     return supported is not None and not supported()
 
 

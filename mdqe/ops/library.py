@@ -177,7 +177,7 @@ def _check_kinds(**arguments: Tensor) -> None:
         if in_forward_mode() and forward_ad.unpack_dual(tensor).tangent is not None:  # PyTorch would lose it silently
             raise NotImplementedError(
                 f"{name} has a derivative in forward mode (torch.func.jvp, jacfwd), which this operator does not "
-                "support; use reverse mode, such as torch.func.vjp"
+                "support; use reverse mode: torch.autograd, or torch.func.vjp with plain=True"
             )
     if arguments["value"].dim() not in (4, 5):
         raise ValueError(f"value must be (B, N, H, D) or (clips, frames, N, H, D), got {_size(arguments['value'])}")

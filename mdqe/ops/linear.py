@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mdqe.ops.convolution import is_bfloat16_slow, is_plain_inference
+from mdqe.ops.convolution import is_plain_inference, is_slow
 
 MANY_TOKENS = 2**9  # from which the time that is saved is far above that of the checks
 
@@ -28,7 +28,7 @@ def can_fuse(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     if bias is None or not is_plain_inference(x, weight, bias) or x.shape[:-1].numel() < MANY_TOKENS:
         return False
     types = {tensor.dtype for tensor in (x, weight, bias)}
-    fast = types == {torch.float32} or (types == {torch.bfloat16} and not is_bfloat16_slow())
+    fast = types == {torch.float32} or (types == {torch.bfloat16} and not is_slow(torch.bfloat16))
     # A PyTorch that was built without oneDNN reports it as enabled.
     available = torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
     return (

@@ -23,11 +23,12 @@ def freeze(model: nn.Module, parts: Collection[str] = FREEZABLE_PARTS) -> None:
 
     Args:
         model: changed in place.
-        parts: some of "backbone" and "encoder".
+        parts: some of "backbone" and "encoder", or one of them.
 
     Raises:
         ValueError: a part of another name.
     """
+    parts = (parts,) if isinstance(parts, str) else parts
     if unknown := sorted(set(parts) - set(FREEZABLE_PARTS)):
         raise InputError(f"parts to freeze are {', '.join(unknown)}; expected some of {', '.join(FREEZABLE_PARTS)}")
     for part in parts:

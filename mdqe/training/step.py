@@ -20,7 +20,7 @@ from mdqe.distributed import rank, ranks
 from mdqe.errors import InputError
 from mdqe.losses.criterion import Criterion, build_criterion
 from mdqe.model import MDQE
-from mdqe.modeling.layers import warn_if_bfloat16_is_slow
+from mdqe.modeling.layers import warn_if_type_is_slow
 from mdqe.targets import ClipTargets
 from mdqe.training.run_state import load_state, random_state, save_state, set_random_state
 
@@ -102,7 +102,7 @@ class TrainingStep:
         self.model, self.optimizer, self.amp = model, optimizer, amp
         self.device = model.device
         if amp is not None and rank() == 0:
-            warn_if_bfloat16_is_slow(self.device, AMP_TYPES[amp])
+            warn_if_type_is_slow(self.device, AMP_TYPES[amp])
         self.clip_norm = math.inf if clip_norm is None else clip_norm
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=amp == "fp16")
         for group in optimizer.param_groups:
@@ -179,11 +179,12 @@ def recompute_activations(model: MDQE, parts: Collection[str] = RECOMPUTABLE_PAR
 
     Args:
         model: changed in place.
-        parts: some of "backbone", "encoder" and "decoder".
+        parts: some of "backbone", "encoder" and "decoder", or one of them.
 
     Raises:
         ValueError: a part of another name, or a backbone that timm cannot recompute.
     """
+    parts = (parts,) if isinstance(parts, str) else parts
     unknown = sorted(set(parts) - set(RECOMPUTABLE_PARTS))
     if unknown:
         raise InputError(

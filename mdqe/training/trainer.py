@@ -103,15 +103,20 @@ class Trainer:
         self.done = 0
         """Number of steps done so far."""
         self._random: dict[str, Any] | None = None
+        self._continues = False  # a run in the folder, or there is none
         self._interval = Interval()
 
     def train(self) -> None:
         """Run the remaining steps, and save the model.
 
         Raises:
+            FileExistsError: the folder has the checkpoint of another run, which `resume` was not called to continue.
             NonFiniteLossError: a loss or gradient is NaN or infinite; the message names the file of the saved batch.
             OSError: a file cannot be written. The last checkpoint is complete.
         """
+        if not self._continues and (self.folder / CHECKPOINT).exists():
+            raise FileExistsError(f"{self.folder} has a run: call resume() to continue it, or choose another folder")
+        self._continues = True
         self.folder.mkdir(parents=True, exist_ok=True)
         self.model.train()
         progress = Progress(self.steps, self.done, shown=rank() == 0)
@@ -166,6 +171,7 @@ class Trainer:
         path = self.folder / CHECKPOINT
         if not path.is_file():
             return False
+        self._continues = True
         state = load_state(path)
         try:
             self._restore(state, path)

@@ -17,7 +17,7 @@ from torch import nn
 from mdqe.checkpoint.layout import inflate_temporal
 from mdqe.config import MDQEConfig
 from mdqe.errors import InputError, printable
-from mdqe.modeling.layers import warn_if_bfloat16_is_slow
+from mdqe.modeling.layers import warn_if_type_is_slow
 from mdqe.weights.card import CARD_FILE, model_card, write_card
 from mdqe.weights.folder import CONFIG_FILE, WEIGHTS_FILE, SkipRandomInit, fill, read_config, read_weights, write_folder
 from mdqe.weights.source import PROGRAMMING_ERRORS, explain_hub_error, open_source
@@ -96,7 +96,7 @@ class PretrainedMixin(
         if saved.clip_length == 1:
             state = inflate_temporal(state, config)
         model = _filled(cls, config, state, weights, dtype, reset_classes=reset_classes)
-        warn_if_bfloat16_is_slow(device, _saved_dtype(state) if dtype is None else dtype)
+        warn_if_type_is_slow(device, _saved_dtype(state) if dtype is None else dtype)
         return model.to(device).eval()
 
     def save_pretrained(  # type: ignore[override]

@@ -95,8 +95,9 @@ def test_videos_and_images_are_recognised_by_the_document():
     for document, message in ((videos, "contains videos; expected images"), ({"images": []}, 'has no "categories"')):
         with pytest.raises(InputError, match=message):
             read_annotations(document).expect(IMAGES)
+    images = {"images": [image], "annotations": [], "categories": []}
     with pytest.raises(InputError, match="contains images; expected videos; evaluate_coco compares images"):
-        evaluate({"images": [image], "annotations": [], "categories": []}, [])
+        evaluate(images, [], benchmark="ytvis")
 
 
 def test_all_problems_in_one_error():

@@ -174,3 +174,18 @@ def test_invalid_steps(arguments, message):
 def test_negative_items():
     with pytest.raises(IndexError):
         MixedClips([Numbers(3)])[-1]
+
+
+@pytest.mark.parametrize(
+    ("item", "error", "message"),
+    [
+        (torch.zeros(2, 3, 8, 8), TypeError, r"is \(Tensor\), expected \(frames, targets\)"),
+        ((torch.zeros(2, 3, 8, 8), {}), TypeError, r"is \(Tensor, dict\)"),
+        ((torch.zeros(2, 3, 8, 8).numpy(), None), TypeError, r"is \(ndarray, NoneType\)"),
+        ("HWC", ValueError, r"frames of a clip are \(2, 8, 8, 3\), expected \(T, 3, H, W\)"),
+    ],
+)
+def test_wrong_items_are_named(item, error, message):
+    targets = ClipTargets.from_masks(torch.tensor([0]), torch.ones(1, 2, 8, 8, dtype=torch.bool))
+    with pytest.raises(error, match=message):
+        collate([(torch.zeros(2, 8, 8, 3), targets) if item == "HWC" else item])

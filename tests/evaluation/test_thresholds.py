@@ -61,3 +61,17 @@ def test_no_score_is_suggested_without_a_reason():
 def test_bad_levels(found):
     with pytest.raises(ValueError, match="no score thresholds; expected at least one"):
         sweep_thresholds(*found, ())
+
+
+@pytest.mark.parametrize("threshold", [30, -0.1, float("nan"), "0.5", True])
+def test_thresholds_that_are_no_scores(found, threshold):
+    path, results = found
+    with pytest.raises(ValueError, match=r"score_threshold is .*, expected a number from 0 to 1"):
+        evaluate(path, results, score_threshold=threshold)
+    with pytest.raises(ValueError, match=r"score_threshold is .*, expected a number from 0 to 1"):
+        sweep_thresholds(path, results, [0.5, threshold])
+
+
+def test_the_folder_of_a_set(found):
+    path, results = found
+    assert evaluate(path.parent, results)["AP"] == evaluate(path, results)["AP"] > 0

@@ -123,6 +123,8 @@ def test_invalid_states_are_rejected_and_change_nothing():
         ({"embeddings": torch.ones(1, 4)}, r"embeddings must stay \(3,\).*got \(4,\)"),
         ({"embeddings": torch.ones(2, 3)}, "embeddings must have D .* 1 on cpu, got 2"),
         ({"class_scores": torch.full((1, 2), torch.nan)}, "class_scores must be finite"),
+        ({"class_scores": torch.tensor([[-1.0, 0.5]])}, r"class_scores must be probabilities in \[0, 1\], got -1"),
+        ({"class_scores": torch.tensor([[0.5, 1.5]])}, r"class_scores must be probabilities in \[0, 1\], got 1.5"),
         ({"mask_logits": torch.full((1, 2, 4, 4), torch.inf)}, "mask_logits must be finite"),
         ({"embeddings": torch.full((1, 3), torch.nan)}, "embeddings must be finite"),
         ({"frame_indices": []}, "1 to test_clip_length=2 frames, got 0"),

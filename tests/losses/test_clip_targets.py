@@ -28,11 +28,33 @@ from mdqe.targets import ClipTargets
         ({"boxes": torch.full((3, 2, 4), float("nan"))}, "boxes has .*nan.*expected finite"),
         ({"boxes": torch.tensor([5.0, 5, 4, 9]).expand(3, 2, 4)}, "x2 >= x1 and y2 >= y1, not cxcywh"),
         ({"boxes": torch.tensor([0.1, 0.2, 0.5, 1]).expand(3, 2, 4)}, r"boxes has \[0.1.*in pixels, not in \[0, 1\]"),
+        ({"boxes": torch.tensor([50.0, 50, 500, 400]).expand(3, 2, 4)}, r"pixels of the masks, which are 96×64"),
+        ({"boxes": torch.tensor([100.0, 10, 110, 20]).expand(3, 2, 4)}, r"pixels of the masks, which are 96×64"),
     ],
 )
 def test_invalid_targets_are_named(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(clips.targets(3), **change)
+
+
+@pytest.mark.parametrize(
+    ("labels", "masks", "error", "message"),
+    [
+        (torch.tensor([1, 2, 3]), torch.ones(1, 2, 4, 5, dtype=torch.bool), ValueError, r"labels is \(3,\) int64"),
+        ([1], torch.ones(1, 2, 4, 5, dtype=torch.bool), ValueError, "labels is a list"),
+        (torch.tensor([1]), torch.ones(1, 4, 5, dtype=torch.bool), ValueError, r"masks is \(1, 4, 5\) bool"),
+        (torch.tensor([1]), torch.ones(1, 2, 4, 5), ValueError, "float32, expected"),
+        (torch.tensor([1]), torch.ones(1, 2, 4, 5, dtype=torch.bool).numpy(), TypeError, "masks is a ndarray"),
+    ],
+)
+def test_invalid_masks_are_named(labels: Any, masks: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        ClipTargets.from_masks(labels, masks)
+
+
+def test_targets_are_compared_by_identity() -> None:
+    targets = clips.targets(2)
+    assert targets in [targets] and targets not in [clips.targets(2)]
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])

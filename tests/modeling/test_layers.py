@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from mdqe.modeling import layers
-from mdqe.modeling.layers import MLP, Dropout, warn_if_bfloat16_is_slow
+from mdqe.modeling.layers import MLP, Dropout, warn_if_type_is_slow
 
 
 def test_mlp_equals_plain_arithmetic():
@@ -115,8 +115,8 @@ def test_the_warning_about_bfloat16_depends_on_what_pytorch_supports(monkeypatch
     monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace(**operators))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        warn_if_bfloat16_is_slow(torch.device(device), torch.bfloat16)
-        warn_if_bfloat16_is_slow(torch.device(device), torch.float32)
+        warn_if_type_is_slow(torch.device(device), torch.bfloat16)
+        warn_if_type_is_slow(torch.device(device), torch.float32)
     texts = [str(warning.message) for warning in caught]
     assert len(texts) == expected
     assert all(text.startswith("bfloat16 is several times slower than float32 on this CPU") for text in texts)
@@ -125,3 +125,9 @@ def test_the_warning_about_bfloat16_depends_on_what_pytorch_supports(monkeypatch
 def test_pytorch_says_whether_it_supports_bfloat16():
     """The operator has a private name; without it, no CPU gets the warning."""
     assert torch.ops.mkldnn._is_mkldnn_bf16_supported() in (True, False)
+
+
+def test_float16_is_warned_about_too(monkeypatch):
+    monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace(_is_mkldnn_fp16_supported=lambda: False))
+    with pytest.warns(UserWarning, match=r"^float16 is several times slower than float32 on this CPU"):
+        warn_if_type_is_slow(torch.device("cpu"), torch.float16)

@@ -191,3 +191,15 @@ def test_learned_queries_are_the_same_in_every_frame():
     assert queries.activation is None
     with pytest.raises(ValueError, match="queries have no embeddings"):
         initializer().associate(queries, 2.5)
+
+
+@pytest.mark.parametrize("name", ["dim", "num_classes", "grid_size", "embed_dim"])
+def test_sizes_of_the_query_initializer_are_positive(name):
+    with pytest.raises(ValueError, match=f"{name} is 0, expected at least 1"):
+        QueryInitializer(**{"dim": 32, name: 0})
+
+
+@pytest.mark.parametrize("shape", [(0, 2, 24, 32), (1, 0, 24, 32)])
+def test_no_clips_and_no_frames(shape):
+    with pytest.raises(ValueError, match="expected at least one clip of at least one frame"):
+        QueryInitializer(32)(torch.zeros(shape), ((4, 6),))

@@ -61,7 +61,7 @@ def test_bfloat16(layers, calls):
     x = torch.randn(MANY_TOKENS, 24, dtype=torch.bfloat16)
     with torch.no_grad():
         found = layer(x)
-    assert len(calls) == (not convolution.is_bfloat16_slow())
+    assert len(calls) == (not convolution.is_slow(torch.bfloat16))
     assert found.dtype == torch.bfloat16
     torch.testing.assert_close(found.double(), plain.double()(x.double()), rtol=2**-8, atol=1e-3)
 
@@ -192,7 +192,7 @@ def test_an_mlp_equals_its_layers(mlp, calls, dtype, monkeypatch):
     x = torch.randn(2, MANY_TOKENS, 24).to(dtype)
     mlp.to(dtype)
     tolerance = {"rtol": 0, "atol": 2e-6} if dtype == torch.float32 else {"rtol": 2**-7, "atol": 4e-3}
-    slow = dtype == torch.bfloat16 and convolution.is_bfloat16_slow()
+    slow = dtype == torch.bfloat16 and convolution.is_slow(torch.bfloat16)
     with torch.no_grad():
         torch.testing.assert_close(mlp(x).double(), reference(mlp, x), **tolerance)
         assert calls == ([] if slow else [2 * MANY_TOKENS] * 3)

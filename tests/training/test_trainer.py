@@ -284,6 +284,14 @@ def test_wrong_options(tmp_path, options, message):
         tiny.trainer(tmp_path, **options)
 
 
+def test_a_run_is_not_overwritten(tmp_path):
+    tiny.trainer(tmp_path, steps=2).train()
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    with pytest.raises(FileExistsError, match=r"has a run: call resume\(\) to continue it, or choose another folder"):
+        tiny.trainer(tmp_path, steps=1).train()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+
+
 @pytest.mark.parametrize("amp", ["fp16", "bf16", None])
 def test_a_resumed_run_may_have_another_precision(tmp_path, amp):
     tiny.trainer(tmp_path, steps=1, amp=None if amp else "fp16").train()
