@@ -10,6 +10,7 @@ from mdqe.cli.options import add_device, add_output, add_score_threshold, flag, 
 from mdqe.errors import InputError
 
 if TYPE_CHECKING:
+    from mdqe.annotations.problems import Problems
     from mdqe.importing.source import Frame, Video
     from mdqe.results.instances import VideoInstances
     from mdqe.video.frames import Frames
@@ -58,6 +59,11 @@ def run(args: argparse.Namespace) -> int:
     """Link each video; the folders of the results go to stdout."""
     from mdqe.files import check_writable
 
+    length = None
+    if args.frames is not None:  # an error here comes before the linking, which may take hours
+        from mdqe.video.read import open_frames
+
+        length = open_frames(args.frames).count
     if args.detector:
         if args.format or args.images:
             raise InputError("--format and --images are for files of detections, not for --detector")
@@ -66,13 +72,13 @@ def run(args: argparse.Namespace) -> int:
         args.device = chosen_device(args.device)
         videos = [detected(args.source, args.detector, args.device)]
         origin: Any = args.frames or str(args.source)
-        images = None
+        images = notes = None
     else:
         from mdqe.annotations.problems import Problems
         from mdqe.importing.detections import open_detections
 
         notes = Problems()
-        source = open_detections(args.source, args.format, args.images, notes)
+        source = open_detections(args.source, args.format, args.images, notes, length)
         videos, origin, images = source.videos, args.frames, source.images
     if args.frames and len(videos) > 1:
         raise InputError(
@@ -81,13 +87,9 @@ def run(args: argparse.Namespace) -> int:
     folders = [folder_name(video.name, args.source) for video in videos]
     if twice := sorted({name for name in folders if folders.count(name) > 1}):
         raise InputError(f"{args.source} has several videos whose results would be in {args.output / twice[0]}")
-    if args.frames is not None:  # before the linking, which may take hours
-        from mdqe.video.read import open_frames
-
-        open_frames(args.frames)
     check_writable(args.output)
     for video, name in zip(videos, folders, strict=True):
-        result, files = link_frames(video, args)
+        result, files = link_frames(video, args, notes)
         if images is not None and origin is None and files and all((images / file).is_file() for file in files):
             frames: Any = [str(images / file) for file in files]
         else:
@@ -95,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
         folder = args.output / name
         write_results(result.above(args.score_threshold), frames, folder, args)
         print(folder)
-    if not args.detector:
+    if notes is not None:
         for line in notes.lines():
             say(line)
     return 0
@@ -108,8 +110,10 @@ def folder_name(video: str, source: Path) -> str:
     return Path(os.path.abspath(source)).stem or "video"  # also of "." and ".."; links keep their names
 
 
-def link_frames(video: "Video", args: argparse.Namespace) -> "tuple[VideoInstances, list[str]]":
-    """The instances of a video, and the files of its frames."""
+def link_frames(
+    video: "Video", args: argparse.Namespace, notes: "Problems | None" = None
+) -> "tuple[VideoInstances, list[str]]":
+    """The instances of a video, and the files of its frames; `notes` receives what is left out."""
     import numpy as np
 
     from mdqe.inference.link_video import link
@@ -128,6 +132,8 @@ def link_frames(video: "Video", args: argparse.Namespace) -> "tuple[VideoInstanc
                 check_size(args.source, frame, first)
             files.append(frame.file)
             shapes = [shape for shape in frame.shapes if not shape.is_crowd]
+            if notes is not None and len(shapes) < len(frame.shapes):
+                notes.add("frames with crowds, which are left out", frame.file)
             scores.append([shape.score for shape in shapes])
             labels.append([categories.setdefault(shape.category, len(categories)) for shape in shapes])
             found = [rle.to_coco(shape.counts, frame.size) for shape in shapes]

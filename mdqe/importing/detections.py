@@ -7,6 +7,7 @@ source are not used. Result files are lists: of detectron2 (coco_instances_resul
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
@@ -36,7 +37,9 @@ DETECTION_FORMATS = {
 MOST_EMPTY = 10_000  # frames without a record that are added between those that have one
 
 
-def open_detections(source: Path, format: str | None, images: Path | None, notes: Problems) -> Source:
+def open_detections(
+    source: Path, format: str | None, images: Path | None, notes: Problems, length: int | None = None
+) -> Source:
     """Open detections of the frames of videos.
 
     Args:
@@ -44,7 +47,8 @@ def open_detections(source: Path, format: str | None, images: Path | None, notes
         format: one of DETECTION_FORMATS; None: recognise it.
         images: the folder of the frames; None: the standard folder of the format. Result files need it only for
             polygons.
-        notes: receives what is left out.
+        notes: receives what is left out, and how frames without detections were found.
+        length: number of frames of the video, which result files do not have.
 
     Returns:
         A source whose shapes are the detections of each frame, with scores; their identities have no meaning.
@@ -58,8 +62,8 @@ def open_detections(source: Path, format: str | None, images: Path | None, notes
     if name not in DETECTION_FORMATS:
         raise InputError(f"{source} is in the form {name}; expected one of {', '.join(DETECTION_FORMATS)}")
     if name == "results":
-        return _open_results(source, images, notes)._replace(path=source)
-    options = {"identities": False} if name in ("coco", "labelme") else {}
+        return _open_results(source, images, notes, length)._replace(path=source)
+    options = {"identities": False} if name in ("coco", "labelme", "id-png") else {}
     module = import_module("mdqe.importing." + name.replace("-", "_"))
     opened: Source = module.open_source(source, images, notes, **options)
     if not opened.videos:
@@ -73,25 +77,39 @@ def _is_list(source: Path) -> bool:
     if not source.is_file() or source.suffix != ".json":
         return False
     with source.open("rb") as file:
-        return file.read(64).lstrip()[:1] == b"["
+        text = file.read(4096).decode("utf-8-sig", "replace")  # UTF-8, with a byte order mark or without
+        while text and not text.strip():
+            text = file.read(4096).decode("utf-8", "replace")
+    return text.lstrip()[:1] == "["
 
 
-def _open_results(source: Path, images: Path | None, notes: Problems) -> Source:
+def _open_results(source: Path, images: Path | None, notes: Problems, length: int | None) -> Source:
     name, document = load_json(source, str(source))
     if not isinstance(document, list) or not document:
         raise InputError(f"{name} is {kind(document)} without results, expected a list of them")
     files = [] if images is None else list(image_files(images, images).values())
+    if all(isinstance(one, str) for one in document):  # of to_json(), each as it comes
+        document = [_parsed(name, t, one) for t, one in enumerate(document)]
     if isinstance(document[0], list):
         frames = dict(enumerate(document))
         opened = _ultralytics_frames(name, frames, images, files, notes)
-        length = len(frames)
+        number = len(frames)
     else:
-        by_frame = _by_frame(name, document, files)
-        opened, length = _detectron2_frames(name, by_frame, files), len(by_frame)
-    return Source(images or source.parent, [Video(source.stem, length, opened)])
+        by_frame = _by_frame(name, document, files, notes, length)
+        opened, number = _detectron2_frames(name, by_frame, files), len(by_frame)
+    return Source(images or source.parent, [Video(source.stem, number, opened)])
 
 
-def _by_frame(name: str, document: Sequence[Any], files: Sequence[str]) -> list[tuple[str, list[Record]]]:
+def _parsed(name: str, frame: int, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise InputError(f"{name}: frame {frame} is a string that is not JSON: {error}") from None
+
+
+def _by_frame(
+    name: str, document: Sequence[Any], files: Sequence[str], notes: Problems, length: int | None
+) -> list[tuple[str, list[Record]]]:
     """The records of each frame, with its name. Missing numbers of frames are frames without detections."""
     found: dict[Any, list[Record]] = defaultdict(list)
     for i, one in enumerate(document):
@@ -104,9 +122,20 @@ def _by_frame(name: str, document: Sequence[Any], files: Sequence[str]) -> list[
     stems |= {int(stem): file for stem, file in list(stems.items()) if str(stem).isdecimal()}
     if files and all(key in stems for key in found):
         named = {stems[key]: records for key, records in found.items()}
+        numbers = [key for key in stems if isinstance(key, int)]
+        if all(isinstance(key, int) for key in found) and 0 in numbers and min(found) > 0:
+            key = min(found)
+            notes.add(
+                "results without image_id 0, taken as the numbers in the names of images", f"{key} is {stems[key]}"
+            )
         return [(file, named.get(file, [])) for file in files]
     if all(isinstance(key, int) for key in found):
         first, last = min(found), max(found)
+        if length is not None and first >= 0 and last <= length:  # frames of the video, counted from 0 or from 1
+            if first > 0:
+                notes.add("results without image_id 0, taken as frames counted from 1", f"{name}: from {first} on")
+            first = min(first, 1)
+            last = max(last, first + length - 1)
         if last - first + 1 - len(found) <= MOST_EMPTY:
             return [(str(key), found.get(key, [])) for key in range(first, last + 1)]
     return [(str(key), found[key]) for key in sorted(found, key=lambda key: natural_key(Path(str(key))))]
@@ -161,6 +190,8 @@ def _ultralytics_frames(
                 counts = polygon_rle([points], size)
             except InputError as error:
                 record.fail("segments", f"invalid: {error}")
+            if max(points) <= 1 and min(size) > 2:
+                record.fail("segments", "between 0 and 1; expected pixels, not a normalized polygon")
             score = Record(name, record.label, {"score": record.value.get("confidence")})
             shapes.append(Shape(record.label, str(record.value.get("name", "object")), counts, score=read_score(score)))
         yield Frame(files[t], size, shapes)

@@ -18,8 +18,10 @@ from mdqe.importing.source import (
     image_files,
     image_folder,
     image_root,
+    image_size,
     note_unannotated,
     video_folders,
+    with_empty_frames,
 )
 from mdqe.video.id_images import masks, read_numbers
 
@@ -30,8 +32,13 @@ def recognises(source: Path) -> bool:
     return first is not None and read_numbers(first) is not None
 
 
-def open_source(source: Path, images: Path | None, notes: Problems, ignore: Collection[int] = ()) -> Source:
-    """A source of such images; all pixel values except 0 and those of `ignore` are objects."""
+def open_source(
+    source: Path, images: Path | None, notes: Problems, ignore: Collection[int] = (), *, identities: bool = True
+) -> Source:
+    """A source of such images; all pixel values except 0 and those of `ignore` are objects.
+
+    Without `identities`, they are detections, and a frame without a PNG image is a frame without detections.
+    """
 
     def shapes(path: Path, numbers: np.ndarray) -> list[Shape]:
         found = [(number, counts) for number, counts in masks(numbers) if number not in ignore]
@@ -42,7 +49,7 @@ def open_source(source: Path, images: Path | None, notes: Problems, ignore: Coll
         return [Shape(number, OBJECT, counts) for number, counts in found]
 
     root = image_root(images, source / FRAMES, source.parent / FRAMES)
-    return open_folders(in_folders_of_images(source, root), root, notes, shapes)
+    return open_folders(in_folders_of_images(source, root), root, notes, shapes, every_frame=not identities)
 
 
 def in_folders_of_images(source: Path, root: Path) -> Iterator[tuple[str, list[Path], Path]]:
@@ -58,6 +65,8 @@ def open_folders(
     root: Path,
     notes: Problems,
     shapes: Callable[[Path, np.ndarray], list[Shape]],
+    *,
+    every_frame: bool = False,
 ) -> Source:
     """A source of videos of PNG images. A frame has the name of its PNG image; frames without one are left out.
 
@@ -66,21 +75,27 @@ def open_folders(
         root: the folder of all frames.
         notes: receives the frames that are left out.
         shapes: makes the shapes from the path and the pixel values (H, W) of a PNG image.
+        every_frame: frames without a PNG image are not left out, but have no shapes.
     """
 
-    def frames(paths: Sequence[Path], files: dict[str, str], folder: Path) -> Iterator[Frame]:
-        for path in paths:
-            if path.stem not in files:
-                raise FileNotFoundError(f"{path} has no frame: there is no image {path.stem} in {folder}")
-            numbers = read_numbers(path)
+    def frames(names: Sequence[str], paths: dict[str, Path], files: dict[str, str], folder: Path) -> Iterator[Frame]:
+        for name in names:
+            if name not in files:
+                raise FileNotFoundError(f"{paths[name]} has no frame: there is no image {name} in {folder}")
+            if name not in paths:
+                yield Frame(files[name], image_size(root / files[name]), [])
+                continue
+            numbers = read_numbers(paths[name])
             if numbers is None:
-                raise InputError(f"{path} has colours; expected one channel with object ids")
-            check_image(root / files[path.stem], numbers.shape, str(path))
-            yield Frame(files[path.stem], numbers.shape, shapes(path, numbers))
+                raise InputError(f"{paths[name]} has colours; expected one channel with object ids")
+            check_image(root / files[name], numbers.shape, str(paths[name]))
+            yield Frame(files[name], numbers.shape, shapes(paths[name], numbers))
 
     videos = []
-    for name, paths, folder in folders:
-        files = image_files(root, folder)
-        note_unannotated(notes, files, {path.stem for path in paths})
-        videos.append(Video(name, len(paths), frames(paths, files, folder)))
+    for video, images, folder in folders:
+        files, paths = image_files(root, folder), {path.stem: path for path in images}
+        names = with_empty_frames(notes, files, paths) if every_frame else list(paths)
+        if not every_frame:
+            note_unannotated(notes, files, paths)
+        videos.append(Video(video, len(names), frames(names, paths, files, folder)))
     return Source(root, videos)

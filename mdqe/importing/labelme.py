@@ -29,6 +29,7 @@ from mdqe.importing.source import (
     note_unannotated,
     polygon_rle,
     video_folders,
+    with_empty_frames,
 )
 from mdqe.results import rle
 from mdqe.video.frames import VideoError
@@ -55,7 +56,8 @@ def open_source(source: Path, images: Path | None, notes: Problems, *, identitie
         images: the folder of the frames; by default, they are beside the JSON files.
         notes: receives regions to ignore, shapes without a group_id, shapes other than polygons and masks, and images
             without a JSON file.
-        identities: whether shapes need a group_id. Without, those without one are objects of their own.
+        identities: whether shapes need a group_id. Without, those without one are objects of their own, and images
+            without a JSON file are frames without detections.
     """
     if source.is_file():
         raise InputError(f"{source} has the shapes of one frame; name the folder of all: {source.absolute().parent}")
@@ -64,15 +66,27 @@ def open_source(source: Path, images: Path | None, notes: Problems, *, identitie
     for folder, paths in video_folders(source, ".json").items():
         frames = folder if images is None else image_folder(root, folder.resolve().name)
         files = image_files(root, frames)
-        note_unannotated(notes, files, {path.stem for path in paths})
-        videos.append(Video(folder.resolve().name, len(paths), _frames(paths, files, root, notes, identities)))
+        by_name = {path.stem: path for path in paths}
+        names = list(by_name) if identities else with_empty_frames(notes, files, by_name)
+        if len(names) == len(paths):
+            note_unannotated(notes, files, by_name)
+        videos.append(Video(folder.resolve().name, len(names), _frames(names, by_name, files, root, notes, identities)))
     return Source(root, videos)
 
 
 def _frames(
-    paths: Sequence[Path], files: Mapping[str, str], root: Path, notes: Problems, identities: bool
+    names: Sequence[str],
+    paths: Mapping[str, Path],
+    files: Mapping[str, str],
+    root: Path,
+    notes: Problems,
+    identities: bool,
 ) -> Iterator[Frame]:
-    for path in paths:
+    for stem in names:
+        if stem not in paths:
+            yield Frame(files[stem], image_size(root / files[stem]), [])
+            continue
+        path = paths[stem]
         name, document = load_json(path, "")
         file = Record(name, "the file", document)
         image = _image(file, path, files)

@@ -119,6 +119,22 @@ def image_files(root: Path, folder: Path) -> dict[str, str]:
     return files
 
 
+def with_empty_frames(notes: Problems, files: Mapping[str, str], paths: Collection[str]) -> list[str]:
+    """The names of all frames of a video, with those that have no file of detections, which are noted.
+
+    Args:
+        notes: receives them.
+        files: the images, of `image_files`.
+        paths: the names of the files of detections. Some without an image are an error later.
+    """
+    if any(name not in files for name in paths):
+        return list(paths)
+    for name, file in files.items():
+        if name not in paths:
+            notes.add("images without a file, taken as frames without detections", file)
+    return list(files)
+
+
 def note_unannotated(notes: Problems, files: Mapping[str, str], annotated: Collection[str]) -> None:
     """Note the images, of `image_files`, that have no annotations; they may or may not contain objects."""
     for stem, file in files.items():

@@ -134,7 +134,7 @@ def read_masks(masks: Any, size: Size | None = None, *, logits: bool = False) ->
     Raises:
         InputError: another form, too many masks, NaN, or probabilities out of range.
     """
-    counted = hasattr(masks, "__len__") and getattr(masks, "ndim", None) != 0
+    counted = hasattr(masks, "__len__") and hasattr(masks, "__getitem__") and getattr(masks, "ndim", None) != 0
     if not counted or isinstance(masks, str | bytes | Mapping):
         raise InputError(f"masks are of the type {type(masks).__name__}, expected an array (D, H, W) or run lengths")
     number = len(masks)
@@ -195,7 +195,7 @@ def _binary(masks: Any, logits: bool) -> Any:
         if logits:
             return masks > 0
         if not 0 <= low <= high <= 1:
-            raise InputError(f"masks have values from {low:g} to {high:g}, expected 0 to 1, or logits=True")
+            raise InputError(f"masks have values from {low:.9g} to {high:.9g}, expected 0 to 1, or logits=True")
         return masks > 0.5
     if not 0 <= low <= high <= 1:
         raise InputError(f"masks are {kind} with values from {low:g} to {high:g}, expected 0 and 1")

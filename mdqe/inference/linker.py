@@ -334,6 +334,7 @@ def read_embeddings(embeddings: Any, number: int, known: int | None) -> np.ndarr
         raise InputError(f"embeddings have the shape {array.shape}, expected ({number}, {wanted})")
     if not np.isfinite(array).all():
         raise InputError("embeddings have NaN or infinity, expected finite numbers")
+    array = array / abs(array).max(axis=1, initial=1, keepdims=True)  # so that the squares of large numbers are finite
     return array / np.linalg.norm(array, axis=1, keepdims=True).clip(1e-12)
 
 

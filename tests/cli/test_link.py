@@ -171,9 +171,9 @@ def test_given_identities_are_not_used(run, tmp_path, drawing, frames, form):
 
 @pytest.mark.parametrize("kept", [FRAMES - 2, FRAMES - 1])
 def test_other_numbers_of_frames_are_warned_about(run, tmp_path, drawing, frames, kept):
-    """The page has no pictures if there are too few."""
-    lists = json.loads(write_detectron2(tmp_path, drawing).read_text())
-    (tmp_path / "few.json").write_text(json.dumps([one for one in lists if one["image_id"] < FRAMES - 1]))
+    """The page has no pictures if there are too few. Names do not tell which frames have no detections."""
+    lists = json.loads(write_detectron2(tmp_path, drawing, "frame {}".format).read_text())
+    (tmp_path / "few.json").write_text(json.dumps([one for one in lists if one["image_id"] != f"frame {FRAMES - 1}"]))
     for path in sorted(frames.iterdir())[kept:]:
         path.unlink() if kept < FRAMES - 1 else None
     status, _, err = run("link", tmp_path / "few.json", "--frames", frames, "-o", tmp_path / "out", "--no-video")
@@ -296,3 +296,65 @@ def test_unknown_detectors_and_missing_weights(run, tmp_path, frames, monkeypatc
         assert status == 2 and f"the detector {name!r} is unknown, expected torchvision:maskrcnn" in err
     status, _, err = run("link", frames, "--detector", "torchvision:maskrcnn_resnet50_fpn_v2", "-o", tmp_path / "out")
     assert status == 2 and "are not there: " in err and str(tmp_path) in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_frames_of_a_video_without_detections_at_both_ends(run, tmp_path, drawing, frames, first):
+    """Result files have only frames with detections; the video has the number of all."""
+    path = write_detectron2(tmp_path, drawing, lambda t: t + first)
+    results = json.loads(path.read_text())
+    empty = {first + t for t in (0, FRAMES - 1) if first + t}  # image_id 0 tells that frames are counted from 0
+    path.write_text(json.dumps([one for one in results if one["image_id"] not in empty]))
+    status, _, err = run("link", path, "--frames", frames, "-o", tmp_path / "out")
+    assert status == 0 and "the input has" not in err, err
+    assert ("taken as frames counted from 1" in err) == (first == 1)
+    found = VideoInstances.load(tmp_path / "out" / path.stem / "instances.json")
+    seen = np.array([[one is not None for one in track] for track in found.rles]).any(0)
+    assert len(seen) == FRAMES and not seen[-1] and seen[0] == (first == 0) and seen[1 - first : -1].any()
+
+
+def test_numbers_from_1_of_images_from_0_are_noted(run, tmp_path, drawing, frames):
+    path = write_detectron2(tmp_path, drawing)
+    path.write_text(json.dumps([one for one in json.loads(path.read_text()) if one["image_id"]]))
+    status, _, err = run("link", path, "--images", frames, "-o", tmp_path / "out")
+    assert status == 0 and "without image_id 0, taken as the numbers in the names of images (1): 1 is 0001.png" in err
+
+
+def test_an_image_without_a_png_is_a_frame_without_detections(run, tmp_path, drawing, frames):
+    masks = write_png(tmp_path, drawing)
+    (masks / "0001.png").unlink()
+    status, _, err = run("link", masks, "--images", frames, "-o", tmp_path / "out")
+    assert status == 0 and "images without a file, taken as frames without detections (1): 0001.png" in err, err
+    (result,) = (tmp_path / "out").rglob("instances.json")
+    found = VideoInstances.load(result)
+    seen = np.array([[one is not None for one in track] for track in found.rles]).any(0)
+    assert len(seen) == FRAMES and not seen[1] and seen[2]
+
+
+def test_lists_with_a_byte_order_mark_or_blanks_and_strings_of_lists(run, tmp_path, drawing, frames):
+    path = write_detectron2(tmp_path, drawing)
+    text = path.read_text()
+    for before in ("\ufeff", " " * 5000):
+        path.write_text(before + text, encoding="utf-8")
+        assert run("link", path, "--frames", frames, "-o", tmp_path / "out")[0] == 0
+    square = {"x": [4, 20, 20, 4], "y": [4, 4, 20, 20]}
+    lists = [[{"name": "cat", "confidence": 0.9, "segments": square}] for _ in range(FRAMES)]
+    path.write_text(json.dumps([json.dumps(one) for one in lists]))
+    status, _, err = run("link", path, "--images", frames, "-o", tmp_path / "out")
+    assert status == 0, err
+    path.write_text(json.dumps(["[" for _ in lists]))
+    status, _, err = run("link", path, "--images", frames, "-o", tmp_path / "out")
+    assert status == 2 and "frame 0 is a string that is not JSON" in err
+    lists[0][0]["segments"] = {axis: [value / 64 for value in values] for axis, values in square.items()}
+    path.write_text(json.dumps(lists))
+    status, _, err = run("link", path, "--images", frames, "-o", tmp_path / "out")
+    assert status == 2 and "between 0 and 1; expected pixels" in err
+
+
+def test_crowds_are_left_out_with_a_note(run, tmp_path, drawing, frames):
+    path = write_coco(frames, drawing)
+    document = json.loads(path.read_text())
+    document["annotations"][0]["iscrowd"] = 1
+    path.write_text(json.dumps(document))
+    status, _, err = run("link", path, "--images", frames, "-o", tmp_path / "out")
+    assert status == 0 and "frames with crowds, which are left out (1): 0000.png" in err, err

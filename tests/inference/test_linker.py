@@ -344,3 +344,21 @@ def test_masks_of_a_row_or_a_column(shape):
     for _ in range(2):
         counts = [{"size": list(shape), "counts": one} for one in rle.encode(mask)]
         assert dense.push(mask).tolist() == runs.push(counts).tolist() == [0]
+
+
+def test_sets_and_large_embeddings():
+    masks = np.zeros((2, 8, 8), bool)
+    masks[0, :3, :3] = masks[1, 5:, 5:] = True
+    for given in ({1, 2}, {"a": masks[0]}.values()):
+        with pytest.raises(InputError, match="masks are of the type"):
+            mdqe.Linker().push(given)
+    large, small = mdqe.Linker(), mdqe.Linker()
+    for t in range(3):
+        order = [t % 2, 1 - t % 2]
+        ids = [
+            linker.push(masks[order], embeddings=np.eye(2)[order] * scale).tolist()
+            for linker, scale in ((large, 1e200), (small, 1))
+        ]
+        assert ids[0] == ids[1]
+    pairs = zip(large.state_dict().values(), small.state_dict().values(), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
