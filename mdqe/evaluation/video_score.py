@@ -54,7 +54,7 @@ class Paired:
 
 def check_threshold(value: Any) -> None:
     """Raise an InputError if a minimum score is not a number from 0 to 1."""
-    if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= value <= 1:
+    if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= float(value) <= 1:
         raise InputError(f"score_threshold is {value!r}, expected a number from 0 to 1")
 
 
